@@ -1,8 +1,8 @@
-/* math.h - own elementary functions, the same bits on every machine (compiled without contraction,
+/* elementary.h - own elementary functions, the same bits on every machine (compiled without contraction,
    no libm): schedules, random numbers and sampler coefficients use these. Error <= 1 ulp (double)
    unless said otherwise; tests compare with libm. Arguments outside the domain give NaN as in libm. */
-#ifndef LGV_MATH_H
-#define LGV_MATH_H
+#ifndef LGV_ELEMENTARY_H
+#define LGV_ELEMENTARY_H
 
 double lgv_exp(double x);
 double lgv_expm1(double x);
