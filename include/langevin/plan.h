@@ -1,0 +1,125 @@
+/* plan.h - devices, the store, and plans: where a graph gets its kernels and every byte its place.
+   After planning nothing is allocated and addresses are fixed. */
+#ifndef LANGEVIN_PLAN_H
+#define LANGEVIN_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "graph.h"
+#include "step.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- Devices ---------------------------------------------------------------------------------- */
+typedef struct lgv_device lgv_device;
+
+/* spec: "cpu" (the best level here), "cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64" (double, for
+   gradient checks); NULL is "cpu". The environment variable LANGEVIN_CPU=LEVEL lowers the level of
+   "cpu". threads 0: min(physical cores, affinity, cgroup quota). */
+LGV_API lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_error *err);
+LGV_API void lgv_device_free(lgv_device *device);          /* after its stores and plans */
+LGV_API const char *lgv_device_name(const lgv_device *device); /* "cpu:avx2" */
+LGV_API int lgv_device_threads(const lgv_device *device);
+/* Whether this machine's processor has level "scalar", "avx2", "avx512", "amx". */
+LGV_API int lgv_cpu_has(const char *level);
+
+/* --- Store ------------------------------------------------------------------------------------- */
+/* Named buffers in sets ("weight", "grad", "exp_avg", "exp_avg_sq", "ema"): each set is one contiguous
+   allocation with the same order, offsets and zero padding. Hosts see PyTorch's layouts, f32. */
+typedef struct lgv_store lgv_store;
+
+LGV_API lgv_status lgv_store_new(lgv_device *device, lgv_store **out, lgv_error *err);
+LGV_API void lgv_store_free(lgv_store *store); /* after its plans */
+/* Declares every parameter of the graph not yet known (an equal name must have an equal shape).
+   Only before the first set exists. */
+LGV_API lgv_status lgv_store_declare(lgv_store *store, const lgv_graph *g, lgv_error *err);
+/* Makes a set (zeros) unless it exists. */
+LGV_API lgv_status lgv_store_add_set(lgv_store *store, const char *set, lgv_error *err);
+LGV_API int lgv_store_has_set(const lgv_store *store, const char *set);
+LGV_API int lgv_store_count(const lgv_store *store);
+/* Name, shape (LGV_MAX_RANK entries), rank and whether frozen of buffer i. */
+LGV_API const char *lgv_store_at(const lgv_store *store, int i, int *rank, int64_t *dim, int *frozen);
+LGV_API int lgv_store_find(const lgv_store *store, const char *name); /* -1 when unknown */
+/* count is the number of elements, checked. Writing makes packed copies of the set stale. */
+LGV_API lgv_status lgv_store_write(lgv_store *store, const char *set, int i, const float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_store_read(const lgv_store *store, const char *set, int i, float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_store_zero(lgv_store *store, const char *set, lgv_error *err);
+LGV_API lgv_status lgv_store_copy(lgv_store *store, const char *from, const char *to, lgv_error *err);
+LGV_API size_t lgv_store_bytes(const lgv_store *store); /* sets, packed copies and the arena */
+/* Every call that runs a plan of this store skips non-finite updates and counts them here. */
+LGV_API int64_t lgv_store_parameters(const lgv_store *store); /* elements of one set, frozen included */
+
+/* --- Plans ------------------------------------------------------------------------------------- */
+typedef struct lgv_plan lgv_plan;
+
+typedef struct lgv_program {
+    const char *name;       /* "forward_backward", "update" */
+    const lgv_graph *graph; /* not needed after planning */
+} lgv_program;
+
+typedef struct lgv_plan_options {
+    const char *weights;      /* the set parameters are read from; NULL: "weight" */
+    int accumulate_grads;     /* assignments to "grad" add to what is there */
+    int no_fusion;            /* passes off */
+    int recompute;            /* 0: only as memory_budget demands; 1: all cheap ops; 2: whole blocks too */
+    size_t memory_budget;     /* bytes of activations and workspaces to stay below by recomputing; 0: none */
+    int check;                /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
+    int instrument;           /* every module's value becomes an output named by its path (lgv_graph_module) */
+    const char *kernel;       /* forces kernels of this name where they accept (tests) */
+    int private_arena;        /* do not share the store's arena: inputs and outputs survive runs of other plans */
+} lgv_plan_options;
+
+LGV_API lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs,
+                                const lgv_plan_options *options, lgv_plan **out, lgv_error *err);
+LGV_API void lgv_plan_free(lgv_plan *plan);
+
+/* The step block; fill it before a run. */
+LGV_API lgv_step *lgv_plan_step(lgv_plan *plan);
+
+/* Host access to inputs and outputs by name, dense, in the graph's own layout (activations NHWC).
+   Plans of one store share an arena unless private_arena: write all inputs before a run, read outputs
+   before another plan runs. The _nchw forms transpose [N,H,W,C] values. */
+LGV_API lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err);
+
+/* Runs a program (NULL: the only one). */
+LGV_API lgv_status lgv_plan_run(lgv_plan *plan, const char *program, lgv_error *err);
+
+LGV_API int lgv_plan_outputs(const lgv_plan *plan);
+/* Name, rank and shape of output i over all programs. */
+LGV_API const char *lgv_plan_output_at(const lgv_plan *plan, int i, int *rank, int64_t *dim);
+
+typedef struct lgv_plan_info {
+    size_t arena_bytes;     /* activations and workspaces */
+    size_t weight_bytes, packed_bytes;
+    double flops;           /* of one run of every program */
+    int nodes, recomputed;
+} lgv_plan_info;
+LGV_API void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info);
+
+/* Per node: the kernel chosen and, after lgv_plan_profile(plan, 1) and a run, its time. */
+typedef struct lgv_node_info {
+    const char *program, *name, *op, *kernel; /* borrowed from the plan */
+    int rank;
+    int64_t dim[LGV_MAX_RANK]; /* of the first output */
+    double flops, bytes;       /* bytes read and written at least once */
+    double seconds;            /* total over profiled runs */
+    int64_t runs;
+} lgv_node_info;
+LGV_API int lgv_plan_nodes(const lgv_plan *plan);
+LGV_API void lgv_plan_node_at(const lgv_plan *plan, int i, lgv_node_info *info);
+LGV_API void lgv_plan_profile(lgv_plan *plan, int on); /* on resets the times */
+
+/* A digest of every kernel choice and shape: equal digests, level and micro-batch mean equal bits. Hex, 16 digits. */
+LGV_API void lgv_plan_digest(const lgv_plan *plan, char digest[17]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,67 @@
+/* step.h - the step block: everything that changes from run to run, written by the host before it.
+   One record per row of the batch, so rows are independent: different timesteps, seeds and steps may
+   share a batch. */
+#ifndef LANGEVIN_STEP_H
+#define LANGEVIN_STEP_H
+
+#include <stdint.h>
+
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { LGV_COEFS = 24, LGV_SCALARS = 16 };
+
+/* What lgv_step_row reads of a row. COEF + k is coef[k]. */
+typedef enum lgv_field {
+    LGV_FIELD_T,      /* f32 */
+    LGV_FIELD_WEIGHT, /* f32 */
+    LGV_FIELD_LABEL,  /* i32 */
+    LGV_FIELD_INDEX,  /* i32 */
+    LGV_FIELD_LABEL_F32, /* the label as a number */
+    LGV_FIELD_GUIDANCE,  /* f32 */
+    LGV_FIELD_COEF    /* f32, plus k */
+} lgv_field;
+
+typedef struct lgv_row {
+    uint64_t seed, sample, step; /* name the random numbers of this row (rng.h) */
+    float t;                     /* timestep given to the network */
+    float weight;                /* of this row's loss; 0 for a masked row */
+    int32_t label;               /* class label */
+    int32_t index;               /* timestep as a table index */
+    float guidance;
+    int32_t partner;             /* row this one is guided with, -1 none */
+    float coef[LGV_COEFS];       /* of the noising (LGV_TRAIN_*) or of the sampler (LGV_SAMPLE_*) */
+} lgv_row;
+
+/* coef in training: x_t = coef[0]*x0 + coef[1]*noise, target = coef[2]*x0 + coef[3]*noise. */
+enum { LGV_TRAIN_X0 = 0, LGV_TRAIN_NOISE, LGV_TRAIN_TARGET_X0, LGV_TRAIN_TARGET_NOISE };
+/* coef in sampling: x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]. */
+enum {
+    LGV_SAMPLE_A = 0, LGV_SAMPLE_B, LGV_SAMPLE_CLIP, LGV_SAMPLE_C, LGV_SAMPLE_D, LGV_SAMPLE_E, LGV_SAMPLE_S,
+    LGV_SAMPLE_THRESHOLD,       /* not 0: dynamic thresholding instead of the clip */
+    LGV_SAMPLE_THRESHOLD_RATIO, LGV_SAMPLE_THRESHOLD_MAX,
+    LGV_SAMPLE_H                /* first of 8 */
+};
+
+/* Scalars of the optimizer (lgv_adamw). */
+enum {
+    LGV_SCALAR_LR = 0, LGV_SCALAR_BETA1, LGV_SCALAR_BETA2, LGV_SCALAR_EPS, LGV_SCALAR_WEIGHT_DECAY,
+    LGV_SCALAR_BIAS1, /* 1 - beta1^n */
+    LGV_SCALAR_BIAS2, /* 1 - beta2^n */
+    LGV_SCALAR_MAX_NORM, /* 0: no clipping */
+    LGV_SCALAR_EMA_DECAY
+};
+
+typedef struct lgv_step {
+    double scalar[LGV_SCALARS];
+    int32_t rows;
+    lgv_row *row; /* rows records, owned by the plan */
+} lgv_step;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
