@@ -1,0 +1,11 @@
+/* clock.c - monotonic time. */
+#include <time.h>
+
+#include "file.h"
+
+double lgv_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
