@@ -14,9 +14,14 @@ typedef enum lgv_opcode {
 } lgv_opcode;
 
 /* --- Attributes, one struct per operator that has any (copied into the node) -------------------- */
-typedef struct { char *name; } lgv_attr_input;              /* owned by the node's name storage */
+typedef struct {
+    const char *name; /* owned by the graph */
+    lgv_dtype dtype;
+    int rank;
+    int64_t dim[4];
+} lgv_attr_input;
 typedef struct { int32_t param; } lgv_attr_param;           /* index into graph->param */
-typedef struct { int field; } lgv_attr_step_row;
+typedef struct { int field; int64_t rows; } lgv_attr_step_row;
 typedef struct { const char *set, *name; } lgv_attr_assign; /* strings owned by the graph */
 typedef struct { double scale, shift; } lgv_attr_affine;
 typedef struct { int kind; } lgv_attr_act;                  /* lgv_act_kind */
@@ -54,6 +59,7 @@ typedef struct lgv_value {
     lgv_dtype dtype;
     int rank;
     int64_t dim[LGV_MAX_RANK]; /* 1 beyond the rank */
+    bool needed;               /* scratch of lgv_graph_compact */
 } lgv_value;
 
 enum { LGV_MAX_INPUTS = 8, LGV_MAX_OUTPUTS = 6 };
@@ -162,6 +168,9 @@ const char *lgv_shape_text(const lgv_value *v, char text[96]);
 /* Positions between the batch and the channels: H*W for [N,H,W,C], L for [N,L,C], 1 for [N,C]. */
 static inline int64_t lgv_positions(const lgv_value *v) { return v->rank < 3 ? 1 : v->rank == 3 ? v->dim[1] : v->dim[1] * v->dim[2]; }
 static inline int64_t lgv_channels(const lgv_value *v) { return v->dim[v->rank - 1]; }
+
+/* Floating-point operations of one node. */
+double lgv_node_flops(const lgv_graph *g, const lgv_node *n);
 
 /* Helpers for infer. */
 bool lgv_same_shape(const lgv_value *a, const lgv_value *b);
