@@ -1,0 +1,81 @@
+/* dataset.h - pictures to train on: a folder of PNG and JPEG files, or IDX files of the MNIST family.
+   Pictures become square uint8 [resolution][resolution][channels]; the network sees x/127.5 - 1.
+   A folder is listed recursively, links to folders followed once (a loop ends), files taken by their
+   content and not by their name, sorted by the bytes of their path: the same folder gives the same
+   numbering everywhere. A picture that cannot be decoded is never fatal (unless strict): its place is
+   taken by the next readable one, and it is named and counted. */
+#ifndef LANGEVIN_DATASET_H
+#define LANGEVIN_DATASET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { LGV_OFF = -1 }; /* in options where 0 means "the default": switches the thing off */
+
+typedef struct lgv_dataset lgv_dataset;
+
+typedef struct lgv_dataset_options {
+    int resolution;     /* 0: 32 when the median short side of up to 256 sampled pictures is <= 48, else 64 */
+    int channels;       /* 1 or 3; 0: 1 when all sampled pictures are grey, else 3 */
+    int center_crop;    /* the middle of the picture; else a random square of each */
+    int random_flip;    /* mirror each with probability 1/2 */
+    uint8_t background[3]; /* under transparent pixels, when background_set */
+    int background_set; /* 0: white */
+    int strict;         /* a picture that cannot be decoded is an error */
+    size_t memory_limit; /* bytes of resized pictures to keep; 0: 1 GiB. The rest is kept in a temporary file */
+    int64_t validation; /* pictures held back; 0: none below 1,000, else min(5 %, 500); LGV_OFF: none.
+                           Where t10k-* files exist they are the validation pictures */
+} lgv_dataset_options;
+
+/* path: a folder of pictures (or holding train-images-idx3-ubyte[.gz]), or one IDX images file.
+   options NULL: all defaults. Errors: nothing there, no pictures (says what was found), bad options. */
+LGV_API lgv_status lgv_dataset_open(const char *path, const lgv_dataset_options *options, lgv_dataset **out,
+                                    lgv_error *err);
+LGV_API void lgv_dataset_free(lgv_dataset *data); /* after its trainers */
+
+LGV_API const char *lgv_dataset_path(const lgv_dataset *data);
+LGV_API int lgv_dataset_resolution(const lgv_dataset *data);
+LGV_API int lgv_dataset_channels(const lgv_dataset *data);
+/* What was decided, defaults filled in. */
+LGV_API void lgv_dataset_settings(const lgv_dataset *data, lgv_dataset_options *out);
+LGV_API int64_t lgv_dataset_count(const lgv_dataset *data);            /* to train on, at least 1 */
+LGV_API int64_t lgv_dataset_validation_count(const lgv_dataset *data); /* held back */
+LGV_API int lgv_dataset_is_idx(const lgv_dataset *data);
+
+/* Classes: subfolders of the folder (sorted; none unless every picture lies in one), or the labels of
+   IDX files ("0", "1" ...). */
+LGV_API int lgv_dataset_classes(const lgv_dataset *data);
+LGV_API const char *lgv_dataset_class_name(const lgv_dataset *data, int i);
+
+/* What the sampled headers said. */
+typedef struct lgv_dataset_probe {
+    int sampled;           /* pictures looked at, at most 256 */
+    int grey;              /* of these, how many are grey */
+    int median_short_side; /* pixels */
+    int smallest_side, largest_side;
+} lgv_dataset_probe;
+LGV_API void lgv_dataset_probed(const lgv_dataset *data, lgv_dataset_probe *out);
+
+/* 64 hex digits that name the pictures: SHA-256 over every path, size, and first and last 64 bytes. */
+LGV_API const char *lgv_dataset_fingerprint(const lgv_dataset *data);
+
+/* Picture i < count (validation != 0: i < validation count) as uint8 HWC. `seed` and `sample` name the
+   random crop and flip (Philox); validation pictures are cropped in the middle and never flipped. A
+   broken picture is replaced by the next readable one. *used (may be NULL) is the picture taken.
+   Safe from several threads. */
+LGV_API lgv_status lgv_dataset_read(lgv_dataset *data, int validation, int64_t i, uint64_t seed,
+                                    uint64_t sample, uint8_t *pixels, int64_t *used, lgv_error *err);
+/* Broken pictures found so far, each with the sentence that says why. Text is valid while data lives. */
+LGV_API int64_t lgv_dataset_skipped(lgv_dataset *data);
+LGV_API const char *lgv_dataset_skipped_at(lgv_dataset *data, int64_t i);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
