@@ -46,7 +46,7 @@ typedef struct lgv_scheduler_config {
     int64_t num_train_timesteps;     /* T, 1 .. 1000000 */
     double beta_start, beta_end;
     lgv_beta_schedule beta_schedule;
-    double *trained_betas;           /* owned; NULL: none. When set, T is their count */
+    double *trained_betas;           /* owned; NULL: none. As many as num_train_timesteps */
     int64_t trained_beta_count;
     int rescale_betas_zero_snr;      /* abar_{T-1} = 0 (arXiv 2305.08891, algorithm 1) */
     lgv_prediction prediction_type;

@@ -1,0 +1,96 @@
+/* pipeline.h - from a model folder and a seed to pictures.
+   A pipeline holds a network's weights on a device and its scheduler's configuration; plans are made
+   once per batch shape and kept. Pictures are independent of each other: picture i depends on its seed
+   and options only, whatever the batch size and its neighbours (rng torch_batch excepted). */
+#ifndef LANGEVIN_PIPELINE_H
+#define LANGEVIN_PIPELINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "plan.h"
+#include "sampler.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct lgv_pipeline lgv_pipeline;
+
+/* Opens a model: a diffusers pipeline folder (model_index.json, unet/, scheduler/), the same laid flat
+   (config.json, scheduler_config.json and weights in one folder), a single network's folder (default
+   DDPM scheduler), the output folder of a training run or one checkpoint of it.
+   weights: "ema" or "raw" of a training run or checkpoint; NULL: ema where there is a choice. "raw" of
+   a training output is that of its newest checkpoint; of a folder with one set of weights, an error.
+   The device is borrowed and must outlive the pipeline. */
+LGV_API lgv_status lgv_pipeline_open(lgv_device *device, const char *path, const char *weights, lgv_pipeline **out,
+                                     lgv_error *err);
+LGV_API void lgv_pipeline_free(lgv_pipeline *pipeline);
+
+typedef struct lgv_pipeline_info {
+    int64_t channels;          /* of the pictures */
+    int64_t height, width;     /* sample_size, 0 when the configuration gives none */
+    int64_t num_classes;       /* labels 0 .. num_classes-1; 0: unconditional */
+    int needs_labels;          /* the network has a class embedding */
+    int64_t parameters;
+    const char *weights_path;  /* the file (or shard index) the weights came from; borrowed */
+    const char *weights;       /* "ema", "raw", or "" where there is no choice */
+    const lgv_scheduler_config *scheduler; /* borrowed */
+} lgv_pipeline_info;
+LGV_API void lgv_pipeline_describe(const lgv_pipeline *pipeline, lgv_pipeline_info *info);
+/* SHA-256 of the weights (over parameters in order of name: name, shape, float32 values), 64 hex digits. */
+LGV_API lgv_status lgv_pipeline_hash(lgv_pipeline *pipeline, char hex[65], lgv_error *err);
+
+typedef enum lgv_sample_rng {
+    LGV_SAMPLE_PHILOX = 0,  /* our own stream, picture i from its seed */
+    LGV_SAMPLE_TORCH,       /* as diffusers with a list of generators, one per picture */
+    LGV_SAMPLE_TORCH_BATCH  /* as diffusers with one generator: drawn for whole batches, in their order */
+} lgv_sample_rng;
+
+/* Told after each network call and once more when a batch is finished. */
+typedef struct lgv_sample_progress {
+    int64_t done, total;          /* network calls over the whole job */
+    int64_t step, steps;          /* of this batch; done with step (1 .. steps) */
+    int64_t first_image, images;  /* this batch: pictures first_image .. first_image+images-1 */
+    const float *sample;          /* [images,C,H,W] when the batch is finished, else NULL; valid in the call */
+} lgv_sample_progress;
+/* Returns not 0 to stop: lgv_pipeline_sample then returns LGV_ERR_CANCELLED. */
+typedef int (*lgv_sample_callback)(void *user, const lgv_sample_progress *progress);
+
+typedef struct lgv_sample_options {
+    int64_t num_images;           /* 0: 1 */
+    int64_t batch_size;           /* 0: num_images, at most 8 */
+    int64_t height, width;        /* 0: the network's sample_size */
+    /* sampler.sampler NULL: "ddim" (50 steps, eta 0); "model": the class of the folder's scheduler. */
+    lgv_sampler_options sampler;
+    uint64_t seed;                /* picture i: seed + i (wrapping) */
+    const uint64_t *seeds;        /* [num_images] instead; NULL: none */
+    lgv_sample_rng rng;
+    const int32_t *labels;        /* [num_images]; needed exactly when the network has classes */
+    const float *init_noise;      /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
+    const float *step_noise;      /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */
+    int keep_trajectory;          /* fill lgv_samples.trajectory */
+    int discard;                  /* no lgv_samples: pictures go to the callback only (out may be NULL) */
+    lgv_sample_callback callback; /* NULL: none */
+    void *user;
+} lgv_sample_options;
+
+typedef struct lgv_samples {
+    int64_t n, channels, height, width, calls;
+    float *sample;     /* [n,C,H,W], as the sampler left them (about -1 .. 1) */
+    float *trajectory; /* [calls,n,C,H,W], x after each network call; NULL unless asked for */
+    uint64_t *seeds;   /* [n] */
+} lgv_samples;
+
+/* Samples. options NULL: one picture of seed 0. Memory: the plans of the batch shapes (at most two) and out. */
+LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options, lgv_samples **out,
+                                       lgv_error *err);
+LGV_API void lgv_samples_free(lgv_samples *samples);
+
+/* 8-bit pictures of n images x[n,C,H,W]: clamp(x/2 + 0.5, 0, 1)*255 rounded half to even, to out[n,H,W,C]. */
+LGV_API void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width, const float *x, uint8_t *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
