@@ -49,7 +49,8 @@ LGV_API lgv_status lgv_store_read(const lgv_store *store, const char *set, int i
 LGV_API lgv_status lgv_store_zero(lgv_store *store, const char *set, lgv_error *err);
 LGV_API lgv_status lgv_store_copy(lgv_store *store, const char *from, const char *to, lgv_error *err);
 LGV_API size_t lgv_store_bytes(const lgv_store *store); /* sets, packed copies and the arena */
-/* Every call that runs a plan of this store skips non-finite updates and counts them here. */
+/* Updates that lgv_adamw skipped because the gradient norm was not finite. */
+LGV_API int64_t lgv_store_skipped(const lgv_store *store);
 LGV_API int64_t lgv_store_parameters(const lgv_store *store); /* elements of one set, frozen included */
 
 /* --- Plans ------------------------------------------------------------------------------------- */
@@ -69,7 +70,6 @@ typedef struct lgv_plan_options {
     int check;                /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
     int instrument;           /* every module's value becomes an output named by its path (lgv_graph_module) */
     const char *kernel;       /* forces kernels of this name where they accept (tests) */
-    int private_arena;        /* do not share the store's arena: inputs and outputs survive runs of other plans */
 } lgv_plan_options;
 
 LGV_API lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs,
@@ -79,9 +79,10 @@ LGV_API void lgv_plan_free(lgv_plan *plan);
 /* The step block; fill it before a run. */
 LGV_API lgv_step *lgv_plan_step(lgv_plan *plan);
 
-/* Host access to inputs and outputs by name, dense, in the graph's own layout (activations NHWC).
-   Plans of one store share an arena unless private_arena: write all inputs before a run, read outputs
-   before another plan runs. The _nchw forms transpose [N,H,W,C] values. */
+/* Host access to inputs and outputs by name, dense, in the graph's own layout (activations NHWC). Inputs and
+   outputs have memory of their own: they keep their values over runs of this and other plans (everything
+   else shares the store's arena with the other plans). The _nchw forms transpose [N,H,W,C] values, and give
+   [N,L,C] values as they are. An input of two programs is written in both. */
 LGV_API lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
 LGV_API lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data, int64_t count, lgv_error *err);
 LGV_API lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
@@ -96,7 +97,8 @@ LGV_API int lgv_plan_outputs(const lgv_plan *plan);
 LGV_API const char *lgv_plan_output_at(const lgv_plan *plan, int i, int *rank, int64_t *dim);
 
 typedef struct lgv_plan_info {
-    size_t arena_bytes;     /* activations and workspaces */
+    size_t arena_bytes;     /* activations and workspaces (shared by the store's plans) */
+    size_t io_bytes;        /* inputs and outputs */
     size_t weight_bytes, packed_bytes;
     double flops;           /* of one run of every program */
     int nodes, recomputed;

@@ -73,6 +73,11 @@ const char *lgv_graph_strdup(lgv_graph *g, const char *s)
     return own(g, lgv_strdup(s));
 }
 
+void *lgv_graph_new_attr(lgv_graph *g, size_t size)
+{
+    return own(g, lgv_zalloc(1, size));
+}
+
 const char *lgv_shape_text(const lgv_value *v, char text[96])
 {
     size_t used = (size_t)snprintf(text, 96, "[");
@@ -202,7 +207,7 @@ lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, con
     if (status) return lgv_graph_fail(g, status, "%s '%s': %s", r->name, path, err.text);
 
     if (lgv_grow(&g->node, &g->cap_nodes, g->n_nodes + 1, sizeof *g->node, NULL)) return out_of_memory(g);
-    lgv_node n = {.op = op, .n_in = n_in, .n_out = c.n_out, .block = g->block, .clone_of = -1};
+    lgv_node n = {.op = op, .n_in = n_in, .n_out = c.n_out, .block = g->block, .backward = g->inherit_name != NULL};
     for (int i = 0; i < LGV_MAX_INPUTS; i++) n.in[i] = i < n_in ? in[i] : LGV_NONE;
     for (int k = 0; k < LGV_MAX_OUTPUTS; k++) n.out[k] = LGV_NONE;
     n.name = lgv_graph_strdup(g, path);

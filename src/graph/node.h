@@ -72,7 +72,8 @@ typedef struct lgv_node {
     lgv_id out[LGV_MAX_OUTPUTS]; /* LGV_NONE: an output nobody asked the kernel for */
     void *attr;       /* op's attr_size bytes, owned by the graph; NULL when that is 0 */
     int32_t block;    /* recompute block of the builder, 0 none */
-    int32_t clone_of; /* recomputation: the node this repeats, else -1 */
+    bool backward;    /* emitted by lgv_graph_grad */
+    bool clone;       /* made by recomputation */
     bool dead;        /* removed by a pass */
 } lgv_node;
 
@@ -159,6 +160,7 @@ lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, con
 /* Fails the graph with a sentence (the first one sticks); returns LGV_NONE. */
 lgv_id lgv_graph_fail(lgv_graph *g, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
 const char *lgv_graph_strdup(lgv_graph *g, const char *s); /* owned by the graph; NULL fails the graph */
+void *lgv_graph_new_attr(lgv_graph *g, size_t size);        /* zeroed, likewise */
 static inline const lgv_value *lgv_val(const lgv_graph *g, lgv_id v) { return v < 0 ? NULL : &g->value[v]; }
 static inline lgv_node *lgv_node_of(const lgv_graph *g, lgv_id v) { return &g->node[g->value[v].node]; }
 static inline int64_t lgv_value_elements(const lgv_value *v) { return v->dim[0] * v->dim[1] * v->dim[2] * v->dim[3]; }
@@ -187,6 +189,9 @@ void lgv_graph_compact(lgv_graph *g);            /* drops nodes marked dead or t
 lgv_status lgv_pass_fuse_norm(lgv_graph *g, lgv_error *err);
 lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, const lgv_node *n), void *arg, lgv_error *err);
 lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err);
+/* Repeats forward nodes before their first backward reader instead of keeping their values. level 1: cheap nodes
+   (LGV_OP_CHEAP), 2: whole blocks of the builder as well. Only the max_units units that save most bytes per FLOP
+   (< 0: all); *n_units becomes how many units there are. */
 lgv_status lgv_pass_recompute(lgv_graph *g, int level, int max_units, int *n_units, lgv_error *err);
 
 #endif
