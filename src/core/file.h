@@ -4,7 +4,8 @@
 
 #include "core.h"
 
-/* A whole file mapped read-only (an empty file gives data != NULL, size 0). */
+/* A whole file mapped read-only (an empty file gives data != NULL, size 0). Whoever shortens the file
+   meanwhile kills the process (SIGBUS); atomic replacement does not. */
 typedef struct lgv_map {
     const uint8_t *data;
     size_t size;
@@ -32,7 +33,7 @@ lgv_status lgv_make_dir(const char *path, lgv_error *err);          /* and its p
 lgv_status lgv_remove_tree(const char *path, lgv_error *err);       /* never follows links; missing is fine */
 lgv_status lgv_rename(const char *from, const char *to, lgv_error *err); /* then fsyncs the parent of `to` */
 lgv_status lgv_sync_dir(const char *path, lgv_error *err);
-char *lgv_path_join(const char *a, const char *b);                  /* NULL when out of memory */
+char *lgv_path_join(const char *a, const char *b);                  /* "a/b"; NULL when out of memory */
 lgv_status lgv_free_space(const char *path, uint64_t *bytes, lgv_error *err);
 
 /* Names in a folder without "." and "..", sorted by bytes. Free with lgv_names_free. */
@@ -48,6 +49,7 @@ typedef struct lgv_sha256 {
     uint32_t state[8];
     uint64_t bytes;
     uint8_t block[64];
+    bool accelerated; /* the processor's SHA instructions are used; tests switch it off */
 } lgv_sha256;
 void lgv_sha256_init(lgv_sha256 *s);
 void lgv_sha256_update(lgv_sha256 *s, const void *data, size_t size);

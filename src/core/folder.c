@@ -1,0 +1,169 @@
+/* folder.c - folders: making, listing, removing, and questions about paths.
+   Removal works through folder handles, never through path strings, so that a link put in its way
+   cannot lead it out of the tree. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "file.h"
+
+/* Each level of a tree being removed holds a file handle. */
+enum { max_depth = 200 };
+
+bool lgv_is_file(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool lgv_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool lgv_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+lgv_status lgv_make_dir(const char *path, lgv_error *err)
+{
+    char *part = lgv_strdup(path);
+    if (!part) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: making the folder '%s'", path);
+    lgv_status status = LGV_OK;
+    for (size_t i = 1; !status && part[0]; i++) {
+        if (part[i] && part[i] != '/') continue;
+        char end = part[i];
+        part[i] = 0;
+        /* mkdir on an existing folder may also say EROFS or EACCES, hence the question after. */
+        if (mkdir(part, 0777)) {
+            int code = errno;
+            if (!lgv_is_dir(part))
+                status = lgv_fail(err, LGV_ERR_IO, "cannot make the folder '%s': %s", part,
+                                  code == EEXIST ? "a file of that name is in the way" : strerror(code));
+        }
+        part[i] = end;
+        if (!end) break;
+    }
+    if (!path[0]) status = lgv_fail(err, LGV_ERR_ARGUMENT, "cannot make a folder without a name");
+    lgv_free(part);
+    return status;
+}
+
+static bool is_dot(const char *name) { return !strcmp(name, ".") || !strcmp(name, ".."); }
+
+/* Removes `name` in the open folder; false with errno when something is left. */
+static bool remove_at(int folder, const char *name, int depth)
+{
+    if (unlinkat(folder, name, 0) == 0 || errno == ENOENT) return true;
+    if (errno != EISDIR && errno != EPERM) return false;
+    if (depth >= max_depth) {
+        errno = ELOOP;
+        return false;
+    }
+    int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return false;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        close(fd);
+        return false;
+    }
+    bool ok = true;
+    struct dirent *entry;
+    errno = 0;
+    while (ok && (entry = readdir(dir))) {
+        if (!is_dot(entry->d_name)) ok = remove_at(fd, entry->d_name, depth + 1);
+        if (ok) errno = 0;
+    }
+    ok = ok && errno == 0;
+    int code = errno;
+    closedir(dir);
+    errno = code;
+    return ok && (unlinkat(folder, name, AT_REMOVEDIR) == 0 || errno == ENOENT);
+}
+
+lgv_status lgv_remove_tree(const char *path, lgv_error *err)
+{
+    char *name = lgv_strdup(path);
+    if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: removing '%s'", path);
+    size_t length = strlen(name);
+    while (length && name[length - 1] == '/') name[--length] = 0; /* "link/" would follow the link */
+    const char *last = strrchr(name, '/');
+    last = last ? last + 1 : name;
+    lgv_status status = LGV_OK;
+    if (!length || is_dot(last))
+        status = lgv_fail(err, LGV_ERR_ARGUMENT, "refusing to remove '%s'; name the folder itself", path);
+    else if (!remove_at(AT_FDCWD, name, 0))
+        status = lgv_fail(err, LGV_ERR_IO, "cannot remove '%s': %s", path, strerror(errno));
+    lgv_free(name);
+    return status;
+}
+
+char *lgv_path_join(const char *a, const char *b)
+{
+    size_t length = strlen(a);
+    return lgv_format("%s%s%s", a, length && a[length - 1] != '/' ? "/" : "", b);
+}
+
+lgv_status lgv_free_space(const char *path, uint64_t *bytes, lgv_error *err)
+{
+    struct statvfs fs;
+    if (statvfs(path, &fs))
+        return lgv_fail(err, LGV_ERR_IO, "cannot ask for the free space at '%s': %s", path, strerror(errno));
+    if (__builtin_mul_overflow((uint64_t)fs.f_bavail, (uint64_t)fs.f_frsize, bytes)) *bytes = UINT64_MAX;
+    return LGV_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b); /* strcmp compares unsigned bytes */
+}
+
+lgv_status lgv_list_dir(const char *path, lgv_names *out, lgv_error *err)
+{
+    DIR *dir = opendir(path);
+    if (!dir) return lgv_fail(err, LGV_ERR_IO, "cannot open the folder '%s': %s", path, strerror(errno));
+    lgv_names names = {0};
+    size_t capacity = 0;
+    lgv_status status = LGV_OK;
+    struct dirent *entry;
+    for (;;) {
+        errno = 0;
+        if (!(entry = readdir(dir))) break;
+        if (is_dot(entry->d_name)) continue;
+        status = lgv_grow(&names.name, &capacity, names.count + 1, sizeof *names.name, err);
+        if (status) break;
+        char *name = lgv_strdup(entry->d_name);
+        if (!name) {
+            status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the names in '%s'", path);
+            break;
+        }
+        names.name[names.count++] = name;
+    }
+    if (!status && errno)
+        status = lgv_fail(err, LGV_ERR_IO, "cannot read the folder '%s': %s", path, strerror(errno));
+    closedir(dir);
+    if (status) {
+        lgv_names_free(&names);
+        return status;
+    }
+    if (names.count) qsort(names.name, names.count, sizeof *names.name, compare_names);
+    *out = names;
+    return LGV_OK;
+}
+
+void lgv_names_free(lgv_names *names)
+{
+    if (!names) return;
+    for (size_t i = 0; i < names->count; i++) lgv_free(names->name[i]);
+    lgv_free(names->name);
+    *names = (lgv_names){0};
+}
