@@ -25,6 +25,7 @@ typedef struct { int field; int64_t rows; } lgv_attr_step_row;
 typedef struct { const char *set, *name; } lgv_attr_assign; /* strings owned by the graph */
 typedef struct { double scale, shift; } lgv_attr_affine;
 typedef struct { int kind; } lgv_attr_act;                  /* lgv_act_kind */
+typedef struct { lgv_dtype dtype; } lgv_attr_cast;
 typedef struct { int64_t dim[4]; int rank; } lgv_attr_shape; /* spread_rows, spread_hw: the shape to make */
 typedef struct {
     int stride, pad[4];     /* top, left, bottom, right */
@@ -38,7 +39,7 @@ typedef struct {
     int act;                /* norm_modulate_act: lgv_act_kind */
 } lgv_attr_norm;
 typedef struct { int heads; double scale; } lgv_attr_attention;
-typedef struct { int kind; } lgv_attr_resample;             /* lgv_resample_kind; resample_grad: of the forward */
+typedef struct { int kind; int64_t h, w; } lgv_attr_resample; /* lgv_resample_kind; resample_grad: of the forward, whose input is h x w */
 typedef struct { int64_t start, count, channels; } lgv_attr_slice; /* slice_grad: channels of the whole */
 typedef struct { int dim, flip; double shift; } lgv_attr_time;
 typedef struct { int64_t rows; } lgv_attr_embedding;        /* embedding_grad: rows of the table */
