@@ -1,0 +1,445 @@
+/* plan.c - from graphs to programs: passes, a kernel for every node, a place for every byte.
+   With a memory budget the whole is planned repeatedly, recomputing a little more each time. */
+#include <stdio.h>
+#include <string.h>
+
+#include "planner.h"
+
+/* --- Choosing kernels ------------------------------------------------------------------------------- */
+static char present_marker; /* calls without memory yet point here: "there will be data" */
+
+static void dense_tensor(const lgv_graph *g, lgv_id v, lgv_tensor *t)
+{
+    memset(t, 0, sizeof *t);
+    if (v < 0) return;
+    const lgv_value *value = &g->value[v];
+    t->data = &present_marker;
+    t->dtype = value->dtype;
+    t->rank = value->rank;
+    memcpy(t->dim, value->dim, sizeof t->dim);
+    int64_t step = 1;
+    for (int i = value->rank - 1; i >= 0; i--) {
+        t->stride[i] = step;
+        step *= value->dim[i];
+    }
+}
+
+static void start_call(const lgv_plan *plan, const lgv_node *n, lgv_call *c)
+{
+    memset(c, 0, sizeof *c);
+    c->op = n->op;
+    c->name = n->name;
+    c->attr = n->attr;
+    c->n_in = n->n_in;
+    c->n_out = n->n_out;
+    c->threads = plan->device->threads;
+    c->pool = plan->device->pool;
+    c->step = &plan->step;
+}
+
+static void dense_call(const lgv_plan *plan, const lgv_graph *g, const lgv_node *n, lgv_call *c)
+{
+    start_call(plan, n, c);
+    for (int k = 0; k < n->n_in; k++) dense_tensor(g, n->in[k], &c->in[k]);
+    for (int k = 0; k < n->n_out; k++) dense_tensor(g, n->out[k], &c->out[k]);
+}
+
+static unsigned epilogue_of(const lgv_call *c)
+{
+    if (c->op != LGV_OP_conv2d && c->op != LGV_OP_linear) return 0;
+    unsigned mask = 0;
+    if (c->n_in > LGV_IN_BIAS && c->in[LGV_IN_BIAS].data) mask |= LGV_EPI_BIAS;
+    if (c->n_in > LGV_IN_ROW && c->in[LGV_IN_ROW].data) mask |= LGV_EPI_ROW;
+    if (c->n_in > LGV_IN_RESIDUAL && c->in[LGV_IN_RESIDUAL].data) mask |= LGV_EPI_RESIDUAL;
+    if (c->n_in > LGV_IN_GATE && c->in[LGV_IN_GATE].data) mask |= LGV_EPI_GATE;
+    int act = c->op == LGV_OP_conv2d ? ((const lgv_attr_conv *)c->attr)->act : ((const lgv_attr_linear *)c->attr)->act;
+    return act ? mask | LGV_EPI_ACT : mask;
+}
+
+static bool takes(const lgv_kernel *k, const lgv_call *c)
+{
+    if (c->accumulate && !k->accumulates) return false;
+    return !(epilogue_of(c) & ~k->epilogue) && (!k->accepts || k->accepts(c));
+}
+
+static const lgv_kernel *choose(const lgv_plan *plan, const lgv_call *c)
+{
+    const lgv_device *d = plan->device;
+    const lgv_kernel *first = NULL, *k;
+    for (int i = 0; (k = d->kernel(d, c->op, i)); i++) {
+        if (!takes(k, c)) continue;
+        if (!first) first = k;
+        if (!plan->kernel[0] || !strcmp(k->name, plan->kernel)) return k;
+    }
+    return first;
+}
+
+/* What the kernel that would get this node can do besides. */
+static unsigned supported_epilogue(void *arg, const lgv_node *n)
+{
+    void **both = arg;
+    lgv_call c;
+    dense_call(both[0], both[1], n, &c);
+    const lgv_kernel *k = choose(both[0], &c);
+    return k ? k->epilogue : 0;
+}
+
+static lgv_status no_kernel(const lgv_plan *plan, const lgv_node *n, lgv_error *err)
+{
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED, "device %s has no kernel for %s '%s'", plan->device->name,
+                    lgv_op_record(n->op)->name, n->name);
+}
+
+/* --- One program ------------------------------------------------------------------------------------ */
+static lgv_status instrument(lgv_graph *g, lgv_error *err)
+{
+    for (size_t i = 0; i < g->n_modules; i++) {
+        bool known = false;
+        for (size_t k = 0; k < g->n_outputs; k++) known |= !strcmp(g->output[k].name, g->module[i].name);
+        if (!known) lgv_graph_output(g, g->module[i].value, g->module[i].name);
+    }
+    return lgv_graph_status(g, err);
+}
+
+static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units, int *n_units, lgv_error *err)
+{
+    if (plan->options.instrument) LGV_TRY(instrument(g, err));
+    lgv_graph_compact(g);
+    if (!plan->options.no_fusion) {
+        void *both[2] = {plan, g};
+        LGV_TRY(lgv_pass_casts(g, err));
+        LGV_TRY(lgv_pass_fuse_norm(g, err));
+        lgv_graph_compact(g);
+        LGV_TRY(lgv_pass_fuse_epilogue(g, supported_epilogue, both, err));
+        lgv_graph_compact(g);
+    }
+    if (level) {
+        int found = 0;
+        LGV_TRY(lgv_pass_recompute(g, level, units, &found, err));
+        *n_units += found;
+        lgv_graph_compact(g);
+    }
+    return LGV_OK;
+}
+
+static void placed_call(const lgv_plan *plan, const lgv_prog *p, lgv_action *a)
+{
+    const lgv_node *n = &p->g->node[a->node];
+    for (int k = 0; k < n->n_in; k++) {
+        a->call.in[k] = lgv_place_tensor(plan, p, n->in[k]);
+        if (n->in[k] >= 0 && !a->call.in[k].data) a->call.in[k].data = &present_marker;
+    }
+    for (int k = 0; k < n->n_out; k++) {
+        a->call.out[k] = lgv_place_tensor(plan, p, n->out[k]);
+        if (n->out[k] >= 0 && !a->call.out[k].data) a->call.out[k].data = &present_marker;
+    }
+}
+
+static lgv_status check_assign(const lgv_plan *plan, const lgv_prog *p, const lgv_node *n, lgv_error *err)
+{
+    const lgv_attr_assign *a = n->attr;
+    int buffer = lgv_store_find(plan->store, a->name);
+    if (lgv_store_find_set(plan->store, a->set) < 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "assign to '%s': the store has no set '%s'", a->name, a->set);
+    if (buffer < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "assign: the store has no buffer '%s'", a->name);
+    if (plan->store->buffer[buffer].count != lgv_elements(p->g, n->in[0]))
+        return lgv_fail(err, LGV_ERR_SHAPE, "assign to '%s': the value has %lld elements, the buffer %lld", a->name,
+                        (long long)lgv_elements(p->g, n->in[0]), (long long)plan->store->buffer[buffer].count);
+    return LGV_OK;
+}
+
+static lgv_status first_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
+{
+    for (size_t i = 0; i < p->g->n_nodes; i++) {
+        const lgv_node *n = &p->g->node[i];
+        lgv_action *a = &p->action[i];
+        a->node = (int32_t)i;
+        a->scratch = -1;
+        a->bumps_set = -1;
+        if (n->op == LGV_OP_assign) LGV_TRY(check_assign(plan, p, n, err));
+        dense_call(plan, p->g, n, &a->call);
+        if (lgv_op_record(n->op)->flags & LGV_OP_LEAF) continue;
+        a->kernel = choose(plan, &a->call);
+        if (!a->kernel) return no_kernel(plan, n, err);
+    }
+    return LGV_OK;
+}
+
+/* Kernels for the real strides, and what they need: packed weights, workspace. */
+static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
+{
+    for (size_t i = 0; i < p->g->n_nodes; i++) {
+        const lgv_node *n = &p->g->node[i];
+        lgv_action *a = &p->action[i];
+        placed_call(plan, p, a);
+        if (!a->kernel) continue;
+        if (n->op == LGV_OP_assign) {
+            const lgv_attr_assign *attr = n->attr;
+            int set = lgv_store_find_set(plan->store, attr->set);
+            a->call.accumulate = plan->options.accumulate_grads && !strcmp(attr->set, "grad");
+            a->call.n_out = 1;
+            a->call.out[0] = a->call.in[0];
+            a->call.out[0].data = lgv_store_data(plan->store, set, lgv_store_find(plan->store, attr->name));
+            lgv_tensor *t = &a->call.out[0];
+            int64_t step = 1;
+            for (int k = t->rank - 1; k >= 0; k--) {
+                t->stride[k] = step;
+                step *= t->dim[k];
+            }
+            t->halo = 0;
+        }
+        a->kernel = choose(plan, &a->call);
+        if (!a->kernel) return no_kernel(plan, n, err);
+        if (a->kernel->pack) {
+            lgv_pack pack = a->kernel->pack(&a->call);
+            const lgv_place *w = &p->place[n->in[LGV_IN_W]];
+            const lgv_root *r = &p->root[w->root];
+            if (pack.bytes && r->kind == LGV_ROOT_STORE && lgv_node_of(p->g, n->in[LGV_IN_W])->op == LGV_OP_param) {
+                a->pack = lgv_store_get_pack(plan->store, r->set, r->buffer, pack.kind, pack.bytes);
+                if (!a->pack) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while packing weights of '%s'", n->name);
+            } else {
+                a->pack_bytes = (pack.bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+            }
+        }
+        a->workspace_bytes = a->kernel->workspace ? a->kernel->workspace(&a->call) : 0;
+        if (a->workspace_bytes + a->pack_bytes) {
+            LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));
+            p->root[p->n_roots] = (lgv_root){.kind = LGV_ROOT_ARENA, .first = (int32_t)i, .last = (int32_t)i, .owner = -1,
+                                             .bytes = a->workspace_bytes + a->pack_bytes};
+            a->scratch = (int32_t)p->n_roots++;
+        }
+    }
+    return LGV_OK;
+}
+
+static void note_costs(lgv_plan *plan, lgv_prog *p)
+{
+    for (size_t i = 0; i < p->g->n_nodes; i++) {
+        lgv_action *a = &p->action[i];
+        a->flops = lgv_node_flops(p->g, &p->g->node[i]);
+        for (int k = 0; k < a->call.n_in; k++)
+            if (a->call.in[k].data) a->bytes += (double)lgv_tensor_elements(&a->call.in[k]) * (double)lgv_dtype_size(a->call.in[k].dtype);
+        for (int k = 0; k < a->call.n_out; k++)
+            if (a->call.out[k].data) a->bytes += (double)lgv_tensor_elements(&a->call.out[k]) * (double)lgv_dtype_size(a->call.out[k].dtype);
+        if (a->call.op == LGV_OP_adamw) {
+            a->bytes = (double)plan->store->trained * 4 * 10;
+            a->flops = (double)plan->store->trained * 20;
+        }
+    }
+}
+
+static void prog_free(lgv_prog *p)
+{
+    for (size_t i = 0; p->g && p->action && i < p->g->n_nodes; i++) {
+        const lgv_action *a = &p->action[i];
+        if (a->kernel && a->kernel->destroy && a->call.state) a->kernel->destroy(a->call.state);
+    }
+    lgv_free(p->action);
+    lgv_free(p->root);
+    lgv_free(p->place);
+    lgv_graph_free(p->g);
+    lgv_free(p->name);
+    memset(p, 0, sizeof *p);
+}
+
+static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p, int level, int units, int *n_units,
+                             lgv_error *err)
+{
+    LGV_TRY(lgv_graph_status(src->graph, err));
+    LGV_TRY(lgv_graph_clone(src->graph, &p->g, err));
+    p->name = lgv_strdup(src->name);
+    LGV_TRY(run_passes(plan, p->g, level, units, n_units, err));
+    p->place = lgv_zalloc(p->g->n_values + 1, sizeof *p->place);
+    p->action = lgv_zalloc(p->g->n_nodes + 1, sizeof *p->action);
+    if (!p->name || !p->place || !p->action) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning '%s'", src->name);
+    LGV_TRY(first_kernels(plan, p, err));
+    LGV_TRY(lgv_place_values(plan, p, err));
+    LGV_TRY(final_kernels(plan, p, err));
+    LGV_TRY(lgv_place_memory(plan, p, &plan->io_bytes, err));
+    note_costs(plan, p);
+    return LGV_OK;
+}
+
+/* --- All programs ----------------------------------------------------------------------------------- */
+static void progs_free(lgv_plan *plan)
+{
+    for (int i = 0; i < plan->n_progs; i++) prog_free(&plan->prog[i]);
+}
+
+static lgv_status build_all(lgv_plan *plan, const lgv_program *programs, int level, int units, int *n_units, lgv_error *err)
+{
+    progs_free(plan);
+    plan->io_bytes = plan->arena_bytes = 0;
+    *n_units = 0;
+    for (int i = 0; i < plan->n_progs; i++) {
+        LGV_TRY(prog_build(plan, &programs[i], &plan->prog[i], level, units, n_units, err));
+        if (plan->prog[i].arena_bytes > plan->arena_bytes) plan->arena_bytes = plan->prog[i].arena_bytes;
+    }
+    return LGV_OK;
+}
+
+/* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. */
+static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
+{
+    size_t budget = plan->options.memory_budget, least = SIZE_MAX;
+    int n = 0;
+    LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
+    if (!budget || plan->arena_bytes <= budget) return LGV_OK;
+    for (int level = 1; level <= 2; level++) {
+        if (level < plan->options.recompute) continue;
+        LGV_TRY(build_all(plan, programs, level, -1, &n, err));
+        if (plan->arena_bytes < least) least = plan->arena_bytes;
+        if (plan->arena_bytes > budget) continue;
+        int low = 0, high = n; /* high units fit, low do not */
+        while (high - low > 1) {
+            int middle = low + (high - low) / 2, unused;
+            LGV_TRY(build_all(plan, programs, level, middle, &unused, err));
+            if (plan->arena_bytes <= budget) high = middle;
+            else low = middle;
+        }
+        return build_all(plan, programs, level, high, &n, err);
+    }
+    return lgv_fail(err, LGV_ERR_MEMORY,
+                    "the memory budget of %zu MiB is too small: with everything recomputed the activations still need %zu MiB; use a smaller batch",
+                    budget >> 20, (least >> 20) + 1);
+}
+
+static int64_t step_rows(const lgv_plan *plan)
+{
+    int64_t rows = 1;
+    for (int i = 0; i < plan->n_progs; i++) {
+        const lgv_graph *g = plan->prog[i].g;
+        for (size_t k = 0; k < g->n_nodes; k++) {
+            const lgv_node *n = &g->node[k];
+            bool reads = n->op == LGV_OP_step_row || n->op == LGV_OP_random_normal || n->op == LGV_OP_dropout || n->op == LGV_OP_sampler_step;
+            if (reads && g->value[n->out[0]].dim[0] > rows) rows = g->value[n->out[0]].dim[0];
+        }
+    }
+    return rows;
+}
+
+static lgv_status bind_optimizer(lgv_plan *plan, lgv_call *c, lgv_error *err)
+{
+    const char *names[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
+    bool with_ema = ((const lgv_attr_adamw *)c->attr)->with_ema;
+    void **slot[] = {&c->range.weight, &c->range.grad, &c->range.exp_avg, &c->range.exp_avg_sq, &c->range.ema};
+    for (int i = 0; i < 4 + with_ema; i++) {
+        int set = lgv_store_find_set(plan->store, names[i]);
+        if (set < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "adamw: the store has no set '%s'", names[i]);
+        *slot[i] = plan->store->set[set].data;
+    }
+    c->range.count = plan->store->trained;
+    c->range.skipped = &plan->store->skipped;
+    return LGV_OK;
+}
+
+static void *scratch_data(const lgv_plan *plan, const lgv_prog *p, const lgv_action *a)
+{
+    return a->scratch < 0 ? NULL : (char *)plan->store->arena + p->root[a->scratch].offset;
+}
+
+void lgv_plan_bind(lgv_plan *plan)
+{
+    for (int i = 0; i < plan->n_progs; i++) {
+        lgv_prog *p = &plan->prog[i];
+        for (size_t k = 0; k < p->g->n_nodes; k++) {
+            lgv_action *a = &p->action[k];
+            const lgv_tensor assigned = a->call.out[0];
+            placed_call(plan, p, a);
+            if (a->call.op == LGV_OP_assign) a->call.out[0] = assigned;
+            a->call.workspace = scratch_data(plan, p, a);
+            if (a->pack) a->call.packed = a->pack->data;
+            else if (a->pack_bytes) a->call.packed = (char *)a->call.workspace + a->workspace_bytes;
+            for (int j = 0; j < p->g->node[k].n_out; j++) {
+                lgv_id v = p->g->node[k].out[j];
+                if (v < 0) continue;
+                const lgv_root *r = &p->root[p->place[v].root];
+                a->zero_halo[j] = r->halo && r->first == (int32_t)k;
+            }
+        }
+    }
+    plan->arena_generation = plan->store->arena_generation;
+}
+
+static lgv_status prepare(lgv_plan *plan, lgv_error *err)
+{
+    for (int i = 0; i < plan->n_progs; i++) {
+        lgv_prog *p = &plan->prog[i];
+        for (size_t k = 0; k < p->g->n_nodes; k++) {
+            lgv_action *a = &p->action[k];
+            if (!a->kernel) continue;
+            if (a->call.op == LGV_OP_adamw) LGV_TRY(bind_optimizer(plan, &a->call, err));
+            if (a->kernel->prepare) LGV_TRY(a->kernel->prepare(&a->call, &a->call.state, err));
+        }
+    }
+    return LGV_OK;
+}
+
+static lgv_status allocate(lgv_plan *plan, lgv_error *err)
+{
+    lgv_device *d = plan->device;
+    LGV_TRY(lgv_store_reserve(plan->store, plan->arena_bytes + LGV_ALIGN, err));
+    plan->io = d->alloc(d, plan->io_bytes + LGV_ALIGN);
+    if (!plan->io) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: inputs and outputs need %zu MiB", plan->io_bytes >> 20);
+    int64_t rows = step_rows(plan), largest = 1;
+    plan->step.rows = (int32_t)rows;
+    plan->step.row = lgv_zalloc((size_t)rows, sizeof *plan->step.row);
+    if (!plan->step.row) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
+    for (int64_t i = 0; i < rows; i++) plan->step.row[i].partner = -1;
+    if (!plan->options.check) return LGV_OK;
+    for (int i = 0; i < plan->n_progs; i++)
+        for (size_t v = 0; v < plan->prog[i].g->n_values; v++)
+            largest = lgv_max_i64(largest, lgv_value_elements(&plan->prog[i].g->value[v]));
+    plan->check = lgv_alloc((size_t)largest, sizeof *plan->check);
+    return plan->check ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning the check mode");
+}
+
+static lgv_status plan_init(lgv_plan *plan, int n, const lgv_program *programs, const lgv_plan_options *o, lgv_error *err)
+{
+    if (o) plan->options = *o;
+    snprintf(plan->weights, sizeof plan->weights, "%s", plan->options.weights ? plan->options.weights : "weight");
+    snprintf(plan->kernel, sizeof plan->kernel, "%s", plan->options.kernel ? plan->options.kernel : "");
+    plan->options.weights = plan->options.kernel = NULL;
+    plan->weights_set = lgv_store_find_set(plan->store, plan->weights);
+    for (int i = 0; i < n && plan->weights_set < 0; i++)
+        if (programs[i].graph->n_params)
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s' for the weights: call lgv_store_add_set", plan->weights);
+    plan->prog = lgv_zalloc((size_t)n + 1, sizeof *plan->prog);
+    if (!plan->prog) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
+    plan->n_progs = n;
+    LGV_TRY(fit_budget(plan, programs, err));
+    for (int i = 0; i < n; i++)
+        for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++) plan->recomputed += plan->prog[i].g->node[k].clone;
+    LGV_TRY(allocate(plan, err));
+    LGV_TRY(prepare(plan, err));
+    lgv_plan_bind(plan);
+    return LGV_OK;
+}
+
+lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs, const lgv_plan_options *options,
+                        lgv_plan **out, lgv_error *err)
+{
+    if (n_programs < 1) return lgv_fail(err, LGV_ERR_ARGUMENT, "a plan needs at least one program");
+    lgv_plan *plan = lgv_zalloc(1, sizeof *plan);
+    if (!plan) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
+    plan->store = store;
+    plan->device = store->device;
+    lgv_status status = plan_init(plan, n_programs, programs, options, err);
+    if (status) {
+        lgv_plan_free(plan);
+        return status;
+    }
+    *out = plan;
+    return LGV_OK;
+}
+
+void lgv_plan_free(lgv_plan *plan)
+{
+    if (!plan) return;
+    progs_free(plan);
+    lgv_free(plan->prog);
+    plan->device->free(plan->device, plan->io);
+    lgv_free(plan->step.row);
+    lgv_free(plan->check);
+    lgv_free(plan);
+}
