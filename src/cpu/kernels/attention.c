@@ -1,0 +1,161 @@
+/* attention.c - scaled dot-product attention and its gradient.
+   The plain kernels work one query (or key) at a time with an exact softmax; the score matrix never
+   exists as a whole. */
+#include "plan/backend.h"
+
+#include "cpu/simd.h"
+
+/* Rows of one operand: position l of row n, head h starts at data + n*sn + l*sl + h*d. */
+typedef struct tokens {
+    real *data;
+    int64_t n, length, sn, w, sh, sw;
+} tokens;
+
+static tokens as_tokens(const lgv_tensor *t)
+{
+    lgv_nhwc a = lgv_as_nhwc(t);
+    return (tokens){t->data, a.n, a.h * a.w, a.sn, a.w, a.sh, a.sw};
+}
+
+static inline real *token(const tokens *t, int64_t n, int64_t l, int64_t offset)
+{
+    return t->data + n * t->sn + l / t->w * t->sh + l % t->w * t->sw + offset;
+}
+
+typedef struct attention_run {
+    tokens q, k, v, y, dy, dq, dk, dv;
+    real *lse; /* [N,heads,Lq] dense */
+    int64_t heads, d;
+    real scale;
+    real *scratch; /* plain: a row of scores a thread */
+    int64_t scratch_row;
+} attention_run;
+
+static real dot(const real *a, const real *b, int64_t n)
+{
+    vreal s = v_zero();
+    for (int64_t i = 0; i < n; i += VL) s = v_fma(v_load_n(a + i, n - i), v_load_n(b + i, n - i), s);
+    return v_sum(s);
+}
+
+static void add_scaled(real *y, const real *x, real a, int64_t n)
+{
+    vreal f = v_set1(a);
+    for (int64_t i = 0; i < n; i += VL) v_store_n(y + i, v_fma(f, v_load_n(x + i, n - i), v_load_n(y + i, n - i)), n - i);
+}
+
+static bool accepts(const lgv_call *c)
+{
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i].dtype != LGV_F32) return false;
+    return true;
+}
+
+static size_t plain_workspace(const lgv_call *c)
+{
+    int64_t lq = lgv_as_nhwc(&c->in[0]).h * lgv_as_nhwc(&c->in[0]).w;
+    int64_t lk = lgv_as_nhwc(&c->in[1]).h * lgv_as_nhwc(&c->in[1]).w;
+    return (size_t)c->threads * (size_t)lgv_max_i64(lq, lk) * sizeof(real);
+}
+
+static void describe(const lgv_call *c, attention_run *r)
+{
+    const lgv_attr_attention *a = c->attr;
+    r->q = as_tokens(&c->in[0]);
+    r->k = as_tokens(&c->in[1]);
+    r->v = as_tokens(&c->in[2]);
+    r->heads = a->heads;
+    r->scale = (real)a->scale;
+    r->d = c->in[0].dim[c->in[0].rank - 1] / a->heads;
+    r->scratch = c->workspace;
+    r->scratch_row = lgv_max_i64(r->q.length, r->k.length);
+}
+
+/* One query: scores, softmax, weighted sum of v. */
+static void plain_query(void *arg, int64_t block, int thread)
+{
+    const attention_run *r = arg;
+    int64_t l = block % r->q.length, h = block / r->q.length % r->heads, n = block / r->q.length / r->heads;
+    real *s = r->scratch + thread * r->scratch_row, *y = token(&r->y, n, l, h * r->d);
+    const real *q = token(&r->q, n, l, h * r->d);
+    real max = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < r->k.length; j++) {
+        s[j] = r->scale * dot(q, token(&r->k, n, j, h * r->d), r->d);
+        max = s[j] > max || s[j] != s[j] ? s[j] : max;
+    }
+    for (int64_t j = 0; j < r->k.length; j++) sum += s[j] = r_exp(s[j] - max);
+    for (int64_t i = 0; i < r->d; i++) y[i] = 0;
+    for (int64_t j = 0; j < r->k.length; j++) add_scaled(y, token(&r->v, n, j, h * r->d), s[j] / sum, r->d);
+    if (r->lse) r->lse[block] = max + r_log(sum);
+}
+
+static void run_plain(const lgv_call *c)
+{
+    attention_run r = {0};
+    describe(c, &r);
+    r.y = as_tokens(&c->out[0]);
+    r.lse = c->out[1].data;
+    lgv_parallel(c, r.q.n * r.heads * r.q.length, plain_query, &r);
+}
+
+/* With P = exp(s - lse) and D = sum_j P_j dP_j = <dy, y>: ds = P (dP - D), where dP_j = <dy, v_j>. */
+static void plain_grad_query(void *arg, int64_t block, int thread)
+{
+    const attention_run *r = arg;
+    int64_t l = block % r->q.length, h = block / r->q.length % r->heads, n = block / r->q.length / r->heads;
+    int64_t o = h * r->d;
+    const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
+    real *dq = token(&r->dq, n, l, o);
+    real d = dot(dy, token(&r->y, n, l, o), r->d);
+    for (int64_t i = 0; i < r->d; i++) dq[i] = 0;
+    for (int64_t j = 0; j < r->k.length; j++) {
+        const real *k = token(&r->k, n, j, o);
+        real p = r_exp(r->scale * dot(q, k, r->d) - r->lse[block]);
+        real ds = p * (dot(dy, token(&r->v, n, j, o), r->d) - d) * r->scale;
+        add_scaled(dq, k, ds, r->d);
+    }
+}
+
+static void plain_grad_key(void *arg, int64_t block, int thread)
+{
+    const attention_run *r = arg;
+    int64_t j = block % r->k.length, h = block / r->k.length % r->heads, n = block / r->k.length / r->heads;
+    int64_t o = h * r->d;
+    const real *k = token(&r->k, n, j, o), *v = token(&r->v, n, j, o);
+    real *dk = r->dk.data ? token(&r->dk, n, j, o) : NULL, *dv = r->dv.data ? token(&r->dv, n, j, o) : NULL;
+    for (int64_t i = 0; i < r->d && dk; i++) dk[i] = 0;
+    for (int64_t i = 0; i < r->d && dv; i++) dv[i] = 0;
+    for (int64_t l = 0; l < r->q.length; l++) {
+        const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
+        real d = dot(dy, token(&r->y, n, l, o), r->d);
+        real p = r_exp(r->scale * dot(q, k, r->d) - r->lse[(n * r->heads + h) * r->q.length + l]);
+        if (dk) add_scaled(dk, q, p * (dot(dy, v, r->d) - d) * r->scale, r->d);
+        if (dv) add_scaled(dv, dy, p, r->d);
+    }
+}
+
+static void describe_grad(const lgv_call *c, attention_run *r)
+{
+    describe(c, r);
+    r->y = as_tokens(&c->in[3]);
+    r->lse = c->in[4].data;
+    r->dy = as_tokens(&c->in[5]);
+    r->dq = as_tokens(&c->out[0]);
+    r->dk = as_tokens(&c->out[1]);
+    r->dv = as_tokens(&c->out[2]);
+}
+
+static void run_plain_grad(const lgv_call *c)
+{
+    attention_run r = {0};
+    describe_grad(c, &r);
+    if (r.dq.data) lgv_parallel(c, r.q.n * r.heads * r.q.length, plain_grad_query, &r);
+    if (r.dk.data || r.dv.data) lgv_parallel(c, r.q.n * r.heads * r.k.length, plain_grad_key, &r);
+}
+
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_attention, .name = "plain", .accepts = accepts, .workspace = plain_workspace, .run = run_plain},
+    {.op = LGV_OP_attention_grad, .name = "plain", .accepts = accepts, .run = run_plain_grad},
+};
+extern const lgv_kernel_list LGV_TABLE(attention);
+const lgv_kernel_list LGV_TABLE(attention) = {kernels, sizeof kernels / sizeof *kernels};

@@ -1,0 +1,194 @@
+/* conv.c - convolutions: the plain kernels, and the table of all.
+   The plain kernels are the definition written as loops: any shape, stride, padding and layout. Sums run
+   over channels, then taps, in a fixed order; the weight gradient adds one partial sum per row of
+   pixels, which keeps float sums over large batches accurate. */
+#include "conv.h"
+
+static void describe_weights(conv_problem *p, const lgv_tensor *w)
+{
+    p->wd = w->data;
+    for (int i = 0; i < 4; i++) p->ws[i] = i < w->rank ? w->stride[i] : 0;
+    p->kh = w->rank == 4 ? (int)w->dim[2] : 1;
+    p->kw = w->rank == 4 ? (int)w->dim[3] : 1;
+}
+
+conv_problem conv_describe(const lgv_call *c)
+{
+    conv_problem p = {.stride = 1};
+    const lgv_tensor *x = &c->in[0], *y = &c->out[0], *w = &c->in[1];
+    bool conv = false;
+    switch (c->op) {
+    case LGV_OP_conv2d: conv = true; break;
+    case LGV_OP_conv2d_grad_x: conv = true; /* fall through */
+    case LGV_OP_linear_grad_x: x = &c->out[0]; y = &c->in[0]; break;
+    case LGV_OP_conv2d_grad_w: conv = true; /* fall through */
+    case LGV_OP_linear_grad_w: w = &c->out[0]; y = &c->in[1]; break;
+    default: break;
+    }
+    p.x = lgv_as_nhwc(x);
+    p.y = lgv_as_nhwc(y);
+    p.xd = x->data;
+    p.yd = y->data;
+    describe_weights(&p, w);
+    if (conv) {
+        const lgv_attr_conv *a = c->attr;
+        p.stride = a->stride;
+        p.top = a->pad[0];
+        p.left = a->pad[1];
+    }
+    return p;
+}
+
+conv_epilogue conv_describe_epilogue(const lgv_call *c)
+{
+    conv_epilogue e = {.act = c->op == LGV_OP_conv2d ? ((const lgv_attr_conv *)c->attr)->act
+                                                     : ((const lgv_attr_linear *)c->attr)->act};
+    e.bias = c->in[LGV_IN_BIAS].data;
+    e.row = c->in[LGV_IN_ROW].data;
+    e.row_stride = c->in[LGV_IN_ROW].stride[0];
+    e.gate = c->in[LGV_IN_GATE].data;
+    e.gate_stride = c->in[LGV_IN_GATE].stride[0];
+    e.residual = c->in[LGV_IN_RESIDUAL].data;
+    e.residual_shape = lgv_as_nhwc(&c->in[LGV_IN_RESIDUAL]);
+    return e;
+}
+
+bool conv_accepts(const lgv_call *c)
+{
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i].data && c->in[i].dtype != LGV_F32) return false;
+    return c->out[0].dtype == LGV_F32;
+}
+
+typedef struct plain_run {
+    conv_problem p;
+    conv_epilogue e;
+    bool accumulate;
+} plain_run;
+
+/* The sum over taps and input channels for output pixel (n, ho, wo), channel k. */
+static real conv_sum(const conv_problem *p, int64_t n, int64_t ho, int64_t wo, int64_t k)
+{
+    real sum = 0;
+    for (int i = 0; i < p->kh; i++) {
+        int64_t h = ho * p->stride - p->top + i;
+        if (h < 0 || h >= p->x.h) continue;
+        for (int j = 0; j < p->kw; j++) {
+            int64_t w = wo * p->stride - p->left + j;
+            if (w < 0 || w >= p->x.w) continue;
+            const real *x = p->xd + n * p->x.sn + h * p->x.sh + w * p->x.sw;
+            const real *f = p->wd + k * p->ws[0] + i * p->ws[2] + j * p->ws[3];
+            for (int64_t c = 0; c < p->x.c; c++) sum += x[c] * f[c * p->ws[1]];
+        }
+    }
+    return sum;
+}
+
+static void plain_row(void *arg, int64_t block, int thread)
+{
+    const plain_run *r = arg;
+    const conv_problem *p = &r->p;
+    const conv_epilogue *e = &r->e;
+    int64_t n = block / p->y.h, ho = block % p->y.h;
+    for (int64_t wo = 0; wo < p->y.w; wo++) {
+        real *y = p->yd + n * p->y.sn + ho * p->y.sh + wo * p->y.sw;
+        const lgv_nhwc *s = &e->residual_shape;
+        const real *residual = e->residual ? e->residual + n * s->sn + ho * s->sh + wo * s->sw : NULL;
+        for (int64_t k = 0; k < p->y.c; k++) {
+            real v = conv_sum(p, n, ho, wo, k);
+            if (e->bias) v += e->bias[k];
+            if (e->row) v += e->row[n * e->row_stride + k];
+            if (residual) v += residual[k];
+            v = v_first(v_act(v_set1(v), e->act));
+            if (e->gate) v *= e->gate[n * e->gate_stride + k];
+            y[k] = v;
+        }
+    }
+}
+
+void conv_plain(const lgv_call *c)
+{
+    plain_run r = {conv_describe(c), conv_describe_epilogue(c), false};
+    lgv_parallel(c, r.p.y.n * r.p.y.h, plain_row, &r);
+}
+
+/* dx[n,h,w,c]: the outputs that read pixel (h, w) through tap (i, j) are those with ho*stride = h + top - i. */
+static real grad_x_sum(const conv_problem *p, int64_t n, int64_t h, int64_t w, int64_t c)
+{
+    real sum = 0;
+    for (int i = 0; i < p->kh; i++) {
+        int64_t up = h + p->top - i;
+        if (up < 0 || up % p->stride || up / p->stride >= p->y.h) continue;
+        for (int j = 0; j < p->kw; j++) {
+            int64_t across = w + p->left - j;
+            if (across < 0 || across % p->stride || across / p->stride >= p->y.w) continue;
+            const real *dy = p->yd + n * p->y.sn + up / p->stride * p->y.sh + across / p->stride * p->y.sw;
+            const real *f = p->wd + c * p->ws[1] + i * p->ws[2] + j * p->ws[3];
+            for (int64_t k = 0; k < p->y.c; k++) sum += dy[k] * f[k * p->ws[0]];
+        }
+    }
+    return sum;
+}
+
+static void plain_grad_x_row(void *arg, int64_t block, int thread)
+{
+    const conv_problem *p = &((const plain_run *)arg)->p;
+    int64_t n = block / p->x.h, h = block % p->x.h;
+    for (int64_t w = 0; w < p->x.w; w++) {
+        real *dx = p->xd + n * p->x.sn + h * p->x.sh + w * p->x.sw;
+        for (int64_t c = 0; c < p->x.c; c++) dx[c] = grad_x_sum(p, n, h, w, c);
+    }
+}
+
+void conv_plain_grad_x(const lgv_call *c)
+{
+    plain_run r = {.p = conv_describe(c)};
+    lgv_parallel(c, r.p.x.n * r.p.x.h, plain_grad_x_row, &r);
+}
+
+static real grad_w_sum(const conv_problem *p, int64_t k, int64_t c, int i, int j)
+{
+    real total = 0;
+    for (int64_t n = 0; n < p->y.n; n++) {
+        for (int64_t ho = 0; ho < p->y.h; ho++) {
+            int64_t h = ho * p->stride - p->top + i;
+            if (h < 0 || h >= p->x.h) continue;
+            const real *x = p->xd + n * p->x.sn + h * p->x.sh + c;
+            const real *dy = p->yd + n * p->y.sn + ho * p->y.sh + k;
+            real sum = 0;
+            for (int64_t wo = 0; wo < p->y.w; wo++) {
+                int64_t w = wo * p->stride - p->left + j;
+                if (w >= 0 && w < p->x.w) sum += x[w * p->x.sw] * dy[wo * p->y.sw];
+            }
+            total += sum;
+        }
+    }
+    return total;
+}
+
+static void plain_grad_w_output(void *arg, int64_t k, int thread)
+{
+    const plain_run *r = arg;
+    const conv_problem *p = &r->p;
+    for (int64_t c = 0; c < p->x.c; c++)
+        for (int i = 0; i < p->kh; i++)
+            for (int j = 0; j < p->kw; j++) {
+                real *dw = p->wd + k * p->ws[0] + c * p->ws[1] + i * p->ws[2] + j * p->ws[3];
+                real sum = grad_w_sum(p, k, c, i, j);
+                *dw = r->accumulate ? *dw + sum : sum;
+            }
+}
+
+void conv_plain_grad_w(const lgv_call *c)
+{
+    plain_run r = {.p = conv_describe(c), .accumulate = c->accumulate};
+    lgv_parallel(c, r.p.y.c, plain_grad_w_output, &r);
+}
+
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_conv2d, .name = "plain", .accepts = conv_accepts, .epilogue = CONV_EPILOGUE, .run = conv_plain},
+    {.op = LGV_OP_conv2d_grad_x, .name = "plain", .accepts = conv_accepts, .run = conv_plain_grad_x},
+    {.op = LGV_OP_conv2d_grad_w, .name = "plain", .accepts = conv_accepts, .accumulates = true, .run = conv_plain_grad_w},
+};
+extern const lgv_kernel_list LGV_TABLE(conv);
+const lgv_kernel_list LGV_TABLE(conv) = {kernels, sizeof kernels / sizeof *kernels};
