@@ -58,7 +58,9 @@ LGV_API lgv_status lgv_image_decode(const void *data, size_t size, const char *n
 LGV_API lgv_status lgv_image_convert(const lgv_image *in, int channels, const uint8_t background[3], lgv_image *out,
                                      lgv_error *err);
 /* PIL's Image.resize((width, height), BILINEAR), bit for bit: triangle filter whose support grows with the
-   reduction, 22-bit fixed-point weights, horizontal then vertical with 8 bits between. 8 bits, 1 or 3 channels. */
+   reduction, 22-bit fixed-point weights, 8 bits between the two axes. The order is that of Pillow 13: horizontal
+   first unless the height loses more than twice as many pixels as the width (older versions: always). `in` has
+   8 bits and 1 or 3 channels. */
 LGV_API lgv_status lgv_image_resize(const lgv_image *in, int width, int height, lgv_image *out, lgv_error *err);
 /* torchvision's Resize(size): the short side becomes `size`, the long one int(size * long / short). */
 LGV_API void lgv_image_short_side(int width, int height, int size, int *out_width, int *out_height);
