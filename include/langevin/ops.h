@@ -61,7 +61,9 @@ typedef enum lgv_resample_kind {
     LGV_UP_NEAREST,  /* [N,H,W,C] -> [N,2H,2W,C] */
     LGV_DOWN_AVERAGE, /* -> [N,H/2,W/2,C] */
     LGV_UP_FIR,      /* zeros inserted, kernel [1,3,3,1]x[1,3,3,1]/16, pad (2,1) (StyleGAN2, arXiv 1912.04958, app. B) */
-    LGV_DOWN_FIR     /* kernel /64, pad (1,1), every second */
+    LGV_DOWN_FIR,    /* kernel /64, pad (1,1), every second */
+    LGV_UP_FIR_REFLECT,  /* as the FIR ones, the border reflected (x[-1] = x[1], x[H] = x[H-2]) instead of zeros: */
+    LGV_DOWN_FIR_REFLECT /* k-diffusion's samplers; H, W >= 2 */
 } lgv_resample_kind;
 LGV_API lgv_id lgv_resample(lgv_graph *g, lgv_id x, lgv_resample_kind kind);
 
