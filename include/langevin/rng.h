@@ -39,7 +39,7 @@ typedef struct lgv_torch_rng {
     int32_t left;       /* draws left before the next regeneration, as PyTorch counts them */
     int32_t next;       /* index of the next word */
     uint64_t seed;
-    int32_t has_cached; /* a second double normal waits */
+    int32_t has_cached; /* a second double normal waits; used by normal draws of fewer than 16 */
     double cached;
 } lgv_torch_rng;
 
@@ -52,6 +52,9 @@ LGV_API void lgv_torch_randn(lgv_torch_rng *rng, int64_t n, float *out);        
 LGV_API void lgv_torch_normal(lgv_torch_rng *rng, int64_t n, float mean, float std, float *out);  /* Tensor.normal_ */
 LGV_API void lgv_torch_randint(lgv_torch_rng *rng, uint64_t bound, int64_t n, int64_t *out);      /* torch.randint(0, bound, (n,)) */
 LGV_API void lgv_torch_randperm(lgv_torch_rng *rng, int64_t n, int64_t *out);    /* torch.randperm(n) */
+/* One epoch of DataLoader(shuffle=True, num_workers=0) over n items: draws the base seed and the sampler's
+   seed (64 bits each) from the default generator rng; order[n] is a randperm seeded with the latter. */
+LGV_API void lgv_torch_loader_order(lgv_torch_rng *rng, int64_t n, int64_t *order);
 
 #ifdef __cplusplus
 }

@@ -26,7 +26,7 @@ static inline uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n)
 static void blocks_plain(uint32_t state[8], const uint8_t *data, size_t count)
 {
     for (; count; count--, data += 64) {
-        uint32_t w[64], v[8];
+        uint32_t w[64];
         for (int t = 0; t < 16; t++)
             w[t] = (uint32_t)data[4 * t] << 24 | (uint32_t)data[4 * t + 1] << 16 |
                    (uint32_t)data[4 * t + 2] << 8 | data[4 * t + 3];
@@ -35,17 +35,17 @@ static void blocks_plain(uint32_t state[8], const uint8_t *data, size_t count)
             uint32_t s1 = rotate(w[t - 2], 17) ^ rotate(w[t - 2], 19) ^ w[t - 2] >> 10;
             w[t] = w[t - 16] + s0 + w[t - 7] + s1;
         }
-        memcpy(v, state, sizeof v);
+        uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+        uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
         for (int t = 0; t < 64; t++) {
-            uint32_t a = v[0], e = v[4];
-            uint32_t t1 = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & v[5]) ^ (~e & v[6])) +
+            uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) +
                           round_constant[t] + w[t];
-            uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
-            memmove(v + 1, v, 7 * sizeof *v);
-            v[4] += t1;
-            v[0] = t1 + t2;
+            uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+            h = g, g = f, f = e, e = d + t1;
+            d = c, c = b, b = a, a = t1 + t2;
         }
-        for (int i = 0; i < 8; i++) state[i] += v[i];
+        state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+        state[4] += e, state[5] += f, state[6] += g, state[7] += h;
     }
 }
 

@@ -61,10 +61,10 @@ void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef
 {
     const lgv_scheduler_config *cfg = task->cfg;
     double signal = sqrtf(abar), noise = sqrtf(1.0f - abar), gain = 1 / signal;
-    int bounded = cfg->thresholding || cfg->clip_sample;
+    int clips = cfg->clip_sample && !cfg->thresholding;
     switch (cfg->prediction_type) {
     case LGV_PREDICT_EPSILON:
-        if (signal == 0 && bounded) gain = zero_snr_gain;
+        if (signal == 0 && clips) gain = zero_snr_gain;
         out->a = (float)gain;
         out->b = (float)(-noise * gain);
         break;
@@ -80,7 +80,7 @@ void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef
     out->threshold = cfg->thresholding != 0;
     out->threshold_ratio = (float)cfg->dynamic_thresholding_ratio;
     out->threshold_max = (float)cfg->sample_max_value;
-    out->clip = cfg->clip_sample && !cfg->thresholding ? (float)cfg->clip_sample_range : INFINITY;
+    out->clip = clips ? (float)cfg->clip_sample_range : INFINITY;
 }
 
 static int is_finite(const lgv_step_coef *k)
