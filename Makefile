@@ -1,0 +1,31 @@
+# Langevin: `make` builds, `make test` tests, `make demo` trains on Fashion-MNIST and samples.
+# `make deps` installs what is missing (Debian); demo and test call it. Nothing else touches the network.
+
+BUILD ?= build
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+DEMO ?= demo
+
+.PHONY: all build deps test test-long demo clean check-format
+
+all: build
+
+build:
+	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) > /dev/null
+	@cmake --build $(BUILD) -j $(JOBS)
+
+deps:
+	@sh tools/deps.sh
+
+test: deps build
+	@cd $(BUILD) && ctest --output-on-failure -LE long -j $(JOBS)
+
+# Everything, the long checks included (hours).
+test-long: deps build
+	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS)
+
+demo: deps build
+	@sh tools/demo.sh $(BUILD)/langevin $(DEMO)
+
+clean:
+	rm -rf $(BUILD)
