@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model.h"
 #include "plan.h"
 #include "sampler.h"
 
@@ -17,29 +18,24 @@ extern "C" {
 
 typedef struct lgv_pipeline lgv_pipeline;
 
-/* Opens a model: a diffusers pipeline folder (model_index.json, unet/, scheduler/), the same laid flat
-   (config.json, scheduler_config.json and weights in one folder), a single network's folder (default
-   DDPM scheduler), the output folder of a training run or one checkpoint of it.
-   weights: "ema" or "raw" of a training run or checkpoint; NULL: ema where there is a choice. "raw" of
-   a training output is that of its newest checkpoint; of a folder with one set of weights, an error.
-   The device is borrowed and must outlive the pipeline. */
-LGV_API lgv_status lgv_pipeline_open(lgv_device *device, const char *path, const char *weights, lgv_pipeline **out,
-                                     lgv_error *err);
+/* Opens a model and its scheduler: whatever lgv_model_open (model.h) finds weights for. A folder without
+   a scheduler_config.json gets DDPMScheduler's defaults. weights: LGV_WEIGHTS_BEST is the averaged ones
+   where there is a choice. The device is borrowed and must outlive the pipeline. */
+LGV_API lgv_status lgv_pipeline_open(lgv_device *device, const char *path, lgv_model_weights weights,
+                                     lgv_pipeline **out, lgv_error *err);
+/* A pipeline over a network that lives elsewhere (a training run): parameters are read from `set` of
+   the store at each run. model and store are borrowed, cfg is copied. */
+LGV_API lgv_status lgv_pipeline_new(const lgv_model *model, lgv_store *store, const char *set,
+                                    const lgv_scheduler_config *cfg, lgv_pipeline **out, lgv_error *err);
 LGV_API void lgv_pipeline_free(lgv_pipeline *pipeline);
 
-typedef struct lgv_pipeline_info {
-    int64_t channels;          /* of the pictures */
-    int64_t height, width;     /* sample_size, 0 when the configuration gives none */
-    int64_t num_classes;       /* labels 0 .. num_classes-1; 0: unconditional */
-    int needs_labels;          /* the network has a class embedding */
-    int64_t parameters;
-    const char *weights_path;  /* the file (or shard index) the weights came from; borrowed */
-    const char *weights;       /* "ema", "raw", or "" where there is no choice */
-    const lgv_scheduler_config *scheduler; /* borrowed */
-} lgv_pipeline_info;
-LGV_API void lgv_pipeline_describe(const lgv_pipeline *pipeline, lgv_pipeline_info *info);
-/* SHA-256 of the weights (over parameters in order of name: name, shape, float32 values), 64 hex digits. */
-LGV_API lgv_status lgv_pipeline_hash(lgv_pipeline *pipeline, char hex[65], lgv_error *err);
+/* Owned by the pipeline. */
+LGV_API const lgv_model *lgv_pipeline_model(const lgv_pipeline *pipeline);
+LGV_API const lgv_scheduler_config *lgv_pipeline_scheduler(const lgv_pipeline *pipeline);
+/* "ema" or "raw", "" where the model has one set of weights only. */
+LGV_API const char *lgv_pipeline_weights(const lgv_pipeline *pipeline);
+/* SHA-256 over the parameters in order of name (name, shape, float32 values): 64 hex digits. */
+LGV_API lgv_status lgv_pipeline_hash(const lgv_pipeline *pipeline, char hex[65], lgv_error *err);
 
 typedef enum lgv_sample_rng {
     LGV_SAMPLE_PHILOX = 0,  /* our own stream, picture i from its seed */
@@ -66,7 +62,7 @@ typedef struct lgv_sample_options {
     uint64_t seed;                /* picture i: seed + i (wrapping) */
     const uint64_t *seeds;        /* [num_images] instead; NULL: none */
     lgv_sample_rng rng;
-    const int32_t *labels;        /* [num_images]; needed exactly when the network has classes */
+    const int32_t *labels;        /* [num_images] class labels; given exactly when the network has classes */
     const float *init_noise;      /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
     const float *step_noise;      /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */
     int keep_trajectory;          /* fill lgv_samples.trajectory */
@@ -82,9 +78,13 @@ typedef struct lgv_samples {
     uint64_t *seeds;   /* [n] */
 } lgv_samples;
 
-/* Samples. options NULL: one picture of seed 0. Memory: the plans of the batch shapes (at most two) and out. */
+/* Samples. options NULL: one picture of seed 0. Plans are made for at most two batch shapes and kept for
+   the next call. Errors: labels, size, sampler or noise that do not fit the model; LGV_ERR_CANCELLED. */
 LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options, lgv_samples **out,
                                        lgv_error *err);
+/* Network calls per picture of these options, that is the first axis of step_noise. */
+LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline, const lgv_sampler_options *sampler, int64_t *calls,
+                                      lgv_error *err);
 LGV_API void lgv_samples_free(lgv_samples *samples);
 
 /* 8-bit pictures of n images x[n,C,H,W]: clamp(x/2 + 0.5, 0, 1)*255 rounded half to even, to out[n,H,W,C]. */
