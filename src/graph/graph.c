@@ -298,7 +298,9 @@ lgv_id lgv_input(lgv_graph *g, const char *name, lgv_dtype dtype, int rank, cons
         return lgv_graph_fail(g, LGV_ERR_SHAPE, "input '%s' has rank %d", name, rank);
     lgv_attr_input attr = {.name = lgv_graph_strdup(g, name), .dtype = dtype, .rank = rank, .dim = {1, 1, 1, 1}};
     memcpy(attr.dim, dim, (size_t)rank * sizeof *dim);
-    return lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr);
+    if (!g->widen || rank < 2 || name[0] == 'w') return lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr);
+    attr.dim[rank - 1] += 3;
+    return lgv_slice(g, lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr), 2, dim[rank - 1]);
 }
 
 void lgv_graph_output(lgv_graph *g, lgv_id value, const char *name)

@@ -100,6 +100,7 @@ struct lgv_graph {
     void **owned; size_t n_owned, cap_owned;       /* strings and attributes */
     char scope[512];
     int32_t block, n_blocks;
+    bool widen;                                    /* tests: inputs not called w... are channel slices of wider ones */
     const char *inherit_name;                      /* during grad: the node whose gradient is being emitted */
     lgv_error error;                               /* sticky */
 };

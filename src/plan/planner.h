@@ -75,6 +75,9 @@ struct lgv_plan {
     float *check;            /* check mode: room for one value */
 };
 
+/* run.c, for tests: where the input or output called name lies. */
+lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *out, lgv_error *err);
+
 /* plan.c: fills the calls of a program from the places (after the arena or the IO block moved). */
 void lgv_plan_bind(lgv_plan *plan);
 

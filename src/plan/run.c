@@ -203,6 +203,24 @@ static lgv_status find_output(const lgv_plan *plan, const char *output, const lg
     return lgv_fail(err, LGV_ERR_ARGUMENT, "the plan has no output '%s'", output);
 }
 
+lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *out, lgv_error *err)
+{
+    for (int i = 0; i < plan->n_progs; i++) {
+        const lgv_prog *p = &plan->prog[i];
+        for (size_t k = 0; k < p->g->n_nodes; k++) {
+            const lgv_node *n = &p->g->node[k];
+            if (n->op != LGV_OP_input || strcmp(((const lgv_attr_input *)n->attr)->name, name)) continue;
+            *out = lgv_place_tensor(plan, p, n->out[0]);
+            return LGV_OK;
+        }
+    }
+    const lgv_prog *p = NULL;
+    lgv_id v = LGV_NONE;
+    LGV_TRY(find_output(plan, name, &p, &v, err));
+    *out = lgv_place_tensor(plan, p, v);
+    return LGV_OK;
+}
+
 lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err)
 {
     const lgv_prog *p = NULL;
