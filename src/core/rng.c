@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "bits.h"
 #include "core.h"
 #include "philox.h"
 #include "langevin/rng.h"
@@ -66,28 +67,12 @@ uint64_t lgv_rng_below(const lgv_rng_key *key, uint64_t index, uint64_t bound)
     return high * b1 + (middle >> 32) + (cross >> 32);
 }
 
-static inline float float_from(int32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline int32_t bits_from(float x)
-{
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-/* sqrt(-2 ln u), u = (word >> 8 + 1) 2^-24 in (0, 1]. With u = 2^k m, m in [sqrt(1/2), sqrt 2),
-   f = m - 1, s = f / (2 + f): ln m = f - (f^2/2 - s (f^2/2 + R)), R = 2/3 s^2 + 2/5 s^4 + ... */
+/* sqrt(-2 ln u), u = (word >> 8 + 1) 2^-24 in (0, 1]. With u = 2^k (1 + f),
+   s = f / (2 + f): ln(1 + f) = f - (f^2/2 - s (f^2/2 + R)), R = 2/3 s^2 + 2/5 s^4 + ... */
 static inline float radius(uint32_t word)
 {
     float u = (float)(int32_t)((word >> 8) + 1) * 0x1p-24f;
-    int32_t i = bits_from(u) - 0x3f3504f3; /* the bits of sqrt(1/2) */
-    float k = (float)(i >> 23);
-    float f = float_from((i & 0x7fffff) + 0x3f3504f3) - 1.0f;
+    float k, f = lgv_split_power(u, &k);
     float s = f / (2.0f + f), z = s * s, h = 0.5f * f * f;
     float r = z * (0x1.555556p-1f + z * (0x1.99999ap-2f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
     float log_m = f - (h - s * (h + r));
@@ -104,11 +89,7 @@ static inline void turn(uint32_t word, float *sine, float *cosine)
     float x = (float)(a - (quarter << 22)) * 0x1.921fb6p-22f, z = x * x;
     float s = x + x * z * (-0x1.555556p-3f + z * (0x1.111112p-7f + z * (-0x1.a01a02p-13f + z * 0x1.71de3ap-19f)));
     float c = 1.0f - (0.5f * z - z * z * (0x1.555556p-5f + z * (-0x1.6c16c2p-10f + z * 0x1.a01a02p-16f)));
-    int32_t si = bits_from(s), ci = bits_from(c), swap = -(quarter & 1), difference = (si ^ ci) & swap;
-    int32_t negate_sine = (int32_t)((uint32_t)(quarter & 2) << 30);
-    int32_t negate_cosine = (int32_t)((uint32_t)((quarter + 1) & 2) << 30);
-    *sine = float_from((si ^ difference) ^ negate_sine);
-    *cosine = float_from((ci ^ difference) ^ negate_cosine);
+    lgv_turn_quarters(quarter, s, c, sine, cosine);
 }
 
 /* The 64 normals of 16 blocks. Separate loops of constant length, so that they vectorise. */

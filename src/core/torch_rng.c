@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "bits.h"
 #include "core.h"
 #include "elementary.h"
 #include "langevin/rng.h"
@@ -96,30 +97,12 @@ static double normal_double(lgv_torch_rng *rng)
    in double; rounding the sum to double first changes the result about once in 2^29. */
 static inline float fused(float a, float b, float c) { return (float)((double)a * b + c); }
 
-static inline float float_from(int32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline int32_t bits_from(float x)
-{
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-/* ln u for u in [2^-24, 1]: u = 2^e m, m in [sqrt(1/2), sqrt 2); the polynomial of Cephes' logf (Moshier,
+/* ln u for u in [2^-24, 1]: u = 2^e (1 + x); the polynomial of Cephes' logf (Moshier,
    "Methods and programs for mathematical functions", 1989) in the order in which PyTorch's AVX2
    build evaluates it. */
 static inline float torch_log(float u)
 {
-    int32_t i = bits_from(u);
-    float e = (float)((i >> 23) - 126), m = float_from((i & 0x7fffff) | 0x3f000000);
-    bool low = m < 0.707106781186547524f;
-    e -= low ? 1.0f : 0.0f;
-    float x = (m - 1.0f) + (low ? m : 0.0f), z = x * x;
+    float e, x = lgv_split_power(u, &e), z = x * x;
     float y = 7.0376836292e-2f;
     y = fused(y, x, -1.1514610310e-1f);
     y = fused(y, x, 1.1676998740e-1f);
@@ -149,21 +132,21 @@ static inline void torch_sincos(float x, float *sine, float *cosine)
     float s = fused(-1.9515295891e-4f, z, 8.3321608736e-3f);
     s = fused(s, z, -1.6666654611e-1f) * z;
     s = fused(s, x, x);
-    int32_t swap = octant & 2;
-    float a = swap ? c : s, b = swap ? s : c;
-    *sine = octant & 4 ? -a : a;
-    *cosine = (octant + 2) & 4 ? -b : b;
+    lgv_turn_quarters(octant >> 1, s, c, sine, cosine);
 }
 
 /* Sixteen uniforms become sixteen normals. */
 static void normal_block(float d[16], float mean, float std)
 {
+    float x[8], y[8];
     for (int j = 0; j < 8; j++) {
         float r = sqrtf(-2.0f * torch_log(1.0f - d[j])), s, c;
         torch_sincos(6.283185307179586f * d[j + 8], &s, &c);
-        d[j] = fused(r * c, std, mean);
-        d[j + 8] = fused(r * s, std, mean);
+        x[j] = fused(r * c, std, mean);
+        y[j] = fused(r * s, std, mean);
     }
+    memcpy(d, x, sizeof x);
+    memcpy(d + 8, y, sizeof y);
 }
 
 void lgv_torch_normal(lgv_torch_rng *rng, int64_t n, float mean, float std, float *out)
