@@ -43,10 +43,16 @@ lgv_id lgv_step_row(lgv_graph *g, int64_t rows, int field)
     return lgv_node_new(g, LGV_OP_step_row, "step_row", 0, NULL, &attr);
 }
 
+static lgv_id step_row_t(lgv_graph *g) { return lgv_step_row(g, 5, LGV_FIELD_T); }
+static lgv_id step_row_label(lgv_graph *g) { return lgv_step_row(g, 3, LGV_FIELD_LABEL_F32); }
+static lgv_id step_row_coef(lgv_graph *g) { return lgv_step_row(g, 17, LGV_FIELD_COEF + 4); }
+static const lgv_example step_row_examples[] = {
+    {"timestep", step_row_t}, {"label", step_row_label}, {"coefficient", step_row_coef}};
+
 const lgv_op lgv_op_step_row = {
     .name = "step_row", .doc = "One field of the step block's rows, [N].",
     .attr_size = sizeof(lgv_attr_step_row), .n_out = 1, .infer = step_row_infer,
-    .no_grad = "it has no inputs",
+    .no_grad = "it has no inputs", .examples = step_row_examples, .n_examples = 3,
 };
 
 static lgv_status assign_infer(lgv_infer *c, lgv_error *err)
