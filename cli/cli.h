@@ -1,0 +1,65 @@
+/* cli.h - what the commands of the program share: options, messages, exit codes, signals.
+   Only public headers of the library are used here. */
+#ifndef LANGEVIN_CLI_H
+#define LANGEVIN_CLI_H
+
+#include <popt.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "langevin/plan.h"
+#include "langevin/status.h"
+
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+typedef struct cli_command {
+    const char *name;
+    const char *summary;  /* one line */
+    const char *usage;    /* after "langevin NAME" */
+    const char *examples; /* shown at the end of --help */
+    int (*run)(const struct cli_command *self, int argc, const char **argv); /* argv[0] is the command's name */
+} cli_command;
+
+extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_bench;
+
+/* --- Options ---------------------------------------------------------------------------------------- */
+/* Options every command has. */
+typedef struct cli_device_options {
+    char *device; /* "cpu", "cpu:avx2" ... */
+    int threads;
+} cli_device_options;
+
+/* Reads a command line. `table` ends in POPT_TABLEEND; '_' and '-' are the same in option names; --help prints
+   usage, options and examples. seen (may be NULL) is called with the val of each option that has one.
+   Up to max_positional arguments are returned (argv strings, borrowed), *n says how many.
+   Returns -1 to go on, else the exit code (help shown, or a sentence on stderr). */
+int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv, int max_positional,
+              const char **positional, int *n, void (*seen)(void *user, int val), void *user);
+
+/* Table rows for cli_device_options in a static struct called `dev`. */
+#define CLI_DEVICE_OPTIONS(dev)                                                                                     \
+    {"device", 0, POPT_ARG_STRING, &(dev).device, 0, "cpu, cpu:scalar, cpu:avx2 or cpu:avx512 (default: the best here)", "NAME"}, \
+    {"threads", 0, POPT_ARG_INT, &(dev).threads, 0, "threads (default: the physical cores this process may use)", "N"}
+
+lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err);
+
+/* "512M", "2G", "1.5GiB", plain bytes. False when it is not a size. */
+bool cli_parse_size(const char *text, size_t *bytes);
+
+/* --- Messages ---------------------------------------------------------------------------------------- */
+/* "langevin NAME: sentence" on stderr; returns code. */
+int cli_error(const cli_command *self, int code, const char *fmt, ...) LGV_PRINTF(3, 4);
+int cli_fail(const cli_command *self, const lgv_error *err);         /* err->text, CLI_FAILED */
+
+/* "1.5 GiB", "3 m 20 s", "35.7 M" into a caller's buffer of 32. */
+const char *cli_bytes(double bytes, char text[32]);
+const char *cli_duration(double seconds, char text[32]);
+const char *cli_count(double n, char text[32]);
+
+/* --- Signals ------------------------------------------------------------------------------------------ */
+/* After this the first SIGINT, SIGTERM or SIGHUP only sets a flag; a second one exits at once. */
+void cli_catch_signals(void);
+int cli_signal(void); /* the signal received, 0 none */
+
+#endif

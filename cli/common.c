@@ -1,0 +1,224 @@
+/* common.c - options, messages, sizes and signals for all commands. */
+#include <ctype.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* --- Messages ---------------------------------------------------------------------------------------- */
+int cli_error(const cli_command *self, int code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fprintf(stderr, "langevin%s%s: ", self ? " " : "", self ? self->name : "");
+    vfprintf(stderr, fmt, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    return code;
+}
+
+int cli_fail(const cli_command *self, const lgv_error *err)
+{
+    return cli_error(self, CLI_FAILED, "%s", err->text);
+}
+
+const char *cli_bytes(double bytes, char text[32])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int u = 0;
+    while (bytes >= 1024 && u < 4) {
+        bytes /= 1024;
+        u++;
+    }
+    snprintf(text, 32, u && bytes < 100 ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+    return text;
+}
+
+const char *cli_duration(double seconds, char text[32])
+{
+    long s = (long)(seconds + 0.5);
+    if (seconds < 10) snprintf(text, 32, "%.2g s", seconds);
+    else if (s < 60) snprintf(text, 32, "%ld s", s);
+    else if (s < 3600) snprintf(text, 32, "%ld min %02ld s", s / 60, s % 60);
+    else snprintf(text, 32, "%ld h %02ld min", s / 3600, s % 3600 / 60);
+    return text;
+}
+
+const char *cli_count(double n, char text[32])
+{
+    if (n < 1e4) snprintf(text, 32, "%.0f", n);
+    else if (n < 1e6) snprintf(text, 32, "%.1f k", n / 1e3);
+    else if (n < 1e9) snprintf(text, 32, "%.2f M", n / 1e6);
+    else snprintf(text, 32, "%.2f G", n / 1e9);
+    return text;
+}
+
+/* --- Options ------------------------------------------------------------------------------------------ */
+/* Edit distance, for "did you mean". */
+static int distance(const char *a, const char *b)
+{
+    int row[64];
+    int n = (int)strlen(b);
+    if (n > 62) return 99;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            int best = diagonal + (a[i - 1] != b[j - 1]);
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = row[j];
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+static const char *nearest(const struct poptOption *table, const char *name)
+{
+    const char *best = NULL;
+    int least = 1 + (int)strlen(name) / 2;
+    for (const struct poptOption *o = table; o->longName || o->shortName || o->arg; o++) {
+        if (!o->longName) continue;
+        int d = strncmp(o->longName, name, strlen(name)) ? distance(name, o->longName) : 1;
+        if (d < least) {
+            least = d;
+            best = o->longName;
+        }
+    }
+    return best;
+}
+
+/* --some_option=x_y becomes --some-option=x_y. The copies belong to the returned block. */
+static const char **normalise(int argc, const char **argv)
+{
+    size_t bytes = ((size_t)argc + 1) * sizeof(char *);
+    for (int i = 0; i < argc; i++) bytes += strlen(argv[i]) + 1;
+    const char **out = malloc(bytes);
+    if (!out) return NULL;
+    char *text = (char *)(out + argc + 1);
+    bool options = true;
+    for (int i = 0; i < argc; i++) {
+        size_t n = strlen(argv[i]) + 1;
+        memcpy(text, argv[i], n);
+        if (!strcmp(text, "--")) options = false;
+        if (options && !strncmp(text, "--", 2))
+            for (char *p = text + 2; *p && *p != '='; p++)
+                if (*p == '_') *p = '-';
+        out[i] = text;
+        text += n;
+    }
+    out[argc] = NULL;
+    return out;
+}
+
+static void print_help(const cli_command *self, poptContext context)
+{
+    printf("langevin %s - %s\n\n", self->name, self->summary);
+    poptPrintHelp(context, stdout, 0);
+    if (self->examples) printf("\nExamples:\n%s", self->examples);
+}
+
+static int bad_option(const cli_command *self, const struct poptOption *table, poptContext context, int rc)
+{
+    const char *option = poptBadOption(context, POPT_BADOPTION_NOALIAS);
+    if (rc == POPT_ERROR_BADOPT) {
+        const char *name = option;
+        while (*name == '-') name++;
+        char bare[64];
+        snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "="), name);
+        const char *near = nearest(table, bare);
+        if (near) return cli_error(self, CLI_USAGE, "unknown option '%s'; did you mean '--%s'?", option, near);
+        return cli_error(self, CLI_USAGE, "unknown option '%s'; see 'langevin %s --help'", option, self->name);
+    }
+    return cli_error(self, CLI_USAGE, "option '%s': %s", option, poptStrerror(rc));
+}
+
+int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv, int max_positional,
+              const char **positional, int *n, void (*seen)(void *user, int val), void *user)
+{
+    enum { HELP = 1 << 30 };
+    struct poptOption all[] = {
+        {NULL, 0, POPT_ARG_INCLUDE_TABLE, table, 0, "Options:", NULL},
+        {"help", 'h', POPT_ARG_NONE, NULL, HELP, "this text", NULL},
+        POPT_TABLEEND,
+    };
+    /* The normalised copies stay for the life of the process: popt and the caller keep pointers into them. */
+    const char **args = normalise(argc, argv);
+    poptContext context = args ? poptGetContext("langevin", argc, args, all, 0) : NULL;
+    if (!context) return cli_error(self, CLI_FAILED, "out of memory");
+    poptSetOtherOptionHelp(context, self->usage);
+    int rc, code = -1;
+    while ((rc = poptGetNextOpt(context)) >= 0) {
+        if (rc == HELP) {
+            print_help(self, context);
+            code = CLI_OK;
+            break;
+        }
+        if (seen) seen(user, rc);
+    }
+    if (rc < -1) code = bad_option(self, table, context, rc);
+    *n = 0;
+    const char *argument;
+    while (code < 0 && (argument = poptGetArg(context))) {
+        if (*n == max_positional)
+            code = cli_error(self, CLI_USAGE, "'%s' is one argument too many; see 'langevin %s --help'", argument, self->name);
+        else positional[(*n)++] = strdup(argument);
+    }
+    poptFreeContext(context);
+    if (code >= 0) free(args);
+    return code;
+}
+
+lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err)
+{
+    return lgv_device_new(o->device, o->threads, out, err);
+}
+
+bool cli_parse_size(const char *text, size_t *bytes)
+{
+    char *end;
+    double v = strtod(text, &end);
+    static const char units[] = "BKMGT";
+    if (end == text || !(v >= 0)) return false;
+    while (*end == ' ') end++;
+    if (*end) {
+        const char *u = strchr(units, toupper((unsigned char)*end));
+        if (!u) return false;
+        for (long i = u - units; i > 0; i--) v *= 1024;
+        end++;
+        if (*end == 'i') end++;
+        if (*end == 'B' || *end == 'b') end++;
+        if (*end) return false;
+    }
+    if (v > 9e18) return false;
+    *bytes = (size_t)v;
+    return true;
+}
+
+/* --- Signals ------------------------------------------------------------------------------------------ */
+static volatile sig_atomic_t received;
+
+static void on_signal(int signal_number)
+{
+    if (received) _exit(128 + signal_number);
+    received = signal_number;
+}
+
+void cli_catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+int cli_signal(void)
+{
+    return received;
+}
