@@ -1,4 +1,5 @@
-/* test_idx.c - IDX plain and gzip, hostile headers, truncation, and Fashion-MNIST where it is installed. */
+/* test_idx.c - IDX plain and gzip, hostile headers, truncation, and Fashion-MNIST where it is
+   installed. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,8 +75,10 @@ static void hostile(void **state)
     uint8_t packed[256], more[sizeof plain + 1] = {0};
     size_t size = gzip_bytes(plain, sizeof plain, packed, sizeof packed);
     lgv_idx idx = {0};
-    for (size_t n = 0; n < sizeof plain; n++) assert_int_equal(read_images(plain, n, &idx), LGV_ERR_FORMAT);
-    for (size_t n = 0; n < size; n++) assert_int_equal(read_images(packed, n, &idx), LGV_ERR_FORMAT);
+    for (size_t n = 0; n < sizeof plain; n++)
+        assert_int_equal(read_images(plain, n, &idx), LGV_ERR_FORMAT);
+    for (size_t n = 0; n < size; n++)
+        assert_int_equal(read_images(packed, n, &idx), LGV_ERR_FORMAT);
     memcpy(more, plain, sizeof plain);
     assert_int_equal(read_images(more, sizeof more, &idx), LGV_ERR_FORMAT); /* a byte too many */
     packed[size] = 0;
@@ -126,11 +129,14 @@ static void fashion_mnist(void **state)
     static const char *const folder = "/usr/share/datasets/fashion-mnist/";
     if (!lgv_is_dir(folder)) skip();
     lgv_idx images = {0}, labels = {0};
-    assert_int_equal(lgv_idx_images("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz", &images, NULL),
+    assert_int_equal(lgv_idx_images("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz",
+                                    &images, NULL),
                      LGV_OK);
-    assert_int_equal(lgv_idx_labels("/usr/share/datasets/fashion-mnist/t10k-labels-idx1-ubyte.gz", &labels, NULL),
+    assert_int_equal(lgv_idx_labels("/usr/share/datasets/fashion-mnist/t10k-labels-idx1-ubyte.gz",
+                                    &labels, NULL),
                      LGV_OK);
-    assert_true(images.n == 10000 && images.height == 28 && images.width == 28 && labels.n == 10000);
+    assert_true(images.n == 10000 && images.height == 28 && images.width == 28 &&
+                labels.n == 10000);
     int count[10] = {0};
     for (int64_t i = 0; i < labels.n; i++) {
         assert_true(labels.data[i] < 10);

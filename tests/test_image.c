@@ -42,9 +42,15 @@ static int free_all(void **state)
     return scratch_remove(state);
 }
 
-static int field(const json_t *o, const char *key) { return (int)json_integer_value(json_object_get(o, key)); }
+static int field(const json_t *o, const char *key)
+{
+    return (int)json_integer_value(json_object_get(o, key));
+}
 
-static int item(const json_t *list, size_t i) { return (int)json_integer_value(json_array_get(list, i)); }
+static int item(const json_t *list, size_t i)
+{
+    return (int)json_integer_value(json_array_get(list, i));
+}
 
 static size_t image_bytes(const lgv_image *m)
 {
@@ -69,10 +75,11 @@ static void decodes_as_pil(void **state)
         lgv_image_info info = {0};
         if (image.width != field(want, "width") || image.height != field(want, "height") ||
             image.channels != field(want, "channels") || image.bits != field(want, "bits"))
-            fail_msg("%s: decoded as %d x %d x %d of %d bits", name, image.width, image.height, image.channels,
-                     image.bits);
+            fail_msg("%s: decoded as %d x %d x %d of %d bits", name, image.width, image.height,
+                     image.channels, image.bits);
         const char *fnv = test_fnv1a_hex(image.pixels, image_bytes(&image));
-        if (strcmp(fnv, json_string_value(json_object_get(want, "fnv"))) != 0) fail_msg("%s: other pixels", name);
+        if (strcmp(fnv, json_string_value(json_object_get(want, "fnv"))) != 0)
+            fail_msg("%s: other pixels", name);
         assert_int_equal(lgv_image_probe(picture_path(name), &info, NULL), LGV_OK);
         assert_int_equal(info.width, image.width);
         assert_int_equal(info.height, image.height);
@@ -121,16 +128,19 @@ static void resizes_as_pil(void **state)
         lgv_image in = {0}, out = {0};
         lgv_error err = {0};
         uint64_t x = (uint64_t)field(c, "seed");
-        assert_int_equal(lgv_image_new(field(c, "width"), field(c, "height"), field(c, "channels"), 8, &in, NULL),
+        assert_int_equal(lgv_image_new(field(c, "width"), field(c, "height"), field(c, "channels"),
+                                       8, &in, NULL),
                          LGV_OK);
         for (size_t k = 0; k < image_bytes(&in); k++) {
             x = x * 6364136223846793005u + 1442695040888963407u;
             ((uint8_t *)in.pixels)[k] = (uint8_t)(x >> 56);
         }
-        if (lgv_image_resize(&in, field(c, "out_width"), field(c, "out_height"), &out, &err)) fail_msg("%s", err.text);
-        if (strcmp(test_fnv1a_hex(out.pixels, image_bytes(&out)), json_string_value(json_object_get(c, "fnv"))) != 0)
-            fail_msg("case %zu: %d x %d x %d to %d x %d differs from PIL", i, in.width, in.height, in.channels, out.width,
-                     out.height);
+        if (lgv_image_resize(&in, field(c, "out_width"), field(c, "out_height"), &out, &err))
+            fail_msg("%s", err.text);
+        if (strcmp(test_fnv1a_hex(out.pixels, image_bytes(&out)),
+                   json_string_value(json_object_get(c, "fnv"))) != 0)
+            fail_msg("case %zu: %d x %d x %d to %d x %d differs from PIL", i, in.width, in.height,
+                     in.channels, out.width, out.height);
         lgv_image_free(&in);
         lgv_image_free(&out);
     }
@@ -176,7 +186,8 @@ static void crops_and_flips(void **state)
     lgv_image in = {3, 2, 1, 8, six}, out = {0};
     /* padding: 3 -> 6 puts 1 column left and 2 right; 2 -> 3 puts no row above and 1 below */
     assert_int_equal(lgv_image_center_crop(&in, 6, 3, &out, NULL), LGV_OK);
-    assert_memory_equal(out.pixels, ((uint8_t[]){0, 1, 2, 3, 0, 0, 0, 4, 5, 6, 0, 0, 0, 0, 0, 0, 0, 0}), 18);
+    assert_memory_equal(out.pixels,
+                        ((uint8_t[]){0, 1, 2, 3, 0, 0, 0, 4, 5, 6, 0, 0, 0, 0, 0, 0, 0, 0}), 18);
     lgv_image_free(&out);
     assert_int_equal(lgv_image_crop(&in, 1, 0, 2, 2, &out, NULL), LGV_OK);
     assert_memory_equal(out.pixels, ((uint8_t[]){2, 3, 5, 6}), 4);
@@ -198,7 +209,8 @@ static void grids(void **state)
     assert_int_equal(out.width, 10);
     assert_int_equal(out.height, 8);
     const uint8_t *p = out.pixels;
-    assert_true(p[2 * 10 + 2] == 1 && p[2 * 10 + 3] == 2 && p[2 * 10 + 6] == 3 && p[5 * 10 + 2] == 5);
+    assert_true(p[2 * 10 + 2] == 1 && p[2 * 10 + 3] == 2 && p[2 * 10 + 6] == 3 &&
+                p[5 * 10 + 2] == 5);
     int sum = 0;
     for (int i = 0; i < 80; i++) sum += p[i];
     assert_int_equal(sum, 21);
@@ -234,11 +246,14 @@ static void png_round_trip(void **state)
     }
     lgv_image deep = {1, 1, 1, 16, (uint16_t[1]){0}};
     lgv_error err = {0};
-    assert_int_equal(lgv_image_save_png(scratch_path("deep.png"), &deep, NULL, 0, &err), LGV_ERR_ARGUMENT);
-    deep.bits = 8;
-    assert_int_equal(lgv_image_save_png(scratch_path("key.png"), &deep, &(lgv_png_text){"", "v"}, 1, &err),
+    assert_int_equal(lgv_image_save_png(scratch_path("deep.png"), &deep, NULL, 0, &err),
                      LGV_ERR_ARGUMENT);
-    assert_int_not_equal(lgv_image_save_png(scratch_path("no/such/folder.png"), &deep, NULL, 0, &err), LGV_OK);
+    deep.bits = 8;
+    assert_int_equal(
+        lgv_image_save_png(scratch_path("key.png"), &deep, &(lgv_png_text){"", "v"}, 1, &err),
+        LGV_ERR_ARGUMENT);
+    assert_int_not_equal(
+        lgv_image_save_png(scratch_path("no/such/folder.png"), &deep, NULL, 0, &err), LGV_OK);
     assert_non_null(strstr(err.text, "folder.png"));
 }
 
@@ -265,16 +280,19 @@ static lgv_status try_decode(const void *data, size_t size)
 
 static void truncated(void **state)
 {
-    static const char *const names[] = {"grey1.png", "palette4.png", "rgb8i.png", "exif6.png", "grey.jpg",
-                                        "progressive.jpg", "cmyk.jpg", "exif6.jpg"};
+    static const char *const names[] = {"grey1.png", "palette4.png",    "rgb8i.png", "exif6.png",
+                                        "grey.jpg",  "progressive.jpg", "cmyk.jpg",  "exif6.jpg"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *data = NULL;
         size_t size = 0;
-        assert_int_equal(lgv_file_read(picture_path(names[i]), 1 << 20, &data, &size, NULL), LGV_OK);
+        assert_int_equal(lgv_file_read(picture_path(names[i]), 1 << 20, &data, &size, NULL),
+                         LGV_OK);
         for (size_t n = 0; n < size; n++) {
-            uint8_t *exact = malloc(n ? n : 1); /* so that the sanitizer sees a read beyond the end */
+            uint8_t *exact =
+                malloc(n ? n : 1); /* so that the sanitizer sees a read beyond the end */
             memcpy(exact, data, n);
-            if (!try_decode(exact, n)) fail_msg("%s cut to %zu of %zu bytes was accepted", names[i], n, size);
+            if (!try_decode(exact, n))
+                fail_msg("%s cut to %zu of %zu bytes was accepted", names[i], n, size);
             free(exact);
         }
         assert_int_equal(try_decode(data, size), LGV_OK);
@@ -317,7 +335,8 @@ static void refuses(void **state)
     assert_int_equal(lgv_file_read(picture_path("rgb8.png"), 1 << 20, &data, &size, NULL), LGV_OK);
     memcpy(data + 16, "\0\0\x40\1\0\0\0\1", 8); /* 16385 x 1 */
     assert_int_equal(try_decode(data, size), LGV_ERR_UNSUPPORTED);
-    memcpy(data + 16, "\0\0\x40\0\0\0\x40\0", 8); /* 16384 x 16384: allowed, but these bytes cannot hold it */
+    memcpy(data + 16, "\0\0\x40\0\0\0\x40\0",
+           8); /* 16384 x 16384: allowed, but these bytes cannot hold it */
     assert_int_equal(try_decode(data, size), LGV_ERR_FORMAT);
     memcpy(data + 16, "\0\0\0\0\0\0\0\1", 8);
     assert_int_equal(try_decode(data, size), LGV_ERR_FORMAT);
@@ -351,7 +370,8 @@ static void allocation_failures(void **state)
         lgv_image small = {0};
         lgv_alloc_fail_after(n);
         lgv_status status = lgv_image_resize(&in, 5, 5, &small, NULL);
-        if (!status) status = lgv_image_encode_png(&small, &(lgv_png_text){"k", "v"}, 1, &data, &size, NULL);
+        if (!status)
+            status = lgv_image_encode_png(&small, &(lgv_png_text){"k", "v"}, 1, &data, &size, NULL);
         lgv_alloc_fail_after(0);
         lgv_image_free(&small);
         lgv_image_free_data(data);
@@ -364,10 +384,17 @@ static void allocation_failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decodes_as_pil),    cmocka_unit_test(converts),        cmocka_unit_test(resizes_as_pil),
-        cmocka_unit_test(torchvision_sizes), cmocka_unit_test(crops_and_flips), cmocka_unit_test(grids),
-        cmocka_unit_test(png_round_trip),    cmocka_unit_test(truncated),       cmocka_unit_test(flipped),
-        cmocka_unit_test(refuses),           cmocka_unit_test(allocation_failures),
+        cmocka_unit_test(decodes_as_pil),
+        cmocka_unit_test(converts),
+        cmocka_unit_test(resizes_as_pil),
+        cmocka_unit_test(torchvision_sizes),
+        cmocka_unit_test(crops_and_flips),
+        cmocka_unit_test(grids),
+        cmocka_unit_test(png_round_trip),
+        cmocka_unit_test(truncated),
+        cmocka_unit_test(flipped),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests_name("image", tests, load_golden, free_all);
 }

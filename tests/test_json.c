@@ -21,8 +21,9 @@ static lgv_json parse(const char *text)
 
 static void getters(void **state)
 {
-    lgv_json j = parse("{\"i\": 7, \"d\": 0.5, \"b\": true, \"s\": \"hi\", \"n\": null, \"li\": [1, 2, 3], "
-                       "\"ld\": [1, 0.25], \"ls\": [\"x\", \"y\"], \"e\": []}");
+    lgv_json j =
+        parse("{\"i\": 7, \"d\": 0.5, \"b\": true, \"s\": \"hi\", \"n\": null, \"li\": [1, 2, 3], "
+              "\"ld\": [1, 0.25], \"ls\": [\"x\", \"y\"], \"e\": []}");
     int64_t i = 0, li[4] = {9, 9, 9, 9};
     double d = 0, ld[2] = {0};
     bool b = false;
@@ -64,15 +65,18 @@ static void getters(void **state)
 
 static void sentences(void **state)
 {
-    lgv_json j = parse("{\"block_out_channels\": \"abc\", \"layers\": 0, \"x\": [1, 2, 3], \"f\": 1.5}");
+    lgv_json j =
+        parse("{\"block_out_channels\": \"abc\", \"layers\": 0, \"x\": [1, 2, 3], \"f\": 1.5}");
     lgv_error err = {0};
     int64_t v[2] = {5, 6};
     double d;
     bool b;
     size_t n = 2;
-    assert_int_equal(lgv_json_ints(&j, "block_out_channels", 1, INT64_MAX, v, 2, &n, &err), LGV_ERR_FORMAT);
-    assert_string_equal(err.text,
-                        "unet/config.json: 'block_out_channels' must be a list of positive integers, is \"abc\"");
+    assert_int_equal(lgv_json_ints(&j, "block_out_channels", 1, INT64_MAX, v, 2, &n, &err),
+                     LGV_ERR_FORMAT);
+    assert_string_equal(
+        err.text,
+        "unet/config.json: 'block_out_channels' must be a list of positive integers, is \"abc\"");
     assert_int_equal(lgv_json_int(&j, "layers", 1, INT64_MAX, 1, v, &err), LGV_ERR_FORMAT);
     assert_string_equal(err.text, "unet/config.json: 'layers' must be a positive integer, is 0");
     assert_int_equal(lgv_json_int(&j, "f", 0, 9, 1, v, &err), LGV_ERR_FORMAT);
@@ -89,12 +93,19 @@ static void sentences(void **state)
 
 static void bad_files(void **state)
 {
-    static const char *const text[] = {"", "{", "[1]", "{\"a\": 1, \"a\": 2}", "{\"a\": NaN}", "{\"a\": 1} x",
-                                       "{\"a\": \"\xff\"}", "{\"a\": 1e999}"};
+    static const char *const text[] = {"",
+                                       "{",
+                                       "[1]",
+                                       "{\"a\": 1, \"a\": 2}",
+                                       "{\"a\": NaN}",
+                                       "{\"a\": 1} x",
+                                       "{\"a\": \"\xff\"}",
+                                       "{\"a\": 1e999}"};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
         lgv_json j = {0};
         lgv_error err = {0};
-        assert_int_equal(lgv_json_parse(text[i], strlen(text[i]), "c.json", &j, &err), LGV_ERR_FORMAT);
+        assert_int_equal(lgv_json_parse(text[i], strlen(text[i]), "c.json", &j, &err),
+                         LGV_ERR_FORMAT);
         assert_non_null(strstr(err.text, "c.json: "));
         assert_null(j.root);
     }
@@ -104,16 +115,20 @@ static void bad_files(void **state)
 
 static void writing(void **state)
 {
-    /* json.dumps({"b": [1, 2.5], "a": {}, "c": 1e-06, "d": 0.0001, "e": [], "f": "é\n", "g": 1e16, "h": 10.0,
-                   "i": 0.1, "j": None, "k": True, "l": {"z": -0.0}, "m": 123456.789, "n": 5e-324,
+    /* json.dumps({"b": [1, 2.5], "a": {}, "c": 1e-06, "d": 0.0001, "e": [], "f": "é\n", "g": 1e16,
+       "h": 10.0, "i": 0.1, "j": None, "k": True, "l": {"z": -0.0}, "m": 123456.789, "n": 5e-324,
                    "o": 1.7976931348623157e+308, "p": 0.02, "q": 1e22}, indent=2, sort_keys=True) */
-    static const char want[] = "{\n  \"a\": {},\n  \"b\": [\n    1,\n    2.5\n  ],\n  \"c\": 1e-06,\n  \"d\": 0.0001,\n"
-                               "  \"e\": [],\n  \"f\": \"\\u00E9\\n\",\n  \"g\": 1e+16,\n  \"h\": 10.0,\n  \"i\": 0.1,\n"
-                               "  \"j\": null,\n  \"k\": true,\n  \"l\": {\n    \"z\": -0.0\n  },\n  \"m\": 123456.789,\n"
-                               "  \"n\": 5e-324,\n  \"o\": 1.7976931348623157e+308,\n  \"p\": 0.02,\n  \"q\": 1e+22\n}\n";
-    lgv_json j = parse("{\"b\": [1, 2.5], \"a\": {}, \"c\": 1e-6, \"d\": 0.0001, \"e\": [], \"f\": \"\xc3\xa9\\n\", "
-                       "\"g\": 1e16, \"h\": 10.0, \"i\": 0.1, \"j\": null, \"k\": true, \"l\": {\"z\": -0.0}, "
-                       "\"m\": 123456.789, \"n\": 5e-324, \"o\": 1.7976931348623157e308, \"p\": 2e-2, \"q\": 1e22}");
+    static const char want[] =
+        "{\n  \"a\": {},\n  \"b\": [\n    1,\n    2.5\n  ],\n  \"c\": 1e-06,\n  \"d\": 0.0001,\n"
+        "  \"e\": [],\n  \"f\": \"\\u00E9\\n\",\n  \"g\": 1e+16,\n  \"h\": 10.0,\n  \"i\": 0.1,\n"
+        "  \"j\": null,\n  \"k\": true,\n  \"l\": {\n    \"z\": -0.0\n  },\n  \"m\": 123456.789,\n"
+        "  \"n\": 5e-324,\n  \"o\": 1.7976931348623157e+308,\n  \"p\": 0.02,\n  \"q\": 1e+22\n}\n";
+    lgv_json j = parse(
+        "{\"b\": [1, 2.5], \"a\": {}, \"c\": 1e-6, \"d\": 0.0001, \"e\": [], \"f\": "
+        "\"\xc3\xa9\\n\", "
+        "\"g\": 1e16, \"h\": 10.0, \"i\": 0.1, \"j\": null, \"k\": true, \"l\": {\"z\": -0.0}, "
+        "\"m\": 123456.789, \"n\": 5e-324, \"o\": 1.7976931348623157e308, \"p\": 2e-2, \"q\": "
+        "1e22}");
     char *text = NULL;
     size_t size = 0;
     assert_int_equal(lgv_json_text(j.root, true, &text, &size, NULL), LGV_OK);

@@ -34,7 +34,8 @@ static void expect_fault(const char *header, size_t data_size, lgv_status status
     lgv_error err = {0};
     assert_int_equal(lgv_safetensors_open(craft(header, data_size), &f, &err), status);
     assert_null(f);
-    if (!strstr(err.text, words)) fail_msg("header %s: message '%s' lacks '%s'", header, err.text, words);
+    if (!strstr(err.text, words))
+        fail_msg("header %s: message '%s' lacks '%s'", header, err.text, words);
 }
 
 static lgv_status fill_ramp(void *arg, void *dst, size_t bytes, lgv_error *err)
@@ -57,11 +58,16 @@ static lgv_safetensors_writer *make_writer(void)
 {
     lgv_safetensors_writer *w = NULL;
     assert_int_equal(lgv_safetensors_writer_new(&w, NULL), LGV_OK);
-    assert_int_equal(lgv_safetensors_add(w, "z.a", LGV_F32, 2, (int64_t[]){2, 3}, a_data, NULL), LGV_OK);
-    assert_int_equal(lgv_safetensors_add(w, "b \"q\" \xc3\xa9", LGV_U8, 1, (int64_t[]){3}, b_data, NULL), LGV_OK);
-    assert_int_equal(lgv_safetensors_add_source(w, "c", LGV_I16, 3, (int64_t[]){2, 1, 2}, fill_ramp, &ramp_start, NULL),
+    assert_int_equal(lgv_safetensors_add(w, "z.a", LGV_F32, 2, (int64_t[]){2, 3}, a_data, NULL),
                      LGV_OK);
-    assert_int_equal(lgv_safetensors_add(w, "empty", LGV_F64, 2, (int64_t[]){0, 5}, NULL, NULL), LGV_OK);
+    assert_int_equal(
+        lgv_safetensors_add(w, "b \"q\" \xc3\xa9", LGV_U8, 1, (int64_t[]){3}, b_data, NULL),
+        LGV_OK);
+    assert_int_equal(lgv_safetensors_add_source(w, "c", LGV_I16, 3, (int64_t[]){2, 1, 2}, fill_ramp,
+                                                &ramp_start, NULL),
+                     LGV_OK);
+    assert_int_equal(lgv_safetensors_add(w, "empty", LGV_F64, 2, (int64_t[]){0, 5}, NULL, NULL),
+                     LGV_OK);
     assert_int_equal(lgv_safetensors_add(w, "scalar", LGV_F32, 0, NULL, a_data + 2, NULL), LGV_OK);
     assert_int_equal(lgv_safetensors_set_metadata(w, "note", "hello", NULL), LGV_OK);
     return w;
@@ -115,13 +121,19 @@ static void writer_faults(void **state)
     lgv_error err = {0};
     lgv_safetensors_writer *w = make_writer();
     assert_int_equal(lgv_safetensors_add(w, "c", LGV_F32, 0, NULL, a_data, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add(w, "__metadata__", LGV_F32, 0, NULL, a_data, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add(w, "r9", LGV_F32, 9, (int64_t[9]){0}, a_data, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add(w, "neg", LGV_F32, 1, (int64_t[]){-1}, a_data, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add(w, "big", LGV_F32, 2, (int64_t[]){INT64_MAX / 4, 4}, a_data, &err),
+    assert_int_equal(lgv_safetensors_add(w, "__metadata__", LGV_F32, 0, NULL, a_data, &err),
                      LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add(w, "bad \xff", LGV_F32, 0, NULL, a_data, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_safetensors_add_source(w, "late", LGV_F32, 0, NULL, refuse, NULL, &err), LGV_OK);
+    assert_int_equal(lgv_safetensors_add(w, "r9", LGV_F32, 9, (int64_t[9]){0}, a_data, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_safetensors_add(w, "neg", LGV_F32, 1, (int64_t[]){-1}, a_data, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(
+        lgv_safetensors_add(w, "big", LGV_F32, 2, (int64_t[]){INT64_MAX / 4, 4}, a_data, &err),
+        LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_safetensors_add(w, "bad \xff", LGV_F32, 0, NULL, a_data, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_safetensors_add_source(w, "late", LGV_F32, 0, NULL, refuse, NULL, &err),
+                     LGV_OK);
     const char *path = scratch_path("never.safetensors");
     assert_int_equal(lgv_safetensors_write(w, path, &err), LGV_ERR_NUMERIC);
     assert_non_null(strstr(err.text, "late"));
@@ -149,22 +161,32 @@ static void header_faults(void **state)
     expect_fault("{}", 1, LGV_ERR_FORMAT, "no tensor");
     expect_fault("{\"a\":1}", 0, LGV_ERR_FORMAT, "dtype");
     expect_fault("{\"a\":{\"dtype\":\"F32\"}}", 0, LGV_ERR_FORMAT, "shape");
-    expect_fault("{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, LGV_ERR_UNSUPPORTED,
-                 "F8_E4M3");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", 4, LGV_ERR_FORMAT, "dimension");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1.0],\"data_offsets\":[0,4]}}", 4, LGV_ERR_FORMAT, "dimension");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4,
-                 LGV_ERR_UNSUPPORTED, "9 dimensions");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,4]}}", 4,
-                 LGV_ERR_FORMAT, "too large");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,4]}}", 4,
-                 LGV_ERR_FORMAT, "bytes");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", 4, LGV_ERR_FORMAT, "data_offsets");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4, LGV_ERR_FORMAT, "lies at");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]}}", 4, LGV_ERR_FORMAT, "lies at");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 4, LGV_ERR_FORMAT, "truncated");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4, LGV_ERR_FORMAT, "want 8");
-    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, LGV_ERR_FORMAT, "gap");
+    expect_fault("{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+                 LGV_ERR_UNSUPPORTED, "F8_E4M3");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", 4,
+                 LGV_ERR_FORMAT, "dimension");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1.0],\"data_offsets\":[0,4]}}", 4,
+                 LGV_ERR_FORMAT, "dimension");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
+                 4, LGV_ERR_UNSUPPORTED, "9 dimensions");
+    expect_fault(
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,4]}}", 4,
+        LGV_ERR_FORMAT, "too large");
+    expect_fault(
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,4]}}", 4,
+        LGV_ERR_FORMAT, "bytes");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", 4,
+                 LGV_ERR_FORMAT, "data_offsets");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4,
+                 LGV_ERR_FORMAT, "lies at");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]}}", 4,
+                 LGV_ERR_FORMAT, "lies at");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 4,
+                 LGV_ERR_FORMAT, "truncated");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4,
+                 LGV_ERR_FORMAT, "want 8");
+    expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8,
+                 LGV_ERR_FORMAT, "gap");
     expect_fault("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
                  "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
                  4, LGV_ERR_FORMAT, "overlaps");
@@ -173,8 +195,8 @@ static void header_faults(void **state)
                  2, LGV_ERR_FORMAT, "duplicate");
     expect_fault("{\"__metadata__\":[]}", 0, LGV_ERR_FORMAT, "__metadata__");
     expect_fault("{\"__metadata__\":{\"a\":1}}", 0, LGV_ERR_FORMAT, "metadata 'a'");
-    expect_fault("{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, LGV_ERR_FORMAT,
-                 "not valid");
+    expect_fault("{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+                 LGV_ERR_FORMAT, "not valid");
     uint8_t huge[16] = {0, 0, 0, 0, 0, 0, 0, 0x80, '{', '}'};
     scratch_write(scratch_path("huge"), huge, sizeof huge);
     lgv_error err = {0};
@@ -197,6 +219,7 @@ static lgv_status read_everything(const char *path)
         const lgv_tensor_info *t = lgv_safetensors_at(f, i);
         for (size_t k = 0; k < t->bytes; k++) sum ^= ((const uint8_t *)t->data)[k];
     }
+    (void)sum;
     lgv_safetensors_close(f);
     return LGV_OK;
 }
@@ -232,7 +255,8 @@ static void conversion(void **state)
         uint16_t h = (uint16_t)i;
         memcpy(odd + 2 * i, &h, 2);
     }
-    lgv_tensor_info t = {.name = "h", .dtype = LGV_F16, .rank = 1, .count = 65536, .data = odd, .bytes = 131072};
+    lgv_tensor_info t = {
+        .name = "h", .dtype = LGV_F16, .rank = 1, .count = 65536, .data = odd, .bytes = 131072};
     assert_int_equal(lgv_tensor_to_f32(&t, got, NULL), LGV_OK);
     for (int i = 0; i < 65536; i++) {
         int exponent = i >> 10 & 31, mantissa = i & 1023;
@@ -241,7 +265,8 @@ static void conversion(void **state)
         if (exponent < 31)
             assert_true(got[i] == want && !signbit(got[i]) == !(i & 0x8000));
         else
-            assert_true(mantissa ? isnan(got[i]) : isinf(got[i]) && !signbit(got[i]) == !(i & 0x8000));
+            assert_true(mantissa ? isnan(got[i])
+                                 : isinf(got[i]) && !signbit(got[i]) == !(i & 0x8000));
     }
     t.dtype = LGV_BF16;
     assert_int_equal(lgv_tensor_to_f32(&t, got, NULL), LGV_OK);
@@ -251,7 +276,8 @@ static void conversion(void **state)
         assert_int_equal(bits, i << 16);
     }
     double d[3] = {1.0 / 3, 1e300, -0.0};
-    t = (lgv_tensor_info){.name = "d", .dtype = LGV_F64, .rank = 1, .count = 3, .data = d, .bytes = 24};
+    t = (lgv_tensor_info){
+        .name = "d", .dtype = LGV_F64, .rank = 1, .count = 3, .data = d, .bytes = 24};
     assert_int_equal(lgv_tensor_to_f32(&t, got, NULL), LGV_OK);
     assert_true(got[0] == (float)(1.0 / 3) && isinf(got[1]) && signbit(got[2]));
     t.dtype = LGV_I64;
@@ -269,7 +295,8 @@ static void write_one(const char *path, const char *name, const float *value)
     lgv_safetensors_writer *w = NULL;
     assert_int_equal(lgv_safetensors_writer_new(&w, NULL), LGV_OK);
     assert_int_equal(lgv_safetensors_add(w, name, LGV_F32, 1, (int64_t[]){1}, value, NULL), LGV_OK);
-    assert_int_equal(lgv_safetensors_add(w, "extra", LGV_F32, 1, (int64_t[]){1}, value, NULL), LGV_OK);
+    assert_int_equal(lgv_safetensors_add(w, "extra", LGV_F32, 1, (int64_t[]){1}, value, NULL),
+                     LGV_OK);
     assert_int_equal(lgv_safetensors_write(w, path, NULL), LGV_OK);
     lgv_safetensors_writer_free(w);
 }
@@ -299,7 +326,8 @@ static void sets(void **state)
 
     write_one(scratch_path("set/one.safetensors"), "b", &a_data[0]);
     write_one(scratch_path("set/two.safetensors"), "a", &a_data[1]);
-    write_index("{\"metadata\":{\"total_size\":8},\"weight_map\":{\"b\":\"one.safetensors\",\"a\":\"two.safetensors\"}}");
+    write_index("{\"metadata\":{\"total_size\":8},\"weight_map\":{\"b\":\"one.safetensors\",\"a\":"
+                "\"two.safetensors\"}}");
     lgv_weights *w = NULL;
     assert_int_equal(lgv_weights_open(folder, "m", &w, NULL), LGV_OK);
     assert_int_equal(lgv_weights_count(w), 2);
@@ -365,8 +393,9 @@ static void allocation_failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(writer_faults), cmocka_unit_test(header_faults),
-        cmocka_unit_test(truncated_and_flipped), cmocka_unit_test(conversion), cmocka_unit_test(sets),
+        cmocka_unit_test(round_trip),          cmocka_unit_test(writer_faults),
+        cmocka_unit_test(header_faults),       cmocka_unit_test(truncated_and_flipped),
+        cmocka_unit_test(conversion),          cmocka_unit_test(sets),
         cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, scratch_remove);

@@ -1,6 +1,6 @@
 /* idx.c - reading IDX files, plain and gzip.
-   The size a file declares is compared with what it can hold before memory is taken (deflate shrinks at
-   most 1032-fold), and with what it does hold afterwards. */
+   The size a file declares is compared with what it can hold before memory is taken (deflate
+   shrinks at most 1032-fold), and with what it does hold afterwards. */
 #include "idx.h"
 
 #include <string.h>
@@ -42,15 +42,16 @@ static lgv_status source_open(const char *path, source *s, lgv_error *err)
 
 static lgv_status too_short(const source *s)
 {
-    return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: the file is truncated: it holds less than its header declares",
-                    s->path);
+    return lgv_fail(s->err, LGV_ERR_FORMAT,
+                    "%s: the file is truncated: it holds less than its header declares", s->path);
 }
 
 /* One call of inflate as far as `size` bytes go; *got bytes arrive. */
 static lgv_status inflate_some(source *s, uint8_t *dst, size_t size, size_t *got)
 {
     enum { STEP = 1 << 30 }; /* zlib counts in unsigned int */
-    size_t room = size < STEP ? size : STEP, left = s->map.size - s->at, feed = left < STEP ? left : STEP;
+    size_t room = size < STEP ? size : STEP, left = s->map.size - s->at,
+           feed = left < STEP ? left : STEP;
     s->z.next_in = (Bytef *)(uintptr_t)(s->map.data + s->at); /* zlib only reads it */
     s->z.avail_in = (uInt)feed;
     s->z.next_out = dst;
@@ -95,7 +96,8 @@ static lgv_status source_finish(source *s)
     size_t got = 0;
     while (s->gzip && !s->ended && !got) LGV_TRY(inflate_some(s, &extra, 1, &got));
     if (got || s->at != s->map.size)
-        return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: the file holds more than its header declares", s->path);
+        return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: the file holds more than its header declares",
+                        s->path);
     return LGV_OK;
 }
 
@@ -111,12 +113,14 @@ static lgv_status read_header(source *s, int dims, lgv_idx *out, size_t *bytes)
     LGV_TRY(source_read(s, h, 4));
     if (h[0] || h[1] || h[2] != 8 || h[3] != dims)
         return lgv_fail(s->err, LGV_ERR_FORMAT,
-                        "%s: begins with %02x %02x %02x %02x; IDX %s begin with 00 00 08 %02x", s->path, h[0], h[1], h[2],
-                        h[3], dims == 1 ? "labels" : "images", dims);
+                        "%s: begins with %02x %02x %02x %02x; IDX %s begin with 00 00 08 %02x",
+                        s->path, h[0], h[1], h[2], h[3], dims == 1 ? "labels" : "images", dims);
     LGV_TRY(source_read(s, h + 4, dims == 3 ? 12 : 4));
-    int64_t n = be32(h + 4), height = dims == 3 ? be32(h + 8) : 1, width = dims == 3 ? be32(h + 12) : 1;
+    int64_t n = be32(h + 4), height = dims == 3 ? be32(h + 8) : 1,
+            width = dims == 3 ? be32(h + 12) : 1;
     if (n > INT32_MAX || height < 1 || width < 1 || height > MAX_SIDE || width > MAX_SIDE)
-        return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: declares %lld images of %lld x %lld; at most %d a side are read",
+        return lgv_fail(s->err, LGV_ERR_FORMAT,
+                        "%s: declares %lld images of %lld x %lld; at most %d a side are read",
                         s->path, (long long)n, (long long)width, (long long)height, MAX_SIDE);
     int64_t total = n * height * width; /* < 2^31 * 2^28 */
     if (total > (int64_t)s->map.size * (s->gzip ? DEFLATE_RATIO : 1)) return too_short(s);
@@ -132,7 +136,9 @@ static lgv_status read_all(source *s, int dims, bool data, lgv_idx *out)
     LGV_TRY(read_header(s, dims, &idx, &bytes));
     if (data) {
         idx.data = lgv_alloc(bytes, 1);
-        if (!idx.data) return lgv_fail(s->err, LGV_ERR_MEMORY, "%s: out of memory for %zu bytes", s->path, bytes);
+        if (!idx.data)
+            return lgv_fail(s->err, LGV_ERR_MEMORY, "%s: out of memory for %zu bytes", s->path,
+                            bytes);
         lgv_status status = source_read(s, idx.data, bytes);
         if (!status) status = source_finish(s);
         if (status) {
@@ -156,7 +162,8 @@ static lgv_status open_and_read(const char *path, int dims, bool data, lgv_idx *
 lgv_status lgv_idx_probe(const char *path, int dims, lgv_idx *out, lgv_error *err)
 {
     if (dims != 1 && dims != 3)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s: IDX files of 1 and 3 dimensions are read, not of %d", path, dims);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "%s: IDX files of 1 and 3 dimensions are read, not of %d", path, dims);
     return open_and_read(path, dims, false, out, err);
 }
 

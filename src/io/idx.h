@@ -1,6 +1,7 @@
 /* idx.h - the IDX files of the MNIST family (http://yann.lecun.com/exdb/mnist/), plain or gzip.
-   Magic 00 00 08 <dimensions>, big-endian 32-bit extents, then bytes. Everything is checked against the
-   file's real length before memory is taken, so that a small hostile file cannot ask for much. */
+   Magic 00 00 08 <dimensions>, big-endian 32-bit extents, then bytes. Everything is checked against
+   the file's real length before memory is taken, so that a small hostile file cannot ask for
+   much. */
 #ifndef LGV_IDX_H
 #define LGV_IDX_H
 
@@ -13,7 +14,8 @@ typedef struct lgv_idx {
     uint8_t *data; /* owned */
 } lgv_idx;
 
-/* Whether the file begins like IDX (magic of unsigned bytes with 1 or 3 dimensions), also inside gzip. */
+/* Whether the file begins like IDX (magic of unsigned bytes with 1 or 3 dimensions), also inside
+   gzip. */
 bool lgv_idx_is(const char *path);
 /* Header only: out->data is NULL. */
 lgv_status lgv_idx_probe(const char *path, int dims, lgv_idx *out, lgv_error *err);

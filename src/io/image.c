@@ -9,34 +9,43 @@
 
 enum { FILE_BYTES = 1 << 30 }; /* a larger picture file is refused */
 
-static size_t pixel_bytes(const lgv_image *image) { return (size_t)image->channels * (size_t)image->bits / 8; }
+static size_t pixel_bytes(const lgv_image *image)
+{
+    return (size_t)image->channels * (size_t)image->bits / 8;
+}
 
 static uint8_t *pixel_at(const lgv_image *image, int x, int y)
 {
-    return (uint8_t *)image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * pixel_bytes(image);
+    return (uint8_t *)image->pixels +
+           ((size_t)y * (size_t)image->width + (size_t)x) * pixel_bytes(image);
 }
 
 lgv_status lgv_image_check_size(const char *name, int64_t width, int64_t height, lgv_error *err)
 {
     if (width < 1 || height < 1)
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: a picture of %lld x %lld pixels is empty", name, (long long)width,
-                        (long long)height);
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: a picture of %lld x %lld pixels is empty", name,
+                        (long long)width, (long long)height);
     if (width > LGV_IMAGE_SIDE || height > LGV_IMAGE_SIDE || width * height > LGV_IMAGE_PIXELS)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: %lld x %lld pixels is too large; at most %d a side and %d in all",
-                        name, (long long)width, (long long)height, LGV_IMAGE_SIDE, LGV_IMAGE_PIXELS);
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "%s: %lld x %lld pixels is too large; at most %d a side and %d in all",
+                        name, (long long)width, (long long)height, LGV_IMAGE_SIDE,
+                        LGV_IMAGE_PIXELS);
     return LGV_OK;
 }
 
-lgv_status lgv_image_new(int width, int height, int channels, int bits, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_new(int width, int height, int channels, int bits, lgv_image *out,
+                         lgv_error *err)
 {
     LGV_TRY(lgv_image_check_size("image", width, height, err));
     if (channels < 1 || channels > 4 || (bits != 8 && bits != 16))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "image: %d channels of %d bits; 1 to 4 channels of 8 or 16 are possible",
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "image: %d channels of %d bits; 1 to 4 channels of 8 or 16 are possible",
                         channels, bits);
     lgv_image image = {width, height, channels, bits, NULL};
     image.pixels = lgv_zalloc((size_t)width * (size_t)height, pixel_bytes(&image));
     if (!image.pixels)
-        return lgv_fail(err, LGV_ERR_MEMORY, "image: out of memory for %d x %d pixels", width, height);
+        return lgv_fail(err, LGV_ERR_MEMORY, "image: out of memory for %d x %d pixels", width,
+                        height);
     *out = image;
     return LGV_OK;
 }
@@ -52,7 +61,8 @@ void lgv_image_free(lgv_image *image)
 
 lgv_image_type lgv_image_type_of(const void *data, size_t size)
 {
-    static const uint8_t png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'}, jpeg[3] = {0xff, 0xd8, 0xff};
+    static const uint8_t png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'},
+                         jpeg[3] = {0xff, 0xd8, 0xff};
     if (size >= 8 && memcmp(data, png, 8) == 0) return LGV_IMAGE_PNG;
     if (size >= 3 && memcmp(data, jpeg, 3) == 0) return LGV_IMAGE_JPEG;
     return LGV_IMAGE_UNKNOWN;
@@ -63,8 +73,8 @@ static lgv_status unknown_type(const char *name, lgv_error *err)
     return lgv_fail(err, LGV_ERR_FORMAT, "%s: not a PNG or JPEG picture (by its content)", name);
 }
 
-lgv_status lgv_image_probe_memory(const void *data, size_t size, const char *name, lgv_image_info *out,
-                                  lgv_error *err)
+lgv_status lgv_image_probe_memory(const void *data, size_t size, const char *name,
+                                  lgv_image_info *out, lgv_error *err)
 {
     int orientation = 1;
     lgv_image_info info = {0};
@@ -122,13 +132,16 @@ static lgv_status turn_upright(lgv_image *image, int orientation, lgv_error *err
     return LGV_OK;
 }
 
-lgv_status lgv_image_decode(const void *data, size_t size, const char *name, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_decode(const void *data, size_t size, const char *name, lgv_image *out,
+                            lgv_error *err)
 {
     int orientation = 1;
     lgv_image image = {0};
     switch (lgv_image_type_of(data, size)) {
     case LGV_IMAGE_PNG: LGV_TRY(lgv_png_decode(data, size, name, &image, &orientation, err)); break;
-    case LGV_IMAGE_JPEG: LGV_TRY(lgv_jpeg_decode(data, size, name, &image, &orientation, err)); break;
+    case LGV_IMAGE_JPEG:
+        LGV_TRY(lgv_jpeg_decode(data, size, name, &image, &orientation, err));
+        break;
     default: return unknown_type(name, err);
     }
     lgv_status status = turn_upright(&image, orientation, err);
@@ -156,7 +169,8 @@ static unsigned read_uint(const uint8_t *p, int bytes, bool little)
     return v;
 }
 
-/* TIFF 6.0: byte order, 42, offset of the first directory; entries of 12 bytes {tag, type, count, value}. */
+/* TIFF 6.0: byte order, 42, offset of the first directory; entries of 12 bytes {tag, type, count,
+   value}. */
 int lgv_exif_orientation(const uint8_t *data, size_t size)
 {
     enum { ORIENTATION = 0x0112, SHORT = 3 };
@@ -168,7 +182,8 @@ int lgv_exif_orientation(const uint8_t *data, size_t size)
     unsigned entries = read_uint(data + at, 2, little);
     for (at += 2; entries > 0 && size - at >= 12; entries--, at += 12) {
         const uint8_t *p = data + at;
-        if (read_uint(p, 2, little) != ORIENTATION || read_uint(p + 2, 2, little) != SHORT) continue;
+        if (read_uint(p, 2, little) != ORIENTATION || read_uint(p + 2, 2, little) != SHORT)
+            continue;
         unsigned value = read_uint(p + 8, 2, little);
         return value >= 1 && value <= 8 ? (int)value : 1;
     }
@@ -183,12 +198,13 @@ static uint8_t to_8bit(const lgv_image *in, size_t i)
     return (uint8_t)((((const uint16_t *)in->pixels)[i] * 255u + 32767u) / 65535u);
 }
 
-lgv_status lgv_image_convert(const lgv_image *in, int channels, const uint8_t background[3], lgv_image *out,
-                             lgv_error *err)
+lgv_status lgv_image_convert(const lgv_image *in, int channels, const uint8_t background[3],
+                             lgv_image *out, lgv_error *err)
 {
     static const uint8_t white[3] = {255, 255, 255};
     if (channels != 1 && channels != 3)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "image: conversion to %d channels; 1 and 3 are possible", channels);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "image: conversion to %d channels; 1 and 3 are possible", channels);
     const uint8_t *under = background ? background : white;
     lgv_image image = {0};
     LGV_TRY(lgv_image_new(in->width, in->height, channels, 8, &image, err));
@@ -207,7 +223,8 @@ lgv_status lgv_image_convert(const lgv_image *in, int channels, const uint8_t ba
         if (channels == 3) {
             for (size_t c = 0; c < 3; c++) dst[3 * i + c] = (uint8_t)rgb[c];
         } else { /* ITU-R 601 as PIL rounds it; equal channels keep their value */
-            dst[i] = (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
+            dst[i] =
+                (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
         }
     }
     *out = image;
@@ -223,10 +240,13 @@ static void blit(lgv_image *dst, int dx, int dy, const lgv_image *src, int sx, i
         memcpy(pixel_at(dst, dx, dy + y), pixel_at(src, sx, sy + y), (size_t)w * pixel_bytes(src));
 }
 
-lgv_status lgv_image_crop(const lgv_image *in, int x, int y, int width, int height, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_crop(const lgv_image *in, int x, int y, int width, int height, lgv_image *out,
+                          lgv_error *err)
 {
-    if (x < 0 || y < 0 || width < 1 || height < 1 || width > in->width - x || height > in->height - y)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "image: the rectangle %d x %d at (%d, %d) is not inside %d x %d", width,
+    if (x < 0 || y < 0 || width < 1 || height < 1 || width > in->width - x ||
+        height > in->height - y)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "image: the rectangle %d x %d at (%d, %d) is not inside %d x %d", width,
                         height, x, y, in->width, in->height);
     lgv_image image = {0};
     LGV_TRY(lgv_image_new(width, height, in->channels, in->bits, &image, err));
@@ -236,9 +256,13 @@ lgv_status lgv_image_crop(const lgv_image *in, int x, int y, int width, int heig
 }
 
 /* Python's round(d / 2): halves go to the even neighbour. */
-static int half_even(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
+static int half_even(int d)
+{
+    return d / 2 + (d % 2 && d / 2 % 2);
+}
 
-lgv_status lgv_image_center_crop(const lgv_image *in, int width, int height, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_center_crop(const lgv_image *in, int width, int height, lgv_image *out,
+                                 lgv_error *err)
 {
     lgv_image image = {0};
     LGV_TRY(lgv_image_new(width, height, in->channels, in->bits, &image, err));
@@ -271,16 +295,19 @@ static lgv_status check_tiles(const lgv_image *images, size_t n, int columns, lg
         return lgv_fail(err, LGV_ERR_ARGUMENT, "image grid: %zu images in %d columns", n, columns);
     for (size_t i = 0; i < n; i++) {
         const lgv_image *a = &images[0], *b = &images[i];
-        if (b->width != a->width || b->height != a->height || b->channels != a->channels || b->bits != 8)
+        if (b->width != a->width || b->height != a->height || b->channels != a->channels ||
+            b->bits != 8)
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "image grid: image %zu is %d x %d x %d of %d bits, image 0 is %d x %d x %d; all must be "
-                            "alike and of 8 bits",
-                            i, b->width, b->height, b->channels, b->bits, a->width, a->height, a->channels);
+                            "image grid: image %zu is %d x %d x %d of %d bits, image 0 is "
+                            "%d x %d x %d; all must be alike and of 8 bits",
+                            i, b->width, b->height, b->channels, b->bits, a->width, a->height,
+                            a->channels);
     }
     return LGV_OK;
 }
 
-lgv_status lgv_image_grid(const lgv_image *images, size_t n, int columns, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_grid(const lgv_image *images, size_t n, int columns, lgv_image *out,
+                          lgv_error *err)
 {
     enum { PADDING = 2 };
     LGV_TRY(check_tiles(images, n, columns, err));
@@ -296,8 +323,8 @@ lgv_status lgv_image_grid(const lgv_image *images, size_t n, int columns, lgv_im
     lgv_image image = {0};
     LGV_TRY(lgv_image_new((int)width, (int)height, images[0].channels, 8, &image, err));
     for (int64_t i = 0; i < (int64_t)n; i++) {
-        blit(&image, (int)(i % across * step_x) + PADDING, (int)(i / across * step_y) + PADDING, &images[i], 0, 0,
-             images[i].width, images[i].height);
+        blit(&image, (int)(i % across * step_x) + PADDING, (int)(i / across * step_y) + PADDING,
+             &images[i], 0, 0, images[i].width, images[i].height);
     }
     *out = image;
     return LGV_OK;

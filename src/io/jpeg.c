@@ -12,7 +12,8 @@
 
 #include "image_internal.h"
 
-enum { MAX_SCANS = 500 }; /* a progressive file can ask for a pass over the picture with every few bytes */
+/* A progressive file can ask for a pass over the picture with every few bytes. */
+enum { MAX_SCANS = 500 };
 
 typedef struct job {
     struct jpeg_error_mgr errors; /* first: libjpeg hands its address back */
@@ -40,8 +41,8 @@ static void on_error(j_common_ptr c)
 /* level -1 is a warning. Bytes too many are harmless and common; the rest means lost pixels. */
 static void on_message(j_common_ptr c, int level)
 {
-    if (level < 0 && c->err->msg_code != JWRN_EXTRANEOUS_DATA && c->err->msg_code != JWRN_ADOBE_XFORM &&
-        c->err->msg_code != JWRN_JFIF_MAJOR)
+    if (level < 0 && c->err->msg_code != JWRN_EXTRANEOUS_DATA &&
+        c->err->msg_code != JWRN_ADOBE_XFORM && c->err->msg_code != JWRN_JFIF_MAJOR)
         on_error(c);
 }
 
@@ -59,7 +60,8 @@ static void find_orientation(job *j)
 {
     j->orientation = 1;
     for (jpeg_saved_marker_ptr m = j->c.marker_list; m; m = m->next) {
-        if (m->marker == JPEG_APP0 + 1 && m->data_length >= 6 && memcmp(m->data, "Exif\0\0", 6) == 0) {
+        if (m->marker == JPEG_APP0 + 1 && m->data_length >= 6 &&
+            memcmp(m->data, "Exif\0\0", 6) == 0) {
             j->orientation = lgv_exif_orientation(m->data, m->data_length);
             return;
         }
@@ -83,8 +85,9 @@ static lgv_status read_header(job *j)
     case JCS_CMYK:
     case JCS_YCCK: j->c.out_color_space = JCS_CMYK; break;
     default:
-        return lgv_fail(j->err, LGV_ERR_UNSUPPORTED, "%s: a JPEG picture of %d unnamed components is not supported",
-                        j->name, j->c.num_components);
+        return lgv_fail(j->err, LGV_ERR_UNSUPPORTED,
+                        "%s: a JPEG picture of %d unnamed components is not supported", j->name,
+                        j->c.num_components);
     }
     return lgv_image_check_size(j->name, j->c.image_width, j->c.image_height, j->err);
 }
@@ -105,11 +108,14 @@ static void cmyk_to_rgb(const uint8_t *raw, int width, uint8_t *rgb)
 static lgv_status read_pixels(job *j)
 {
     bool cmyk = j->c.out_color_space == JCS_CMYK, grey = j->c.out_color_space == JCS_GRAYSCALE;
-    /* Each 8x8 block costs a bit or so; a file far below that is cut off and not worth the memory. */
+    /* Each 8x8 block costs a bit or so; a file far below that is cut off and not worth the
+       memory. */
     if ((uint64_t)j->c.image_width * j->c.image_height / 4096 > j->size)
-        return lgv_fail(j->err, LGV_ERR_FORMAT, "%s: %zu bytes cannot hold %u x %u pixels; the file is truncated",
-                        j->name, j->size, j->c.image_width, j->c.image_height);
-    LGV_TRY(lgv_image_new((int)j->c.image_width, (int)j->c.image_height, grey ? 1 : 3, 8, &j->image, j->err));
+        return lgv_fail(j->err, LGV_ERR_FORMAT,
+                        "%s: %zu bytes cannot hold %u x %u pixels; the file is truncated", j->name,
+                        j->size, j->c.image_width, j->c.image_height);
+    LGV_TRY(lgv_image_new((int)j->c.image_width, (int)j->c.image_height, grey ? 1 : 3, 8, &j->image,
+                          j->err));
     size_t row = (size_t)j->image.width * (size_t)j->image.channels;
     if (cmyk) j->row = lgv_alloc((size_t)j->image.width, 4);
     if (cmyk && !j->row) return lgv_fail(j->err, LGV_ERR_MEMORY, "%s: out of memory", j->name);
@@ -135,8 +141,9 @@ static lgv_status run(job *j, bool pixels)
         j->status = read_header(j);
         if (!j->status && pixels) j->status = read_pixels(j);
     } else {
-        j->status = lgv_fail(j->err, j->errors.msg_code == JERR_OUT_OF_MEMORY ? LGV_ERR_MEMORY : LGV_ERR_FORMAT,
-                             "%s: the JPEG picture is damaged: %s", j->name, j->message);
+        j->status = lgv_fail(
+            j->err, j->errors.msg_code == JERR_OUT_OF_MEMORY ? LGV_ERR_MEMORY : LGV_ERR_FORMAT,
+            "%s: the JPEG picture is damaged: %s", j->name, j->message);
     }
     jpeg_destroy_decompress(&j->c);
     lgv_free(j->row);
@@ -155,8 +162,8 @@ lgv_status lgv_jpeg_probe(const uint8_t *data, size_t size, const char *name, lg
     return LGV_OK;
 }
 
-lgv_status lgv_jpeg_decode(const uint8_t *data, size_t size, const char *name, lgv_image *out, int *orientation,
-                           lgv_error *err)
+lgv_status lgv_jpeg_decode(const uint8_t *data, size_t size, const char *name, lgv_image *out,
+                           int *orientation, lgv_error *err)
 {
     job j = {.data = data, .size = size, .name = name, .err = err};
     LGV_TRY(run(&j, true));

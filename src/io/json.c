@@ -1,6 +1,7 @@
 /* json.c - reading values out of configurations and writing JSON as Python writes it.
-   jansson prints reals with 17 digits (1e-4 becomes 0.0001000...); the writer here prints the shortest
-   text that reads back equal, so that files stay readable and compare equal with diffusers' own. */
+   jansson prints reals with 17 digits (1e-4 becomes 0.0001000...); the writer here prints the
+   shortest text that reads back equal, so that files stay readable and compare equal with
+   diffusers' own. */
 #include "json.h"
 
 #include <stdio.h>
@@ -22,15 +23,16 @@ static const char *last_two_parts(const char *path)
     return p;
 }
 
-lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out, lgv_error *err)
+lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,
+                          lgv_error *err)
 {
     json_error_t e;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &e);
     if (!root) {
         if (json_error_code(&e) == json_error_out_of_memory)
             return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory while parsing", name);
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name, e.text, e.line,
-                        e.column);
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
+                        e.text, e.line, e.column);
     }
     if (!json_is_object(root)) {
         json_decref(root);
@@ -72,18 +74,27 @@ static json_t *value_of(const lgv_json *j, const char *key)
     return json_is_null(v) ? NULL : v;
 }
 
-bool lgv_json_has(const lgv_json *j, const char *key) { return value_of(j, key) != NULL; }
+bool lgv_json_has(const lgv_json *j, const char *key)
+{
+    return value_of(j, key) != NULL;
+}
 
-size_t lgv_json_length(const lgv_json *j, const char *key) { return json_array_size(value_of(j, key)); }
+size_t lgv_json_length(const lgv_json *j, const char *key)
+{
+    return json_array_size(value_of(j, key));
+}
 
 lgv_status lgv_json_wrong(const lgv_json *j, const char *key, const char *wanted, lgv_error *err)
 {
     json_t *v = json_object_get(j->root, key);
-    if (!v) return lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' must be %s, is missing", j->name, key, wanted);
+    if (!v)
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' must be %s, is missing", j->name, key,
+                        wanted);
     char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
     size_t length = text ? strlen(text) : 0;
-    lgv_status status = lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' must be %s, is %.80s%s", j->name, key, wanted,
-                                 text ? text : "something else", length > 80 ? "..." : "");
+    lgv_status status =
+        lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' must be %s, is %.80s%s", j->name, key, wanted,
+                 text ? text : "something else", length > 80 ? "..." : "");
     free(text);
     return status;
 }
@@ -93,8 +104,8 @@ static bool int_in_range(const json_t *v, int64_t low, int64_t high)
     return json_is_integer(v) && json_integer_value(v) >= low && json_integer_value(v) <= high;
 }
 
-static lgv_status wrong_int(const lgv_json *j, const char *key, int64_t low, int64_t high, bool list,
-                            lgv_error *err)
+static lgv_status wrong_int(const lgv_json *j, const char *key, int64_t low, int64_t high,
+                            bool list, lgv_error *err)
 {
     char wanted[128];
     const char *lead = list ? "a list of" : low == 1 && high == INT64_MAX ? "a" : "an";
@@ -112,8 +123,8 @@ static lgv_status wrong_int(const lgv_json *j, const char *key, int64_t low, int
     return lgv_json_wrong(j, key, wanted, err);
 }
 
-lgv_status lgv_json_int(const lgv_json *j, const char *key, int64_t low, int64_t high, int64_t fallback,
-                        int64_t *out, lgv_error *err)
+lgv_status lgv_json_int(const lgv_json *j, const char *key, int64_t low, int64_t high,
+                        int64_t fallback, int64_t *out, lgv_error *err)
 {
     const json_t *v = value_of(j, key);
     if (v && !int_in_range(v, low, high)) return wrong_int(j, key, low, high, false, err);
@@ -121,7 +132,8 @@ lgv_status lgv_json_int(const lgv_json *j, const char *key, int64_t low, int64_t
     return LGV_OK;
 }
 
-lgv_status lgv_json_double(const lgv_json *j, const char *key, double fallback, double *out, lgv_error *err)
+lgv_status lgv_json_double(const lgv_json *j, const char *key, double fallback, double *out,
+                           lgv_error *err)
 {
     const json_t *v = value_of(j, key);
     if (v && !json_is_number(v)) return lgv_json_wrong(j, key, "a number", err);
@@ -129,7 +141,8 @@ lgv_status lgv_json_double(const lgv_json *j, const char *key, double fallback, 
     return LGV_OK;
 }
 
-lgv_status lgv_json_bool(const lgv_json *j, const char *key, bool fallback, bool *out, lgv_error *err)
+lgv_status lgv_json_bool(const lgv_json *j, const char *key, bool fallback, bool *out,
+                         lgv_error *err)
 {
     const json_t *v = value_of(j, key);
     if (v && !json_is_boolean(v)) return lgv_json_wrong(j, key, "true or false", err);
@@ -137,8 +150,8 @@ lgv_status lgv_json_bool(const lgv_json *j, const char *key, bool fallback, bool
     return LGV_OK;
 }
 
-lgv_status lgv_json_string(const lgv_json *j, const char *key, const char *fallback, const char **out,
-                           lgv_error *err)
+lgv_status lgv_json_string(const lgv_json *j, const char *key, const char *fallback,
+                           const char **out, lgv_error *err)
 {
     const json_t *v = value_of(j, key);
     if (v && !json_is_string(v)) return lgv_json_wrong(j, key, "a text", err);
@@ -148,13 +161,13 @@ lgv_status lgv_json_string(const lgv_json *j, const char *key, const char *fallb
 
 static lgv_status too_long(const lgv_json *j, const char *key, size_t capacity, lgv_error *err)
 {
-    return lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' has %zu entries, at most %zu are possible", j->name, key,
-                    lgv_json_length(j, key), capacity);
+    return lgv_fail(err, LGV_ERR_FORMAT, "%s: '%s' has %zu entries, at most %zu are possible",
+                    j->name, key, lgv_json_length(j, key), capacity);
 }
 
 /* The list getters check every entry before they write the first. */
-lgv_status lgv_json_ints(const lgv_json *j, const char *key, int64_t low, int64_t high, int64_t *out,
-                         size_t capacity, size_t *count, lgv_error *err)
+lgv_status lgv_json_ints(const lgv_json *j, const char *key, int64_t low, int64_t high,
+                         int64_t *out, size_t capacity, size_t *count, lgv_error *err)
 {
     json_t *list = value_of(j, key);
     if (!list) return LGV_OK;
@@ -168,8 +181,8 @@ lgv_status lgv_json_ints(const lgv_json *j, const char *key, int64_t low, int64_
     return LGV_OK;
 }
 
-lgv_status lgv_json_doubles(const lgv_json *j, const char *key, double *out, size_t capacity, size_t *count,
-                            lgv_error *err)
+lgv_status lgv_json_doubles(const lgv_json *j, const char *key, double *out, size_t capacity,
+                            size_t *count, lgv_error *err)
 {
     json_t *list = value_of(j, key);
     if (!list) return LGV_OK;
@@ -183,8 +196,8 @@ lgv_status lgv_json_doubles(const lgv_json *j, const char *key, double *out, siz
     return LGV_OK;
 }
 
-lgv_status lgv_json_strings(const lgv_json *j, const char *key, const char **out, size_t capacity, size_t *count,
-                            lgv_error *err)
+lgv_status lgv_json_strings(const lgv_json *j, const char *key, const char **out, size_t capacity,
+                            size_t *count, lgv_error *err)
 {
     json_t *list = value_of(j, key);
     if (!list) return LGV_OK;
@@ -218,7 +231,10 @@ static lgv_status put(writer *w, const char *text, size_t size)
     return LGV_OK;
 }
 
-static lgv_status put_text(writer *w, const char *text) { return put(w, text, strlen(text)); }
+static lgv_status put_text(writer *w, const char *text)
+{
+    return put(w, text, strlen(text));
+}
 
 static lgv_status put_break(writer *w, int depth)
 {
@@ -228,7 +244,8 @@ static lgv_status put_break(writer *w, int depth)
     return LGV_OK;
 }
 
-/* Python's repr(float): the fewest digits that read back equal; an exponent below 1e-4 and from 1e16. */
+/* Python's repr(float): the fewest digits that read back equal; an exponent below 1e-4 and from
+   1e16. */
 static lgv_status put_real(writer *w, double v)
 {
     char text[64];
@@ -324,7 +341,8 @@ static lgv_status put_value(writer *w, json_t *v, int depth)
     return put_text(w, "null");
 }
 
-static lgv_status text_of(const json_t *root, bool sort, int depth, char **text, size_t *size, lgv_error *err)
+static lgv_status text_of(const json_t *root, bool sort, int depth, char **text, size_t *size,
+                          lgv_error *err)
 {
     writer w = {.sort = sort, .err = err};
     /* jansson's iterators take no const object, though they change nothing. */

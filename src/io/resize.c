@@ -30,9 +30,11 @@ static double triangle(double x)
 }
 
 /* One output position; tmp holds w->width doubles. */
-static void fill_weights(const weights *w, int out, int in_size, double scale, double filter_scale, double *tmp)
+static void fill_weights(const weights *w, int out, int in_size, double scale, double filter_scale,
+                         double *tmp)
 {
-    double support = filter_scale, center = (out + 0.5) * scale, inverse = 1 / filter_scale, sum = 0;
+    double support = filter_scale, center = (out + 0.5) * scale, inverse = 1 / filter_scale,
+           sum = 0;
     int first = (int)(center - support + 0.5), end = (int)(center + support + 0.5);
     if (first < 0) first = 0;
     if (end > in_size) end = in_size;
@@ -43,7 +45,8 @@ static void fill_weights(const weights *w, int out, int in_size, double scale, d
     }
     for (int i = 0; i < count; i++) {
         if (sum != 0) tmp[i] /= sum;
-        w->weight[(size_t)out * (size_t)w->width + (size_t)i] = (int32_t)(0.5 + tmp[i] * (1 << PRECISION_BITS));
+        w->weight[(size_t)out * (size_t)w->width + (size_t)i] =
+            (int32_t)(0.5 + tmp[i] * (1 << PRECISION_BITS));
     }
     w->first[out] = first;
     w->count[out] = count;
@@ -77,8 +80,8 @@ static uint8_t rounded(int32_t sum)
 }
 
 /* in[height][in_width][c] -> out[height][out_width][c] */
-static void pass_horizontal(const uint8_t *in, int in_width, int height, int c, const weights *w, int out_width,
-                            uint8_t *out)
+static void pass_horizontal(const uint8_t *in, int in_width, int height, int c, const weights *w,
+                            int out_width, uint8_t *out)
 {
     for (int y = 0; y < height; y++) {
         const uint8_t *row = in + (size_t)y * (size_t)in_width * (size_t)c;
@@ -87,7 +90,8 @@ static void pass_horizontal(const uint8_t *in, int in_width, int height, int c, 
             const uint8_t *src = row + (size_t)w->first[x] * (size_t)c;
             for (int ch = 0; ch < c; ch++) {
                 int32_t sum = 1 << (PRECISION_BITS - 1);
-                for (int i = 0; i < w->count[x]; i++) sum += src[(size_t)i * (size_t)c + (size_t)ch] * k[i];
+                for (int i = 0; i < w->count[x]; i++)
+                    sum += src[(size_t)i * (size_t)c + (size_t)ch] * k[i];
                 *out++ = rounded(sum);
             }
         }
@@ -95,7 +99,8 @@ static void pass_horizontal(const uint8_t *in, int in_width, int height, int c, 
 }
 
 /* in[in_height][row] -> out[out_height][row] */
-static void pass_vertical(const uint8_t *in, size_t row, const weights *w, int out_height, uint8_t *out)
+static void pass_vertical(const uint8_t *in, size_t row, const weights *w, int out_height,
+                          uint8_t *out)
 {
     for (int y = 0; y < out_height; y++) {
         const int32_t *k = w->weight + (size_t)y * (size_t)w->width;
@@ -109,7 +114,8 @@ static void pass_vertical(const uint8_t *in, size_t row, const weights *w, int o
 }
 
 /* Along one axis; *out is set also on failure, for the caller to free. */
-static lgv_status resize_axis(const lgv_image *in, bool vertical, int size, lgv_image *out, lgv_error *err)
+static lgv_status resize_axis(const lgv_image *in, bool vertical, int size, lgv_image *out,
+                              lgv_error *err)
 {
     weights w = {0};
     int width = vertical ? in->width : size, height = vertical ? size : in->height;
@@ -124,14 +130,17 @@ static lgv_status resize_axis(const lgv_image *in, bool vertical, int size, lgv_
     return LGV_OK;
 }
 
-lgv_status lgv_image_resize(const lgv_image *in, int width, int height, lgv_image *out, lgv_error *err)
+lgv_status lgv_image_resize(const lgv_image *in, int width, int height, lgv_image *out,
+                            lgv_error *err)
 {
     if (in->bits != 8 || in->channels % 2 == 0)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "image resize: %d channels of %d bits; convert to 1 or 3 channels of 8 bits first", in->channels,
-                        in->bits);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "image resize: %d channels of %d bits; convert to 1 or 3 channels of 8 bits first",
+            in->channels, in->bits);
     LGV_TRY(lgv_image_check_size("image resize", width, height, err));
-    if (width == in->width && height == in->height) return lgv_image_crop(in, 0, 0, width, height, out, err);
+    if (width == in->width && height == in->height)
+        return lgv_image_crop(in, 0, 0, width, height, out, err);
     if (width == in->width || height == in->height) {
         lgv_image image = {0};
         bool vertical = width == in->width;

@@ -1,6 +1,6 @@
 /* safetensors.c - reading one safetensors file.
-   The header is parsed once and everything in it is checked against the file's length there, so that
-   a tensor handed out can be read without any further check. */
+   The header is parsed once and everything in it is checked against the file's length there, so
+   that a tensor handed out can be read without any further check. */
 #include "langevin/safetensors.h"
 
 #include <jansson.h>
@@ -10,7 +10,8 @@
 #include "core/core.h"
 #include "core/file.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor data is used in place as little-endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "tensor data is used in place as little-endian");
 
 enum { HEADER_BYTES = 100 * 1000 * 1000 }; /* the format's own limit */
 
@@ -37,7 +38,8 @@ static bool dtype_from_name(const char *name, lgv_dtype *out)
 
 static float f16_to_f32(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff, bits;
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff,
+             bits;
     float f;
     if (exponent == 0) { /* zero and subnormal: mantissa * 2^-24, exact */
         f = (float)mantissa * 0x1p-24f;
@@ -67,7 +69,8 @@ lgv_status lgv_tensor_to_f32(const lgv_tensor_info *t, float *dst, lgv_error *er
         }
         return LGV_OK;
     case LGV_F16:
-        for (size_t i = 0; i < n; i++) dst[i] = f16_to_f32((uint16_t)(src[2 * i] | src[2 * i + 1] << 8));
+        for (size_t i = 0; i < n; i++)
+            dst[i] = f16_to_f32((uint16_t)(src[2 * i] | src[2 * i + 1] << 8));
         return LGV_OK;
     case LGV_F64:
         for (size_t i = 0; i < n; i++) {
@@ -77,20 +80,24 @@ lgv_status lgv_tensor_to_f32(const lgv_tensor_info *t, float *dst, lgv_error *er
         }
         return LGV_OK;
     default:
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "tensor '%.200s' has type %s, a floating-point type is needed",
-                        t->name, lgv_dtype_name(t->dtype));
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "tensor '%.200s' has type %s, a floating-point type is needed", t->name,
+                        lgv_dtype_name(t->dtype));
     }
 }
 
 /* ---- the header ---- */
 
 /* shape -> rank, dim, count. */
-static lgv_status read_shape(const char *path, const json_t *shape, lgv_tensor_info *t, lgv_error *err)
+static lgv_status read_shape(const char *path, const json_t *shape, lgv_tensor_info *t,
+                             lgv_error *err)
 {
     if (!json_is_array(shape))
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has no list 'shape'", path, t->name);
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has no list 'shape'", path,
+                        t->name);
     if (json_array_size(shape) > LGV_TENSOR_RANK)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: tensor '%.200s' has %zu dimensions, at most %d are read", path,
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "%s: tensor '%.200s' has %zu dimensions, at most %d are read", path,
                         t->name, json_array_size(shape), LGV_TENSOR_RANK);
     t->rank = (int)json_array_size(shape);
     t->count = 1;
@@ -98,46 +105,50 @@ static lgv_status read_shape(const char *path, const json_t *shape, lgv_tensor_i
         const json_t *d = json_array_get(shape, (size_t)i);
         if (!json_is_integer(d) || json_integer_value(d) < 0)
             return lgv_fail(err, LGV_ERR_FORMAT,
-                            "%s: tensor '%.200s' has a dimension that is no integer of at least 0", path, t->name);
+                            "%s: tensor '%.200s' has a dimension that is no integer of at least 0",
+                            path, t->name);
         t->dim[i] = json_integer_value(d);
         if (!lgv_mul_i64(t->count, t->dim[i], &t->count))
-            return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has a shape too large to be real", path,
-                            t->name);
+            return lgv_fail(err, LGV_ERR_FORMAT,
+                            "%s: tensor '%.200s' has a shape too large to be real", path, t->name);
     }
     return LGV_OK;
 }
 
 /* data_offsets -> data, bytes; they must lie in the file and fit the shape. */
-static lgv_status read_offsets(const char *path, const json_t *offsets, const uint8_t *data, size_t data_size,
-                               lgv_tensor_info *t, lgv_error *err)
+static lgv_status read_offsets(const char *path, const json_t *offsets, const uint8_t *data,
+                               size_t data_size, lgv_tensor_info *t, lgv_error *err)
 {
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has no 'data_offsets' [begin, end]", path, t->name);
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "%s: tensor '%.200s' has no 'data_offsets' [begin, end]", path, t->name);
     json_int_t b = json_integer_value(begin), e = json_integer_value(end);
     if (b < 0 || e < b || (uint64_t)e > data_size)
         return lgv_fail(err, LGV_ERR_FORMAT,
-                        "%s: tensor '%.200s' lies at bytes %lld to %lld, the file holds %zu bytes of data; it is "
-                        "truncated or damaged",
+                        "%s: tensor '%.200s' lies at bytes %lld to %lld, the file holds %zu bytes "
+                        "of data; it is truncated or damaged",
                         path, t->name, (long long)b, (long long)e, data_size);
     t->data = data + b;
     t->bytes = (size_t)(e - b);
     int64_t want;
     if (!lgv_mul_i64(t->count, (int64_t)lgv_dtype_size(t->dtype), &want) || want != e - b)
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has %lld bytes, its shape and type %s want %lld",
-                        path, t->name, (long long)(e - b), lgv_dtype_name(t->dtype), (long long)want);
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "%s: tensor '%.200s' has %lld bytes, its shape and type %s want %lld", path,
+                        t->name, (long long)(e - b), lgv_dtype_name(t->dtype), (long long)want);
     return LGV_OK;
 }
 
-static lgv_status read_tensor(const char *path, const json_t *entry, const uint8_t *data, size_t data_size,
-                              lgv_tensor_info *t, lgv_error *err)
+static lgv_status read_tensor(const char *path, const json_t *entry, const uint8_t *data,
+                              size_t data_size, lgv_tensor_info *t, lgv_error *err)
 {
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    if (!dtype) return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has no 'dtype'", path, t->name);
+    if (!dtype)
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: tensor '%.200s' has no 'dtype'", path, t->name);
     if (!dtype_from_name(dtype, &t->dtype))
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "%s: tensor '%.200s' has element type '%.40s', which is not supported; convert it to F32, F16 "
-                        "or BF16",
+                        "%s: tensor '%.200s' has element type '%.40s', which is not supported; "
+                        "convert it to F32, F16 or BF16",
                         path, t->name, dtype);
     LGV_TRY(read_shape(path, json_object_get(entry, "shape"), t, err));
     return read_offsets(path, json_object_get(entry, "data_offsets"), data, data_size, t, err);
@@ -158,20 +169,22 @@ static int compare_name(const void *a, const void *b)
 }
 
 /* The format wants every byte of the data to belong to exactly one tensor. */
-static lgv_status check_cover(const char *path, const lgv_safetensors *f, const uint8_t *data, size_t data_size,
-                              lgv_error *err)
+static lgv_status check_cover(const char *path, const lgv_safetensors *f, const uint8_t *data,
+                              size_t data_size, lgv_error *err)
 {
     const uint8_t *end = data;
     for (size_t i = 0; i < f->count; i++) {
         const lgv_tensor_info *t = &f->tensor[i];
         if ((const uint8_t *)t->data != end)
-            return lgv_fail(err, LGV_ERR_FORMAT, "%s: the data of tensor '%.200s' %s", path, t->name,
-                            (const uint8_t *)t->data < end ? "overlaps the tensor before it"
-                                                           : "begins after a gap; the format allows none");
+            return lgv_fail(
+                err, LGV_ERR_FORMAT, "%s: the data of tensor '%.200s' %s", path, t->name,
+                (const uint8_t *)t->data < end ? "overlaps the tensor before it"
+                                               : "begins after a gap; the format allows none");
         end += t->bytes;
     }
     if (end != data + data_size)
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: %zu bytes after the last tensor belong to no tensor", path,
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "%s: %zu bytes after the last tensor belong to no tensor", path,
                         (size_t)(data + data_size - end));
     return LGV_OK;
 }
@@ -189,13 +202,14 @@ static lgv_status check_metadata(const char *path, json_t *metadata, lgv_error *
 }
 
 /* Fills f->tensor and f->by_name from f->root. */
-static lgv_status read_entries(const char *path, lgv_safetensors *f, const uint8_t *data, size_t data_size,
-                               lgv_error *err)
+static lgv_status read_entries(const char *path, lgv_safetensors *f, const uint8_t *data,
+                               size_t data_size, lgv_error *err)
 {
     size_t n = json_object_size(f->root);
     f->tensor = lgv_zalloc(n, sizeof *f->tensor);
     f->by_name = lgv_alloc(n, sizeof *f->by_name);
-    if (!f->tensor || !f->by_name) return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for %zu tensors", path, n);
+    if (!f->tensor || !f->by_name)
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for %zu tensors", path, n);
     for (void *it = json_object_iter(f->root); it; it = json_object_iter_next(f->root, it)) {
         const char *name = json_object_iter_key(it);
         json_t *entry = json_object_iter_value(it);
@@ -218,20 +232,23 @@ static lgv_status read_header(const char *path, lgv_safetensors *f, lgv_error *e
     const uint8_t *base = f->map.data;
     uint64_t length = 0;
     if (f->map.size < 8)
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: only %zu bytes long, not a safetensors file", path, f->map.size);
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: only %zu bytes long, not a safetensors file",
+                        path, f->map.size);
     memcpy(&length, base, 8);
     if (length > HEADER_BYTES || length > f->map.size - 8)
         return lgv_fail(err, LGV_ERR_FORMAT,
-                        "%s: the header's length (%llu) does not fit the file (%zu bytes); it is truncated or not a "
-                        "safetensors file",
+                        "%s: the header's length (%llu) does not fit the file (%zu bytes); it is "
+                        "truncated or not a safetensors file",
                         path, (unsigned long long)length, f->map.size);
     if (length == 0 || base[8] != '{')
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: the header must begin with '{'; not a safetensors file", path);
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "%s: the header must begin with '{'; not a safetensors file", path);
     json_error_t e;
     f->root = json_loadb((const char *)base + 8, (size_t)length, JSON_REJECT_DUPLICATES, &e);
     if (!f->root) {
         bool memory = json_error_code(&e) == json_error_out_of_memory;
-        return lgv_fail(err, memory ? LGV_ERR_MEMORY : LGV_ERR_FORMAT, "%s: the header is not valid: %s", path, e.text);
+        return lgv_fail(err, memory ? LGV_ERR_MEMORY : LGV_ERR_FORMAT,
+                        "%s: the header is not valid: %s", path, e.text);
     }
     return read_entries(path, f, base + 8 + length, f->map.size - 8 - (size_t)length, err);
 }
@@ -262,15 +279,22 @@ void lgv_safetensors_close(lgv_safetensors *f)
     lgv_free(f);
 }
 
-size_t lgv_safetensors_count(const lgv_safetensors *f) { return f->count; }
+size_t lgv_safetensors_count(const lgv_safetensors *f)
+{
+    return f->count;
+}
 
-const lgv_tensor_info *lgv_safetensors_at(const lgv_safetensors *f, size_t i) { return &f->tensor[i]; }
+const lgv_tensor_info *lgv_safetensors_at(const lgv_safetensors *f, size_t i)
+{
+    return &f->tensor[i];
+}
 
 const lgv_tensor_info *lgv_safetensors_find(const lgv_safetensors *f, const char *name)
 {
     if (!f->count) return NULL;
     const lgv_tensor_info key = {.name = name}, *p = &key;
-    const lgv_tensor_info **hit = bsearch(&p, f->by_name, f->count, sizeof *f->by_name, compare_name);
+    const lgv_tensor_info **hit =
+        bsearch(&p, f->by_name, f->count, sizeof *f->by_name, compare_name);
     return hit ? *hit : NULL;
 }
 

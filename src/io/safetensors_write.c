@@ -45,17 +45,18 @@ void lgv_safetensors_writer_free(lgv_safetensors_writer *w)
     lgv_free(w);
 }
 
-static lgv_status tensor_bytes(const char *name, lgv_dtype dtype, int rank, const int64_t *dim, int64_t *bytes,
-                               lgv_error *err)
+static lgv_status tensor_bytes(const char *name, lgv_dtype dtype, int rank, const int64_t *dim,
+                               int64_t *bytes, lgv_error *err)
 {
     if (rank < 0 || rank > LGV_TENSOR_RANK)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' has rank %d, 0 to %d can be written", name, rank,
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "tensor '%.200s' has rank %d, 0 to %d can be written", name, rank,
                         LGV_TENSOR_RANK);
     int64_t n = (int64_t)lgv_dtype_size(dtype);
     for (int i = 0; i < rank; i++) {
         if (dim[i] < 0 || !lgv_mul_i64(n, dim[i], &n))
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' has an impossible dimension %" PRId64, name,
-                            dim[i]);
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "tensor '%.200s' has an impossible dimension %" PRId64, name, dim[i]);
     }
     *bytes = n;
     return LGV_OK;
@@ -71,24 +72,27 @@ static json_t *describe(lgv_dtype dtype, int rank, const int64_t *dim, int64_t b
         }
     }
     if (!shape) return NULL;
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", lgv_dtype_name(dtype), "shape", shape, "data_offsets",
-                     (json_int_t)begin, (json_int_t)end); /* takes shape, also when it fails */
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", lgv_dtype_name(dtype), "shape", shape,
+                     "data_offsets", (json_int_t)begin,
+                     (json_int_t)end); /* takes shape, also when it fails */
 }
 
-static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype, int rank, const int64_t *dim,
-                      entry e, lgv_error *err)
+static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype, int rank,
+                      const int64_t *dim, entry e, lgv_error *err)
 {
     int64_t bytes = 0, end;
     LGV_TRY(tensor_bytes(name, dtype, rank, dim, &bytes, err));
     if (json_object_get(w->header, name))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' was already added, or is a reserved name", name);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "tensor '%.200s' was already added, or is a reserved name", name);
     if (__builtin_add_overflow(w->total, bytes, &end))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' makes the file too large", name);
     LGV_TRY(lgv_grow(&w->entry, &w->capacity, w->count + 1, sizeof *w->entry, err));
     json_t *description = describe(dtype, rank, dim, w->total, end);
     if (!description) return lgv_fail(err, LGV_ERR_MEMORY, "tensor '%.200s': out of memory", name);
     if (json_object_set_new(w->header, name, description))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' cannot be named so: not UTF-8, or out of memory", name);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "tensor '%.200s' cannot be named so: not UTF-8, or out of memory", name);
     e.name = json_object_iter_key(json_object_iter_at(w->header, name));
     e.bytes = (size_t)bytes;
     w->entry[w->count++] = e;
@@ -96,28 +100,31 @@ static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dty
     return LGV_OK;
 }
 
-lgv_status lgv_safetensors_add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype, int rank,
-                               const int64_t *dim, const void *data, lgv_error *err)
+lgv_status lgv_safetensors_add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype,
+                               int rank, const int64_t *dim, const void *data, lgv_error *err)
 {
     return add(w, name, dtype, rank, dim, (entry){.data = data}, err);
 }
 
-lgv_status lgv_safetensors_add_source(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype, int rank,
-                                      const int64_t *dim, lgv_tensor_source source, void *arg, lgv_error *err)
+lgv_status lgv_safetensors_add_source(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype,
+                                      int rank, const int64_t *dim, lgv_tensor_source source,
+                                      void *arg, lgv_error *err)
 {
     return add(w, name, dtype, rank, dim, (entry){.source = source, .arg = arg}, err);
 }
 
-lgv_status lgv_safetensors_set_metadata(lgv_safetensors_writer *w, const char *key, const char *value,
-                                        lgv_error *err)
+lgv_status lgv_safetensors_set_metadata(lgv_safetensors_writer *w, const char *key,
+                                        const char *value, lgv_error *err)
 {
     if (json_object_set_new(json_object_get(w->header, "__metadata__"), key, json_string(value)))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "metadata '%.200s' cannot be set: not UTF-8, or out of memory", key);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "metadata '%.200s' cannot be set: not UTF-8, or out of memory", key);
     return LGV_OK;
 }
 
 /* Length, header, and spaces up to a multiple of 8. */
-static lgv_status write_header(const lgv_safetensors_writer *w, lgv_atomic *f, const char *path, lgv_error *err)
+static lgv_status write_header(const lgv_safetensors_writer *w, lgv_atomic *f, const char *path,
+                               lgv_error *err)
 {
     static const char spaces[] = "        ";
     char *text = json_dumps(w->header, JSON_COMPACT);
@@ -148,10 +155,13 @@ lgv_status lgv_safetensors_write(lgv_safetensors_writer *w, const char *path, lg
         if (w->entry[i].source && w->entry[i].bytes > largest) largest = w->entry[i].bytes;
     }
     void *buffer = lgv_alloc(largest, 1);
-    if (!buffer) return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for a tensor of %zu bytes", path, largest);
+    if (!buffer)
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for a tensor of %zu bytes", path,
+                        largest);
     lgv_status status = lgv_atomic_open(path, &f, err);
     if (!status) status = write_header(w, f, path, err);
-    for (size_t i = 0; !status && i < w->count; i++) status = write_tensor(&w->entry[i], buffer, f, err);
+    for (size_t i = 0; !status && i < w->count; i++)
+        status = write_tensor(&w->entry[i], buffer, f, err);
     lgv_free(buffer);
     if (status) {
         lgv_atomic_abort(f);

@@ -1,4 +1,5 @@
-/* scratch.c - temporary files of a test. Failures here abort the program: nothing can be tested then. */
+/* scratch.c - temporary files of a test. Failures here abort the program: nothing can be tested
+   then. */
 #include "scratch.h"
 
 #include <inttypes.h>

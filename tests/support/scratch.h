@@ -1,11 +1,13 @@
-/* scratch.h - a temporary folder for one test program, and a hash to compare bytes with golden files. */
+/* scratch.h - a temporary folder for one test program, and a hash to compare bytes with golden
+   files. */
 #ifndef LGV_TEST_SCRATCH_H
 #define LGV_TEST_SCRATCH_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* "<folder>/name"; the folder is made at the first call. The text lives until the fourth later call. */
+/* "<folder>/name"; the folder is made at the first call. The text lives until the fourth later
+   call. */
 const char *scratch_path(const char *name);
 void scratch_write(const char *path, const void *data, size_t size);
 /* Removes the folder; for the program's end (cmocka group teardown: returns 0). */
