@@ -37,6 +37,14 @@ typedef float real;
 
 enum { VL = LGV_VECTOR };
 
+/* Small constant loops whose arrays must live in registers; functions whose constant arguments must fold. */
+#if defined(__clang__)
+#define LGV_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LGV_UNROLL _Pragma("GCC unroll 64")
+#endif
+#define LGV_FOLD static inline __attribute__((always_inline))
+
 static inline real bf16_to_real(uint16_t b)
 {
     uint32_t u = (uint32_t)b << 16;

@@ -2,7 +2,7 @@
    The plain kernels are the definition written as loops: any shape, stride, padding and layout. Sums run
    over channels, then taps, in a fixed order; the weight gradient adds one partial sum per row of
    pixels, which keeps float sums over large batches accurate. */
-#include "conv.h"
+#include "gemm.h"
 
 static void describe_weights(conv_problem *p, const lgv_tensor *w)
 {
@@ -186,6 +186,12 @@ void conv_plain_grad_w(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_conv2d, .name = "gemm", .accepts = conv_gemm_accepts, .epilogue = CONV_EPILOGUE, .pack = conv_gemm_pack,
+     .run_pack = conv_gemm_run_pack, .workspace = conv_gemm_workspace, .run = conv_gemm},
+    {.op = LGV_OP_conv2d_grad_x, .name = "gemm", .accepts = conv_gemm_x_accepts, .pack = conv_gemm_x_pack,
+     .run_pack = conv_gemm_x_run_pack, .workspace = conv_gemm_x_workspace, .run = conv_gemm_x},
+    {.op = LGV_OP_conv2d_grad_w, .name = "gemm", .accepts = conv_gemm_accepts, .accumulates = true,
+     .workspace = conv_gemm_w_workspace, .run = conv_gemm_w},
     {.op = LGV_OP_conv2d, .name = "plain", .accepts = conv_accepts, .epilogue = CONV_EPILOGUE, .run = conv_plain},
     {.op = LGV_OP_conv2d_grad_x, .name = "plain", .accepts = conv_accepts, .run = conv_plain_grad_x},
     {.op = LGV_OP_conv2d_grad_w, .name = "plain", .accepts = conv_accepts, .accumulates = true, .run = conv_plain_grad_w},

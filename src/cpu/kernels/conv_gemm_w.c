@@ -1,0 +1,226 @@
+/* conv_gemm_w.c - the gradient for weights as a matrix product over positions:
+   dw[k, (tap, c)] = sum over positions p of dy[p, k] x[p at tap, c].
+   Work is shared out by blocks of outputs; only when these are few are the positions cut too, into
+   at most 8 pieces (a function of the shape), whose sums are added in order. Blocks of GEMM_KC
+   positions of dy and of x are packed as tiles want them. */
+#include "gemm.h"
+
+enum { BLOCK = GEMM_KC, K_TILES = 192 / GEMM_MR, MAX_PIECES = 8 };
+
+/* How the work is cut; from the shape alone. */
+typedef struct cut {
+    int64_t positions, columns; /* columns: taps * C */
+    int64_t k_blocks, k_tiles;  /* blocks of outputs, tiles of each */
+    int64_t j_blocks, j_panels; /* blocks of columns, panels of each */
+    int64_t pieces, piece;      /* of the positions */
+    size_t thread_bytes;
+} cut;
+
+typedef struct run_w {
+    conv_problem p;
+    cut c;
+    real *partial; /* [piece][k][columns] */
+    char *workspace;
+    bool accumulate;
+} run_w;
+
+/* A thread's part of the workspace. */
+typedef struct scratch {
+    real *a, *b;           /* dy [tile][position][GEMM_MR]; x of one panel [position][GEMM_NR] */
+    const real **dy, **x0; /* of each position: its dy, and the x that tap (0,0) reads (may lie outside) */
+    const real **x;        /* at the current tap; NULL outside */
+    int32_t *h, *w;        /* of x0 */
+} scratch;
+
+static cut make_cut(const conv_problem *p)
+{
+    cut c = {.positions = p->y.n * p->y.h * p->y.w, .columns = p->kh * p->kw * p->x.c};
+    int64_t tiles = lgv_ceil_div(p->y.c, GEMM_MR), panels = gemm_panels(c.columns);
+    c.k_tiles = lgv_ceil_div(tiles, lgv_ceil_div(tiles, K_TILES));
+    c.k_blocks = lgv_ceil_div(tiles, c.k_tiles);
+    c.j_panels = lgv_min_i64(panels, lgv_max_i64(1, 192 / GEMM_NR));
+    c.j_blocks = lgv_ceil_div(panels, c.j_panels);
+    int64_t tasks = c.k_blocks * c.j_blocks;
+    c.pieces = tasks >= 16 ? 1 : lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(16, tasks)), lgv_ceil_div(c.positions, 4 * BLOCK));
+    c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
+    c.pieces = lgv_ceil_div(c.positions, c.piece);
+    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * GEMM_MR * BLOCK) * sizeof(real)) + gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
+                     3 * gemm_lines(BLOCK * sizeof(real *)) + 2 * gemm_lines(BLOCK * sizeof(int32_t));
+    return c;
+}
+
+static void *take(char **p, size_t bytes)
+{
+    void *q = *p;
+    *p += gemm_lines(bytes);
+    return q;
+}
+
+static scratch scratch_of(const run_w *r, int thread)
+{
+    char *p = r->workspace + (size_t)thread * r->c.thread_bytes;
+    scratch s;
+    s.a = take(&p, (size_t)(r->c.k_tiles * GEMM_MR * BLOCK) * sizeof(real));
+    s.b = take(&p, BLOCK * GEMM_NR * sizeof(real));
+    s.dy = take(&p, BLOCK * sizeof(real *));
+    s.x0 = take(&p, BLOCK * sizeof(real *));
+    s.x = take(&p, BLOCK * sizeof(real *));
+    s.h = take(&p, BLOCK * sizeof(int32_t));
+    s.w = take(&p, BLOCK * sizeof(int32_t));
+    return s;
+}
+
+static void locate(const conv_problem *p, const scratch *s, int64_t first, int64_t count)
+{
+    int64_t j = first % p->y.w, i = first / p->y.w % p->y.h, n = first / p->y.w / p->y.h;
+    for (int64_t q = 0; q < count; q++) {
+        int64_t h = i * p->stride - p->top, w = j * p->stride - p->left;
+        s->dy[q] = p->yd + n * p->y.sn + i * p->y.sh + j * p->y.sw;
+        s->x0[q] = p->xd + n * p->x.sn; /* the row's picture: taps add their pixel */
+        s->h[q] = (int32_t)h;
+        s->w[q] = (int32_t)w;
+        if (++j == p->y.w) {
+            j = 0;
+            if (++i == p->y.h) { i = 0; n++; }
+        }
+    }
+}
+
+static void locate_tap(const conv_problem *p, const scratch *s, int64_t tap, int64_t count)
+{
+    int64_t i = tap / p->kw, j = tap % p->kw;
+    for (int64_t q = 0; q < count; q++) {
+        int64_t h = s->h[q] + i, w = s->w[q] + j;
+        bool inside = (uint64_t)h < (uint64_t)p->x.h && (uint64_t)w < (uint64_t)p->x.w;
+        s->x[q] = inside ? s->x0[q] + h * p->x.sh + w * p->x.sw : NULL;
+    }
+}
+
+/* 16 positions at a time, so that their rows of dy stay in L1 over the tiles. */
+static void pack_dy(const scratch *s, int64_t k0, int64_t k1, int64_t count)
+{
+    for (int64_t q0 = 0; q0 < count; q0 += 16) {
+        int64_t q1 = lgv_min_i64(q0 + 16, count);
+        real *tile = s->a;
+        for (int64_t k = k0; k < k1; k += GEMM_MR, tile += BLOCK * GEMM_MR) {
+            if (k + GEMM_MR <= k1) {
+                for (int64_t q = q0; q < q1; q++) memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
+            } else {
+                for (int64_t q = q0; q < q1; q++)
+                    for (int r = 0; r < GEMM_MR; r++) tile[q * GEMM_MR + r] = k + r < k1 ? s->dy[q][k + r] : 0;
+            }
+        }
+    }
+}
+
+/* Columns [j, j+n) of one tap's channels [c, c+n) into the panel at column `at`. */
+static void pack_segment(const scratch *s, int64_t c, int64_t n, int64_t at, int64_t count)
+{
+    real *to = s->b + at;
+    if (n == GEMM_NR) {
+        for (int64_t q = 0; q < count; q++, to += GEMM_NR) {
+            const real *x = s->x[q];
+            LGV_UNROLL
+            for (int v = 0; v < GEMM_NV; v++) v_store(to + v * VL, x ? v_load(x + c + v * VL) : v_zero());
+        }
+        return;
+    }
+    for (int64_t q = 0; q < count; q++, to += GEMM_NR) {
+        const real *x = s->x[q];
+        for (int64_t i = 0; i < n; i++) to[i] = x ? x[c + i] : 0;
+    }
+}
+
+/* tap: the one s->x is set to, -1 none. */
+static void pack_x(const conv_problem *p, const scratch *s, int64_t j0, int64_t j1, int64_t count, int64_t *tap)
+{
+    for (int64_t j = j0; j < j1;) {
+        int64_t t = j / p->x.c, c = j % p->x.c, n = lgv_min_i64(j1 - j, p->x.c - c);
+        if (t != *tap) locate_tap(p, s, t, count);
+        *tap = t;
+        pack_segment(s, c, n, j - j0, count);
+        j += n;
+    }
+    for (int64_t q = 0; q < count && j1 - j0 < GEMM_NR; q++)
+        for (int64_t i = j1 - j0; i < GEMM_NR; i++) s->b[q * GEMM_NR + i] = 0;
+}
+
+static void add_tile(const run_w *r, real *partial, const real *tile, int64_t k, int64_t k1, int64_t j, int64_t j1, bool first)
+{
+    for (int i = 0; i < GEMM_MR && k + i < k1; i++) {
+        real *to = partial + (k + i) * r->c.columns + j;
+        for (int64_t v = 0; v < j1 - j; v += VL) {
+            int64_t n = j1 - j - v;
+            vreal sum = v_load(tile + i * GEMM_NR + v);
+            if (n >= VL) v_store(to + v, first ? sum : v_add(v_load(to + v), sum));
+            else v_store_n(to + v, first ? sum : v_add(v_load_n(to + v, n), sum), n);
+        }
+    }
+}
+
+static void sum_task(void *arg, int64_t block, int thread)
+{
+    const run_w *r = arg;
+    const conv_problem *p = &r->p;
+    const cut *c = &r->c;
+    scratch s = scratch_of(r, thread);
+    _Alignas(64) real tile[GEMM_MR * GEMM_NR];
+    int64_t j_block = block % c->j_blocks, k_block = block / c->j_blocks % c->k_blocks, piece = block / c->j_blocks / c->k_blocks;
+    int64_t k0 = k_block * c->k_tiles * GEMM_MR, k1 = lgv_min_i64(k0 + c->k_tiles * GEMM_MR, p->y.c);
+    int64_t j0 = j_block * c->j_panels * GEMM_NR, j1 = lgv_min_i64(j0 + c->j_panels * GEMM_NR, c->columns);
+    int64_t start = piece * c->piece, end = lgv_min_i64(start + c->piece, c->positions);
+    real *partial = r->partial + piece * p->y.c * c->columns;
+    for (int64_t q = start; q < end; q += BLOCK) {
+        int64_t count = lgv_min_i64(BLOCK, end - q), tap = -1;
+        locate(p, &s, q, count);
+        pack_dy(&s, k0, k1, count);
+        for (int64_t j = j0; j < j1; j += GEMM_NR) {
+            int64_t stop = lgv_min_i64(j + GEMM_NR, j1);
+            pack_x(p, &s, j, stop, count, &tap);
+            for (int64_t k = k0; k < k1; k += GEMM_MR) {
+                gemm_outer_tile(s.a + (k - k0) * BLOCK, s.b, count, tile);
+                add_tile(r, partial, tile, k, k1, j, stop, q == start);
+            }
+        }
+    }
+}
+
+/* dw[k] of all taps and channels: the pieces in order. */
+static void combine_task(void *arg, int64_t k, int thread)
+{
+    const run_w *r = arg;
+    const conv_problem *p = &r->p;
+    int64_t taps = p->kh * p->kw;
+    for (int64_t t = 0; t < taps; t++) {
+        const real *from = r->partial + k * r->c.columns + t * p->x.c;
+        real *to = p->wd + k * p->ws[0] + t / p->kw * p->ws[2] + t % p->kw * p->ws[3];
+        for (int64_t c = 0; c < p->x.c; c++) {
+            real sum = from[c];
+            for (int64_t s = 1; s < r->c.pieces; s++) sum += from[s * p->y.c * r->c.columns + c];
+            real *dw = to + c * p->ws[1];
+            *dw = r->accumulate ? *dw + sum : sum;
+        }
+    }
+}
+
+static size_t partial_bytes(const conv_problem *p, const cut *c)
+{
+    return gemm_lines((size_t)(c->pieces * p->y.c * c->columns) * sizeof(real));
+}
+
+size_t conv_gemm_w_workspace(const lgv_call *c)
+{
+    conv_problem p = conv_describe(c);
+    cut t = make_cut(&p);
+    return partial_bytes(&p, &t) + (size_t)c->threads * t.thread_bytes;
+}
+
+void conv_gemm_w(const lgv_call *c)
+{
+    run_w r = {.p = conv_describe(c), .accumulate = c->accumulate};
+    r.c = make_cut(&r.p);
+    r.partial = c->workspace;
+    r.workspace = (char *)c->workspace + partial_bytes(&r.p, &r.c);
+    lgv_parallel(c, r.c.pieces * r.c.k_blocks * r.c.j_blocks, sum_task, &r);
+    lgv_parallel(c, r.p.y.c, combine_task, &r);
+}

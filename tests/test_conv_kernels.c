@@ -1,0 +1,301 @@
+/* test_conv_kernels.c - every convolution and linear kernel of every level against the plain one in
+   double: odd shapes, channel slices, haloed values, epilogues, accumulation, threads and batches.
+   Tolerance: 2e-6 of the largest value times the square root of the number of products over 16 for float
+   (rounding of a sum grows about so), 1e-12 for double. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "plan/backend.h"
+
+/* A value on a device: interior strides, guarded by a pattern that must survive. */
+typedef struct buffer {
+    lgv_device *device;
+    char *memory;
+    int64_t elements; /* of the whole memory */
+    lgv_tensor t;
+} buffer;
+
+static const float guard = 12345.0f;
+
+static uint32_t next_random(uint32_t *s)
+{
+    *s = *s * 1664525u + 1013904223u;
+    return *s >> 8;
+}
+
+/* slice: channels left and right of the value's own. Values from the seed, in logical order. */
+static buffer make(lgv_device *d, int rank, const int64_t *dim, int slice, int halo, uint32_t seed)
+{
+    buffer b = {.device = d};
+    lgv_tensor *t = &b.t;
+    t->rank = rank;
+    for (int i = 0; i < 4; i++) t->dim[i] = i < rank ? dim[i] : 1;
+    int64_t stride = 1, offset = slice;
+    for (int i = rank - 1; i >= 0; i--) {
+        t->stride[i] = stride;
+        int64_t pad = i == rank - 1 && rank > 1 ? slice : rank == 4 && (i == 1 || i == 2) ? halo : 0;
+        if (rank == 4 && (i == 1 || i == 2)) offset += halo * stride;
+        stride *= t->dim[i] + 2 * pad;
+    }
+    if (rank == 1) offset = 0;
+    t->halo = halo;
+    b.elements = stride + 2 * slice;
+    size_t size = d->element_size(d, LGV_F32);
+    b.memory = d->alloc(d, (size_t)b.elements * size);
+    assert_non_null(b.memory);
+    float fill = halo ? 0 : guard;
+    for (int64_t i = 0; i < b.elements; i++) d->write(d, LGV_F32, b.memory + (size_t)i * size, &fill, 1);
+    t->data = b.memory + (size_t)offset * size;
+    for (int64_t i = 0; i < lgv_tensor_elements(t); i++) {
+        int64_t at = i % t->dim[3] * t->stride[3] + i / t->dim[3] % t->dim[2] * t->stride[2] +
+                     i / t->dim[3] / t->dim[2] % t->dim[1] * t->stride[1] + i / t->dim[3] / t->dim[2] / t->dim[1] * t->stride[0];
+        float v = (float)next_random(&seed) / (float)(1 << 23) - 1.0f;
+        d->write(d, LGV_F32, (char *)t->data + (size_t)at * size, &v, 1);
+    }
+    return b;
+}
+
+/* The value in logical order; also checks the guards around it. */
+static float *values(const buffer *b)
+{
+    const lgv_tensor *t = &b->t;
+    lgv_device *d = b->device;
+    size_t size = d->element_size(d, LGV_F32);
+    int64_t n = lgv_tensor_elements(t);
+    float *out = malloc((size_t)n * sizeof *out), *all = malloc((size_t)b->elements * sizeof *all);
+    char *seen = calloc((size_t)b->elements, 1);
+    assert_true(out && all && seen);
+    d->read(d, LGV_F32, all, b->memory, b->elements);
+    int64_t first = (int64_t)((size_t)((char *)t->data - b->memory) / size);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = i % t->dim[3] * t->stride[3] + i / t->dim[3] % t->dim[2] * t->stride[2] +
+                     i / t->dim[3] / t->dim[2] % t->dim[1] * t->stride[1] + i / t->dim[3] / t->dim[2] / t->dim[1] * t->stride[0];
+        out[i] = all[first + at];
+        seen[first + at] = 1;
+    }
+    for (int64_t i = 0; i < b->elements; i++)
+        if (!seen[i]) assert_true(all[i] == (t->halo ? 0 : guard));
+    free(all);
+    free(seen);
+    return out;
+}
+
+typedef struct shape {
+    int64_t n, h, w, c, k;
+    int kh, kw, stride, pad[4];
+    bool linear;
+} shape;
+
+typedef struct options {
+    int slice, halo, act;
+    unsigned epilogue;
+    bool accumulate;
+} options;
+
+/* pass 0: forward, 1: gradient for x, 2: gradient for w. */
+static void dims(const shape *s, int64_t *x, int64_t *y, int64_t *w)
+{
+    int64_t ho = (s->h + s->pad[0] + s->pad[2] - s->kh) / s->stride + 1;
+    int64_t wo = (s->w + s->pad[1] + s->pad[3] - s->kw) / s->stride + 1;
+    memcpy(x, (int64_t[]){s->n, s->h, s->w, s->c}, 4 * sizeof *x);
+    memcpy(y, (int64_t[]){s->n, ho, wo, s->k}, 4 * sizeof *y);
+    memcpy(w, (int64_t[]){s->k, s->c, s->kh, s->kw}, 4 * sizeof *w);
+}
+
+static const lgv_kernel *find_kernel(lgv_device *d, const lgv_call *c, const char *name)
+{
+    const lgv_kernel *k;
+    for (int i = 0; (k = d->kernel(d, c->op, i)); i++)
+        if (!strcmp(k->name, name) && (!k->accepts || k->accepts(c))) return k;
+    return NULL;
+}
+
+/* Runs one pass with one kernel on one device and returns the result in logical order. */
+static float *run_case(const char *spec, int threads, const char *kernel, const shape *s, int pass, const options *o)
+{
+    static const lgv_opcode conv[] = {LGV_OP_conv2d, LGV_OP_conv2d_grad_x, LGV_OP_conv2d_grad_w};
+    static const lgv_opcode linear[] = {LGV_OP_linear, LGV_OP_linear_grad_x, LGV_OP_linear_grad_w};
+    lgv_device *d = NULL;
+    assert_int_equal(lgv_device_new(spec, threads, &d, NULL), LGV_OK);
+    int64_t x[4], y[4], w[4];
+    dims(s, x, y, w);
+    lgv_attr_conv attr = {.stride = s->stride, .act = pass ? 0 : o->act};
+    lgv_attr_linear linear_attr = {.act = pass ? 0 : o->act};
+    memcpy(attr.pad, s->pad, sizeof attr.pad);
+    memcpy(attr.dim, pass == 1 ? x : w, sizeof attr.dim);
+    lgv_call c = {.op = (s->linear ? linear : conv)[pass], .attr = s->linear ? (void *)&linear_attr : (void *)&attr,
+                  .n_in = 2, .n_out = 1, .threads = threads, .pool = d->pool, .accumulate = o->accumulate && pass == 2};
+    buffer bx = make(d, 4, x, o->slice, o->halo, 1), by = make(d, 4, y, o->slice, 0, 2);
+    buffer bw = make(d, s->linear ? 2 : 4, w, 0, 0, 3);
+    buffer bias = make(d, 1, &s->k, 0, 0, 4), row = make(d, 2, (int64_t[]){s->n, s->k}, o->slice, 0, 5);
+    buffer residual = make(d, 4, y, 2 * o->slice, 0, 6), gate = make(d, 2, (int64_t[]){s->n, s->k}, 0, 0, 7);
+    buffer *result = pass == 0 ? &by : pass == 1 ? &bx : &bw;
+    c.in[0] = pass == 1 ? by.t : bx.t;
+    c.in[1] = pass == 2 ? by.t : bw.t;
+    c.out[0] = result->t;
+    if (pass == 0) {
+        c.n_in = LGV_EPILOGUE_INPUTS;
+        if (o->epilogue & LGV_EPI_BIAS) c.in[LGV_IN_BIAS] = bias.t;
+        if (o->epilogue & LGV_EPI_ROW) c.in[LGV_IN_ROW] = row.t;
+        if (o->epilogue & LGV_EPI_RESIDUAL) c.in[LGV_IN_RESIDUAL] = residual.t;
+        if (o->epilogue & LGV_EPI_GATE) c.in[LGV_IN_GATE] = gate.t;
+    }
+    const lgv_kernel *k = find_kernel(d, &c, kernel);
+    float *out = NULL;
+    if (k) {
+        void *packed = k->pack ? d->alloc(d, k->pack(&c).bytes) : NULL;
+        c.workspace = k->workspace ? d->alloc(d, k->workspace(&c)) : NULL;
+        if (packed) k->run_pack(&c, packed);
+        c.packed = packed;
+        k->run(&c);
+        out = values(result);
+        d->free(d, packed);
+        d->free(d, c.workspace);
+    }
+    buffer *all[] = {&bx, &by, &bw, &bias, &row, &residual, &gate};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]->memory);
+    lgv_device_free(d);
+    return out;
+}
+
+static int64_t result_size(const shape *s, int pass)
+{
+    int64_t x[4], y[4], w[4];
+    dims(s, x, y, w);
+    const int64_t *r = pass == 0 ? y : pass == 1 ? x : w;
+    return r[0] * r[1] * r[2] * r[3];
+}
+
+static void compare(const char *spec, const char *kernel, const shape *s, int pass, const options *o)
+{
+    float *want = run_case("cpu:f64", 2, "plain", s, pass, o), *got = run_case(spec, 2, kernel, s, pass, o);
+    assert_non_null(want);
+    assert_non_null(got);
+    int64_t n = result_size(s, pass);
+    double largest = 0, worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        largest = fmax(largest, fabs((double)want[i]));
+        double e = fabs((double)want[i] - (double)got[i]);
+        worst = e > worst || isnan(e) ? e : worst;
+    }
+    double products = pass == 0 ? (double)(s->c * s->kh * s->kw) : pass == 1 ? (double)(s->k * s->kh * s->kw)
+                                                                               : (double)(s->n * s->h * s->w);
+    double tolerance = (strcmp(spec, "cpu:f64") ? 2e-6 * fmax(1, sqrt(products / 16)) : 1e-7) * largest;
+    if (!(worst <= tolerance))
+        print_error("%s %s pass %d [%d,%d,%d,%d]->%d %dx%d/%d: error %g, largest %g\n", spec, kernel, pass, (int)s->n, (int)s->h,
+                    (int)s->w, (int)s->c, (int)s->k, s->kh, s->kw, s->stride, worst, largest);
+    assert_true(worst <= tolerance);
+    free(want);
+    free(got);
+}
+
+static const char *const specs[] = {"cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64"};
+static bool runs(const char *spec) { return !strcmp(spec, "cpu:f64") || lgv_cpu_has(spec + 4); }
+
+static const shape shapes[] = {
+    {2, 5, 7, 6, 9, 3, 3, 1, {1, 1, 1, 1}, false},
+    {1, 6, 5, 1, 19, 3, 3, 1, {1, 1, 1, 1}, false},
+    {3, 7, 6, 3, 20, 3, 3, 1, {1, 1, 1, 1}, false},
+    {1, 6, 6, 17, 3, 3, 3, 1, {1, 1, 1, 1}, false},
+    {2, 8, 6, 18, 33, 3, 3, 2, {1, 1, 1, 1}, false},
+    {2, 9, 7, 4, 5, 3, 3, 2, {0, 0, 1, 1}, false},
+    {2, 8, 8, 20, 16, 3, 3, 2, {0, 1, 1, 0}, false},
+    {2, 6, 9, 4, 11, 3, 3, 3, {0, 0, 0, 0}, false},
+    {1, 9, 8, 5, 4, 2, 2, 3, {0, 0, 0, 0}, false},
+    {1, 5, 8, 3, 4, 2, 4, 1, {1, 0, 0, 2}, false},
+    {1, 5, 5, 2, 70, 5, 5, 1, {2, 2, 2, 2}, false},
+    {3, 3, 5, 18, 7, 1, 1, 1, {0, 0, 0, 0}, false},
+    {1, 1, 1, 2, 3, 3, 3, 1, {1, 1, 1, 1}, false},
+    {2, 4, 4, 300, 34, 3, 3, 1, {1, 1, 1, 1}, false},
+    {1, 10, 11, 64, 80, 3, 3, 1, {1, 1, 1, 1}, false},
+    {2, 40, 30, 16, 8, 1, 1, 1, {0, 0, 0, 0}, false},
+    {1, 40, 37, 8, 24, 3, 3, 1, {1, 1, 1, 1}, false},
+    {5, 1, 1, 19, 18, 1, 1, 1, {0, 0, 0, 0}, true},
+    {2, 3, 5, 33, 35, 1, 1, 1, {0, 0, 0, 0}, true},
+    {1, 1, 1, 1, 1, 1, 1, 1, {0, 0, 0, 0}, true},
+    {3, 1, 7, 520, 260, 1, 1, 1, {0, 0, 0, 0}, true},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes, SPECS = sizeof specs / sizeof *specs };
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    for (int d = 0; d < SPECS; d++) {
+        if (!runs(specs[d])) continue;
+        for (int i = 0; i < SHAPES; i++)
+            for (int pass = 0; pass < 3; pass++) {
+                options plain = {.epilogue = LGV_EPI_BIAS}, odd = {.epilogue = LGV_EPI_BIAS, .slice = 3, .accumulate = true};
+                compare(specs[d], "plain", &shapes[i], pass, &odd);
+                compare(specs[d], "gemm", &shapes[i], pass, &plain);
+                compare(specs[d], "gemm", &shapes[i], pass, &odd);
+                options halo = {.slice = 1, .halo = 1};
+                compare(specs[d], "gemm", &shapes[i], pass, &halo);
+            }
+    }
+}
+
+static void test_epilogues(void **state)
+{
+    (void)state;
+    static const int chosen[] = {0, 4, 11, 18};
+    for (int d = 0; d < SPECS; d++)
+        for (unsigned mask = 0; mask < 32 && runs(specs[d]); mask++)
+            for (size_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
+                options o = {.epilogue = mask, .slice = (int)(mask % 3), .act = mask & LGV_EPI_ACT ? 1 + (int)(mask % 4) : 0};
+                compare(specs[d], "gemm", &shapes[chosen[i]], 0, &o);
+                if (mask % 7 == 0) compare(specs[d], "plain", &shapes[chosen[i]], 0, &o);
+            }
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    options o = {.epilogue = LGV_EPI_BIAS | LGV_EPI_ROW};
+    for (int d = 0; d < SPECS; d++)
+        for (int i = 0; i < SHAPES && runs(specs[d]); i++)
+            for (int pass = 0; pass < 3; pass++) {
+                size_t bytes = (size_t)result_size(&shapes[i], pass) * sizeof(float);
+                float *one = run_case(specs[d], 1, "gemm", &shapes[i], pass, &o);
+                float *two = run_case(specs[d], 2, "gemm", &shapes[i], pass, &o);
+                float *seven = run_case(specs[d], 7, "gemm", &shapes[i], pass, &o);
+                assert_memory_equal(one, two, bytes);
+                assert_memory_equal(one, seven, bytes);
+                free(one);
+                free(two);
+                free(seven);
+            }
+}
+
+/* The first picture's result does not depend on how many follow: forward, and the gradient for data. */
+static void test_batches(void **state)
+{
+    (void)state;
+    options o = {.epilogue = LGV_EPI_BIAS};
+    for (int d = 0; d < SPECS; d++)
+        for (int i = 0; i < SHAPES && runs(specs[d]); i++)
+            for (int pass = 0; pass < 2; pass++) {
+                shape one = shapes[i], many = shapes[i];
+                one.n = 1;
+                many.n = 4;
+                float *a = run_case(specs[d], 2, "gemm", &one, pass, &o), *b = run_case(specs[d], 2, "gemm", &many, pass, &o);
+                assert_memory_equal(a, b, (size_t)result_size(&one, pass) * sizeof(float));
+                free(a);
+                free(b);
+            }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_epilogues),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_batches),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
