@@ -1,0 +1,99 @@
+/* bench_conv.c - GFLOP/s of the convolution and linear kernels on typical shapes.
+   bench_conv [DEVICE [THREADS [KERNEL]]]. Process CPU time of the best of several runs decides, because other
+   programs may share the machine; rates are per thread. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "plan/backend.h"
+
+typedef struct shape {
+    int64_t n, hw, c, k;
+    int window, stride;
+} shape;
+
+static const shape shapes[] = {
+    {4, 32, 128, 128, 3, 1}, {4, 16, 256, 256, 3, 1}, {32, 32, 64, 64, 3, 1}, {4, 8, 512, 512, 3, 1}, {4, 4, 256, 256, 3, 1},
+    {4, 32, 3, 128, 3, 1},   {4, 32, 128, 3, 3, 1},   {4, 32, 128, 128, 3, 2}, {4, 16, 512, 256, 1, 1}, {64, 8, 384, 1536, 1, 1},
+    {32, 28, 1, 32, 3, 1},   {32, 28, 32, 32, 3, 1},  {32, 14, 64, 64, 3, 1}, {32, 1, 128, 512, 1, 1},
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static lgv_tensor tensor(lgv_device *d, const int64_t *dim)
+{
+    lgv_tensor t = {.dtype = LGV_F32, .rank = 4};
+    int64_t n = 1;
+    for (int i = 3; i >= 0; i--) {
+        t.dim[i] = dim[i];
+        t.stride[i] = n;
+        n *= dim[i];
+    }
+    size_t size = d->element_size(d, LGV_F32);
+    t.data = d->alloc(d, (size_t)n * size);
+    if (!t.data) exit(1);
+    for (int64_t i = 0; i < n; i++) {
+        float v = (float)(i * 2654435761u % 1000) / 1000.0f - 0.5f;
+        d->write(d, LGV_F32, (char *)t.data + (size_t)i * size, &v, 1);
+    }
+    return t;
+}
+
+static double rate(lgv_device *d, const shape *s, int pass, const char *name)
+{
+    static const lgv_opcode ops[] = {LGV_OP_conv2d, LGV_OP_conv2d_grad_x, LGV_OP_conv2d_grad_w};
+    int64_t out = (s->hw + 2 * (s->window / 2) - s->window) / s->stride + 1;
+    lgv_tensor x = tensor(d, (int64_t[]){s->n, s->hw, s->hw, s->c}), y = tensor(d, (int64_t[]){s->n, out, out, s->k});
+    lgv_tensor w = tensor(d, (int64_t[]){s->k, s->c, s->window, s->window});
+    int p = s->window / 2;
+    lgv_attr_conv attr = {.stride = s->stride, .pad = {p, p, p, p}};
+    lgv_call c = {.op = ops[pass], .attr = &attr, .n_in = 2, .n_out = 1, .threads = d->threads, .pool = d->pool};
+    c.in[0] = pass == 1 ? y : x;
+    c.in[1] = pass == 2 ? y : w;
+    c.out[0] = pass == 0 ? y : pass == 1 ? x : w;
+    const lgv_kernel *k = NULL;
+    for (int i = 0; (k = d->kernel(d, c.op, i)); i++)
+        if (!name || !strcmp(k->name, name)) break;
+    if (!k) return 0;
+    void *packed = k->pack ? d->alloc(d, k->pack(&c).bytes) : NULL;
+    c.workspace = k->workspace ? d->alloc(d, k->workspace(&c)) : NULL;
+    if (packed) k->run_pack(&c, packed);
+    c.packed = packed;
+    double best = 1e9, total = 0;
+    for (int i = 0; i < 40 && (i < 5 || total < 0.3); i++) {
+        double start = now();
+        k->run(&c);
+        double t = now() - start;
+        total += t;
+        best = t < best ? t : best;
+    }
+    void *all[] = {x.data, y.data, w.data, packed, c.workspace};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]);
+    double flops = 2.0 * (double)(s->n * out * out) * (double)(s->c * s->k) * s->window * s->window;
+    return flops / best * 1e-9;
+}
+
+int main(int argc, char **argv)
+{
+    lgv_device *d = NULL;
+    lgv_error err = {0};
+    if (lgv_device_new(argc > 1 ? argv[1] : "cpu", argc > 2 ? atoi(argv[2]) : 1, &d, &err)) {
+        fprintf(stderr, "bench_conv: %s\n", err.text);
+        return 1;
+    }
+    printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n", lgv_device_name(d), d->threads);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *s = &shapes[i];
+        printf("%3d x %4d -> %4d @ %2d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw, s->window, s->window, s->stride);
+        for (int pass = 0; pass < 3; pass++) printf(" %7.1f", rate(d, s, pass, argc > 3 ? argv[3] : NULL));
+        printf("\n");
+    }
+    lgv_device_free(d);
+    return 0;
+}
