@@ -1,0 +1,61 @@
+/* channels.c - concat, slice and slice_grad as copies, for when the planner could not make them views. */
+#include "cpu/pointwise.h"
+
+/* Copies in[0] (and in[1]) into channels of out[0], or channels of in[0] into out[0]. */
+typedef struct channel_copy {
+    pixels from[2], to;
+    int64_t read_at, write_at[2], count[2]; /* channels */
+    bool clear;                             /* the rest of the output is zero */
+    int64_t block;
+} channel_copy;
+
+static void copy_block(void *arg, int64_t block, int thread)
+{
+    const channel_copy *w = arg;
+    const int64_t end = lgv_min_i64((block + 1) * w->block, w->to.count);
+    for (int64_t i = block * w->block; i < end; i++) {
+        real *to = w->to.data + pixel_offset(&w->to, i);
+        if (w->clear) memset(to, 0, (size_t)w->to.a.c * sizeof(real));
+        for (int k = 0; k < 2 && w->count[k]; k++) {
+            const real *from = w->from[k].data + pixel_offset(&w->from[k], i) + w->read_at;
+            memcpy(to + w->write_at[k], from, (size_t)w->count[k] * sizeof(real));
+        }
+    }
+}
+
+static void run_copy(const lgv_call *c, channel_copy *w)
+{
+    w->from[0] = pixels_of(&c->in[0]);
+    w->to = pixels_of(&c->out[0]);
+    w->block = lgv_max_i64(1, SPAN_ELEMENTS / w->to.a.c);
+    lgv_parallel(c, lgv_ceil_div(w->to.count, w->block), copy_block, w);
+}
+
+static void run_concat(const lgv_call *c)
+{
+    channel_copy w = {.from[1] = pixels_of(&c->in[1])};
+    w.count[0] = w.write_at[1] = lgv_as_nhwc(&c->in[0]).c;
+    w.count[1] = lgv_as_nhwc(&c->in[1]).c;
+    run_copy(c, &w);
+}
+
+static void run_slice(const lgv_call *c)
+{
+    const lgv_attr_slice *a = c->attr;
+    channel_copy w = {.read_at = a->start, .count = {a->count, 0}};
+    run_copy(c, &w);
+}
+
+static void run_slice_grad(const lgv_call *c)
+{
+    const lgv_attr_slice *a = c->attr;
+    channel_copy w = {.write_at = {a->start, 0}, .count = {lgv_as_nhwc(&c->in[0]).c, 0}, .clear = true};
+    run_copy(c, &w);
+}
+
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_concat, .name = "plain", .run = run_concat},
+    {.op = LGV_OP_slice, .name = "plain", .run = run_slice},
+    {.op = LGV_OP_slice_grad, .name = "plain", .run = run_slice_grad},
+};
+const lgv_kernel_list LGV_TABLE(channels) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -1,0 +1,102 @@
+/* resample.c - resolution times 2 or 1/2. Every kind and every adjoint is one of two separable forms with
+   four taps t:
+     gather  y[o] = sum_k t[k] x[2o + k - 1]                              (large -> small)
+     spread  y[2q] = t[1] x[q] + t[3] x[q-1],  y[2q+1] = t[2] x[q] + t[0] x[q+1]   (small -> large)
+   with zeros outside. They are each other's adjoints, so only the taps differ. FIR: StyleGAN2
+   (arXiv 1912.04958, app. B) with kernel [1,3,3,1]/8, times 2 a dimension when going up. */
+#include "cpu/pointwise.h"
+
+typedef struct resample_work {
+    const lgv_call *call;
+    pixels x, y;
+    real tap[4];
+    bool spread;
+} resample_work;
+
+/* Source positions and weights of output position o along one dimension of `size` sources. */
+static int find_taps(const resample_work *w, int64_t o, int64_t size, int64_t at[4], real weight[4])
+{
+    int count = 0;
+    for (int k = 0; k < 4; k++) {
+        int64_t source = 2 * o + k - 1;
+        if (w->spread) {
+            if ((o + k) % 2 == 0) continue; /* even o: taps 1 and 3, odd: 0 and 2 */
+            source = (o + 1 - k) / 2;       /* exact */
+        }
+        if (w->tap[k] == 0 || source < 0 || source >= size) continue;
+        at[count] = source;
+        weight[count++] = w->tap[k];
+    }
+    return count;
+}
+
+/* y = sum of weight[i] * source[i] over channels. */
+static void combine(real *y, int64_t channels, int count, const real *const *source, const real *weight)
+{
+    for (int64_t c = 0; c < channels; c += VL) {
+        const int64_t n = channels - c;
+        vreal sum = count ? v_mul(v_set1(weight[0]), v_get(source[0] + c, n)) : v_zero();
+        for (int i = 1; i < count; i++) sum = v_fma(v_set1(weight[i]), v_get(source[i] + c, n), sum);
+        v_put(y + c, sum, n);
+    }
+}
+
+/* One row of pixels of the output. */
+static void resample_line(void *arg, int64_t line, int thread)
+{
+    const resample_work *w = arg;
+    const lgv_nhwc *x = &w->x.a, *y = &w->y.a;
+    const int64_t n = line / y->h, row = line % y->h;
+    int64_t row_at[4], column_at[4];
+    real row_weight[4], column_weight[4], weight[16];
+    const real *source[16];
+    const int rows = find_taps(w, row, x->h, row_at, row_weight);
+    for (int64_t column = 0; column < y->w; column++) {
+        const int columns = find_taps(w, column, x->w, column_at, column_weight);
+        int count = 0;
+        for (int i = 0; i < rows; i++) {
+            for (int j = 0; j < columns; j++) {
+                source[count] = w->x.data + n * x->sn + row_at[i] * x->sh + column_at[j] * x->sw;
+                weight[count++] = row_weight[i] * column_weight[j];
+            }
+        }
+        combine(w->y.data + n * y->sn + row * y->sh + column * y->sw, y->c, count, source, weight);
+    }
+}
+
+static void run_taps(const lgv_call *c, bool spread, const real tap[4])
+{
+    resample_work w = {.call = c, .x = pixels_of(&c->in[0]), .y = pixels_of(&c->out[0]), .spread = spread};
+    memcpy(w.tap, tap, sizeof w.tap);
+    lgv_parallel(c, w.y.a.n * w.y.a.h, resample_line, &w);
+}
+
+static const real ones[4] = {0, 1, 1, 0}, halves[4] = {0, (real)0.5, (real)0.5, 0};
+static const real fir[4] = {(real)0.125, (real)0.375, (real)0.375, (real)0.125};
+static const real fir2[4] = {(real)0.25, (real)0.75, (real)0.75, (real)0.25};
+
+static void run_resample(const lgv_call *c)
+{
+    switch (((const lgv_attr_resample *)c->attr)->kind) {
+    case LGV_UP_NEAREST: run_taps(c, true, ones); break;
+    case LGV_DOWN_AVERAGE: run_taps(c, false, halves); break;
+    case LGV_UP_FIR: run_taps(c, true, fir2); break;
+    default: run_taps(c, false, fir); break;
+    }
+}
+
+static void run_resample_grad(const lgv_call *c)
+{
+    switch (((const lgv_attr_resample *)c->attr)->kind) {
+    case LGV_UP_NEAREST: run_taps(c, false, ones); break;
+    case LGV_DOWN_AVERAGE: run_taps(c, true, halves); break;
+    case LGV_UP_FIR: run_taps(c, false, fir2); break;
+    default: run_taps(c, true, fir); break;
+    }
+}
+
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_resample, .name = "plain", .run = run_resample},
+    {.op = LGV_OP_resample_grad, .name = "plain", .run = run_resample_grad},
+};
+const lgv_kernel_list LGV_TABLE(resample) = {kernels, sizeof kernels / sizeof kernels[0]};

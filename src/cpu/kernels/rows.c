@@ -1,0 +1,280 @@
+/* rows.c - activations with per-row numbers and vectors, and the sums over positions.
+   Sums run over chunks of SUM_PIXELS positions whose totals are then added in order, so that the error
+   does not grow with the number of positions and the bits do not depend on threads or strides. */
+#include "cpu/pointwise.h"
+
+enum { SUM_PIXELS = 128, SUM_PARTS = 64, SUM_CHANNELS = 64 };
+
+/* --- Elementwise with a row's numbers ------------------------------------------------------------- */
+static inline real row_number(const span_work *w, int input, int64_t n)
+{
+    const lgv_tensor *t = &w->call->in[input];
+    return ((const real *)t->data)[n * t->stride[0]];
+}
+
+static inline const real *row_vector(const span_work *w, int input, int64_t n)
+{
+    const lgv_tensor *t = &w->call->in[input];
+    return (const real *)t->data + n * t->stride[0];
+}
+
+static void body_add_row(const span_work *w, const span *s)
+{
+    const real *v = row_vector(w, 1, s->n);
+    for (int64_t i = 0; i < s->len; i += w->channels) {
+        const real *x = (const real *)s->p[0] + i;
+        real *y = (real *)s->p[1] + i;
+        for (int64_t c = 0; c < w->channels; c += VL) {
+            const int64_t n = w->channels - c;
+            v_put(y + c, v_add(v_get(x + c, n), v_get(v + c, n)), n);
+        }
+    }
+}
+
+static void body_modulate(const span_work *w, const span *s)
+{
+    const real *scale = row_vector(w, 1, s->n), *shift = row_vector(w, 2, s->n);
+    for (int64_t i = 0; i < s->len; i += w->channels) {
+        const real *x = (const real *)s->p[0] + i;
+        real *y = (real *)s->p[1] + i;
+        for (int64_t c = 0; c < w->channels; c += VL) {
+            const int64_t n = w->channels - c;
+            v_put(y + c, v_fma(v_get(x + c, n), v_add(v_set1(1), v_get(scale + c, n)), v_get(shift + c, n)), n);
+        }
+    }
+}
+
+static void body_row_scale(const span_work *w, const span *s)
+{
+    const real *x = s->p[0];
+    real *y = s->p[1];
+    const vreal a = v_set1(row_number(w, 1, s->n));
+    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_mul(a, v_get(x + i, s->len - i)), s->len - i);
+}
+
+static void body_row_divide(const span_work *w, const span *s)
+{
+    const real *x = s->p[0];
+    real *y = s->p[1];
+    const vreal a = v_set1(row_number(w, 1, s->n));
+    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_div(v_get(x + i, s->len - i), a), s->len - i);
+}
+
+/* Two roundings, not a fused one: PyTorch's scheduler computes a*x + b*noise so. */
+static void body_row_axpby(const span_work *w, const span *s)
+{
+    const real *x = s->p[0], *y = s->p[1];
+    real *z = s->p[2];
+    const vreal a = v_set1(row_number(w, 2, s->n)), b = v_set1(row_number(w, 3, s->n));
+    for (int64_t i = 0; i < s->len; i += VL) {
+        const int64_t n = s->len - i;
+        v_put(z + i, v_add(v_mul(a, v_get(x + i, n)), v_mul(b, v_get(y + i, n))), n);
+    }
+}
+
+static void run_rows(const lgv_call *c, void (*body)(const span_work *, const span *))
+{
+    span_work w = {.call = c, .operand = {&c->in[0], &c->out[0]}, .count = 2, .body = body};
+    run_spans(&w, true);
+}
+
+static void run_add_row(const lgv_call *c) { run_rows(c, body_add_row); }
+static void run_modulate(const lgv_call *c) { run_rows(c, body_modulate); }
+static void run_row_scale(const lgv_call *c) { run_rows(c, body_row_scale); }
+static void run_row_divide(const lgv_call *c) { run_rows(c, body_row_divide); }
+static void run_row_axpby(const lgv_call *c)
+{
+    span_work w = {.call = c, .operand = {&c->in[0], &c->in[1], &c->out[0]}, .count = 3, .body = body_row_axpby};
+    run_spans(&w, true);
+}
+
+/* --- Spreading ------------------------------------------------------------------------------------ */
+static void body_spread(const span_work *w, const span *s)
+{
+    const real *v = w->kind ? row_vector(w, 0, s->n) : w->call->in[0].data;
+    for (int64_t i = 0; i < s->len; i += w->channels)
+        memcpy((real *)s->p[0] + i, v, (size_t)w->channels * sizeof(real));
+}
+
+static void run_spread_rows(const lgv_call *c)
+{
+    span_work w = {.call = c, .operand = {&c->out[0]}, .count = 1, .body = body_spread, .kind = 0};
+    run_spans(&w, true);
+}
+
+static void run_spread_hw(const lgv_call *c)
+{
+    span_work w = {.call = c, .operand = {&c->out[0]}, .count = 1, .body = body_spread, .kind = 1};
+    run_spans(&w, true);
+}
+
+/* --- Sums ----------------------------------------------------------------------------------------- */
+/* sum[0..channels) += pixels [begin, end) of x from channel c0 on: four vectors of channels side by side
+   hide the latency of the additions. */
+static void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels, real *sum)
+{
+    for (int64_t i = begin; i < end;) {
+        int64_t step, run = pixel_run(x, i, end - i, &step);
+        const real *p = x->data + pixel_offset(x, i) + c0;
+        int64_t c = 0;
+        for (; c + 4 * VL <= channels; c += 4 * VL) {
+            vreal s0 = v_load(sum + c), s1 = v_load(sum + c + VL), s2 = v_load(sum + c + 2 * VL), s3 = v_load(sum + c + 3 * VL);
+            for (int64_t k = 0; k < run; k++) {
+                const real *q = p + k * step + c;
+                s0 = v_add(s0, v_load(q));
+                s1 = v_add(s1, v_load(q + VL));
+                s2 = v_add(s2, v_load(q + 2 * VL));
+                s3 = v_add(s3, v_load(q + 3 * VL));
+            }
+            v_store(sum + c, s0);
+            v_store(sum + c + VL, s1);
+            v_store(sum + c + 2 * VL, s2);
+            v_store(sum + c + 3 * VL, s3);
+        }
+        for (; c < channels; c += VL) {
+            const int64_t n = channels - c;
+            vreal s = v_get(sum + c, n);
+            for (int64_t k = 0; k < run; k++) s = v_add(s, v_get(p + k * step + c, n));
+            v_put(sum + c, s, n);
+        }
+        i += run;
+    }
+}
+
+/* total[0..channels) = the sum over pixels [begin, end), in chunks of SUM_PIXELS. channels <= SUM_CHANNELS. */
+static void sum_chunks(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels, real *total)
+{
+    real part[SUM_CHANNELS];
+    for (int64_t c = 0; c < channels; c++) total[c] = 0;
+    for (int64_t i = begin; i < end; i += SUM_PIXELS) {
+        memset(part, 0, sizeof part);
+        sum_pixels(x, i, lgv_min_i64(i + SUM_PIXELS, end), c0, channels, part);
+        for (int64_t c = 0; c < channels; c++) total[c] += part[c];
+    }
+}
+
+typedef struct sum_work {
+    const lgv_call *call;
+    pixels x;
+    int64_t parts, part_pixels, chunks; /* chunks of SUM_CHANNELS channels */
+} sum_work;
+
+/* sum_rows: the positions are cut into parts, a function of the shape, whose sums wait in the workspace. */
+static sum_work sum_rows_work(const lgv_call *c)
+{
+    sum_work w = {.call = c, .x = pixels_of(&c->in[0])};
+    w.parts = lgv_min_i64(SUM_PARTS, lgv_ceil_div(w.x.count, SUM_PIXELS));
+    w.part_pixels = lgv_ceil_div(lgv_ceil_div(w.x.count, w.parts), SUM_PIXELS) * SUM_PIXELS;
+    w.chunks = lgv_ceil_div(w.x.a.c, SUM_CHANNELS);
+    return w;
+}
+
+static void sum_rows_part(void *arg, int64_t block, int thread)
+{
+    const sum_work *w = arg;
+    const int64_t part = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS;
+    const int64_t begin = lgv_min_i64(part * w->part_pixels, w->x.count);
+    const int64_t end = lgv_min_i64(begin + w->part_pixels, w->x.count);
+    real *total = (real *)w->call->workspace + part * w->x.a.c + c0;
+    sum_chunks(&w->x, begin, end, c0, lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0), total);
+}
+
+static void run_sum_rows(const lgv_call *c)
+{
+    sum_work w = sum_rows_work(c);
+    real *y = c->out[0].data;
+    const real *part = c->workspace;
+    lgv_parallel(c, w.parts * w.chunks, sum_rows_part, &w);
+    for (int64_t k = 0; k < w.x.a.c; k++) {
+        double total = 0;
+        for (int64_t p = 0; p < w.parts; p++) total += (double)part[p * w.x.a.c + k];
+        y[k] = c->accumulate ? y[k] + (real)total : (real)total;
+    }
+}
+
+static size_t workspace_sum_rows(const lgv_call *c)
+{
+    const sum_work w = sum_rows_work(c);
+    return (size_t)(w.parts * w.x.a.c) * sizeof(real);
+}
+
+static void sum_hw_part(void *arg, int64_t block, int thread)
+{
+    const sum_work *w = arg;
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS, hw = w->x.a.h * w->x.a.w;
+    const lgv_tensor *y = &w->call->out[0];
+    sum_chunks(&w->x, n * hw, (n + 1) * hw, c0, lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0),
+               (real *)y->data + n * y->stride[0] + c0);
+}
+
+static void run_sum_hw(const lgv_call *c)
+{
+    sum_work w = {.call = c, .x = pixels_of(&c->in[0]), .chunks = lgv_ceil_div(lgv_as_nhwc(&c->in[0]).c, SUM_CHANNELS)};
+    lgv_parallel(c, w.x.a.n * w.chunks, sum_hw_part, &w);
+}
+
+/* --- modulate_grad -------------------------------------------------------------------------------- */
+typedef struct modulate_work {
+    const lgv_call *call;
+    pixels dy, x, dx;
+    int64_t chunks;
+} modulate_work;
+
+/* dx of one chunk of channels of a pixel range, with sums of dy*x and dy. */
+static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, int64_t c0, int64_t channels,
+                            const real *scale, real *dscale, real *dshift)
+{
+    for (int64_t i = begin; i < end; i++) {
+        const real *dy = w->dy.data + pixel_offset(&w->dy, i) + c0, *x = w->x.data + pixel_offset(&w->x, i) + c0;
+        real *dx = w->dx.data ? w->dx.data + pixel_offset(&w->dx, i) + c0 : NULL;
+        for (int64_t c = 0; c < channels; c += VL) {
+            const int64_t n = channels - c;
+            const vreal d = v_get(dy + c, n);
+            v_put(dscale + c, v_fma(d, v_get(x + c, n), v_get(dscale + c, n)), n);
+            v_put(dshift + c, v_add(d, v_get(dshift + c, n)), n);
+            if (dx) v_put(dx + c, v_mul(d, v_add(v_set1(1), v_get(scale + c, n))), n);
+        }
+    }
+}
+
+static void modulate_part(void *arg, int64_t block, int thread)
+{
+    const modulate_work *w = arg;
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS, hw = w->x.a.h * w->x.a.w;
+    const int64_t channels = lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0);
+    const lgv_tensor *scale = &w->call->in[2], *out1 = &w->call->out[1], *out2 = &w->call->out[2];
+    real total[2][SUM_CHANNELS] = {{0}}, part[2][SUM_CHANNELS];
+    for (int64_t i = n * hw; i < (n + 1) * hw; i += SUM_PIXELS) {
+        memset(part, 0, sizeof part);
+        modulate_pixels(w, i, lgv_min_i64(i + SUM_PIXELS, (n + 1) * hw), c0, channels,
+                        (const real *)scale->data + n * scale->stride[0] + c0, part[0], part[1]);
+        for (int64_t c = 0; c < channels; c++) {
+            total[0][c] += part[0][c];
+            total[1][c] += part[1][c];
+        }
+    }
+    const size_t bytes = (size_t)channels * sizeof(real);
+    if (out1->data) memcpy((real *)out1->data + n * out1->stride[0] + c0, total[0], bytes);
+    if (out2->data) memcpy((real *)out2->data + n * out2->stride[0] + c0, total[1], bytes);
+}
+
+static void run_modulate_grad(const lgv_call *c)
+{
+    modulate_work w = {.call = c, .dy = pixels_of(&c->in[0]), .x = pixels_of(&c->in[1]), .dx = pixels_of(&c->out[0])};
+    w.chunks = lgv_ceil_div(w.x.a.c, SUM_CHANNELS);
+    lgv_parallel(c, w.x.a.n * w.chunks, modulate_part, &w);
+}
+
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_add_row, .name = "plain", .run = run_add_row},
+    {.op = LGV_OP_row_scale, .name = "plain", .run = run_row_scale},
+    {.op = LGV_OP_row_divide, .name = "plain", .run = run_row_divide},
+    {.op = LGV_OP_row_axpby, .name = "plain", .run = run_row_axpby},
+    {.op = LGV_OP_modulate, .name = "plain", .run = run_modulate},
+    {.op = LGV_OP_modulate_grad, .name = "plain", .run = run_modulate_grad},
+    {.op = LGV_OP_sum_rows, .name = "plain", .accumulates = true, .workspace = workspace_sum_rows, .run = run_sum_rows},
+    {.op = LGV_OP_sum_hw, .name = "plain", .run = run_sum_hw},
+    {.op = LGV_OP_spread_rows, .name = "plain", .run = run_spread_rows},
+    {.op = LGV_OP_spread_hw, .name = "plain", .run = run_spread_hw},
+};
+const lgv_kernel_list LGV_TABLE(rows) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -1,0 +1,116 @@
+/* sampler.c - one sampler step with each row's own coefficients, and dynamic thresholding
+   (arXiv 2205.11487, sec. 2.3): x0 is clipped to the q-quantile s of |x0| of its row and divided by s. */
+#include "cpu/pointwise.h"
+
+typedef struct step_work {
+    const lgv_call *call;
+    pixels x, out, z, next, x0;
+} step_work;
+
+static inline vreal predict(vreal x, vreal out, const float *k)
+{
+    return v_add(v_mul(v_set1((real)k[LGV_SAMPLE_A]), x), v_mul(v_set1((real)k[LGV_SAMPLE_B]), out));
+}
+
+/* --- Quantile ------------------------------------------------------------------------------------- */
+/* How many |x0| of row n are <= limit, and the smallest one above it. */
+static int64_t count_below(const step_work *w, int64_t n, const float *k, real limit, real *above)
+{
+    const int64_t hw = w->x.a.h * w->x.a.w, c = w->x.a.c;
+    int64_t count = 0;
+    *above = (real)INFINITY;
+    for (int64_t i = n * hw; i < (n + 1) * hw; i++) {
+        const real *x = w->x.data + pixel_offset(&w->x, i), *out = w->out.data + pixel_offset(&w->out, i);
+        for (int64_t j = 0; j < c; j++) {
+            const real a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * out[j], v = a < 0 ? -a : a;
+            if (v <= limit) count++;
+            else if (v < *above) *above = v;
+        }
+    }
+    return count;
+}
+
+#ifdef LGV_LEVEL_F64
+typedef uint64_t real_bits;
+static const real_bits largest_bits = 0x7ff0000000000000u;
+#else
+typedef uint32_t real_bits;
+static const real_bits largest_bits = 0x7f800000u;
+#endif
+
+static real real_of(real_bits bits)
+{
+    real v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* torch.quantile(|x0|, q) with linear interpolation. Numbers that are not negative order as their bits do,
+   so the k-th smallest is found by bisection on bits: no scratch memory, no sorting. */
+static real quantile(const step_work *w, int64_t n, const float *k)
+{
+    const int64_t count = w->x.a.h * w->x.a.w * w->x.a.c;
+    const double position = (double)k[LGV_SAMPLE_THRESHOLD_RATIO] * (double)(count - 1);
+    const int64_t rank = lgv_max_i64(0, lgv_min_i64(count - 1, (int64_t)position));
+    real_bits low = 0, high = largest_bits;
+    real above;
+    while (low < high) {
+        const real_bits middle = low + (high - low) / 2;
+        if (count_below(w, n, k, real_of(middle), &above) > rank) high = middle;
+        else low = middle + 1;
+    }
+    const real first = real_of(low);
+    const bool repeated = count_below(w, n, k, first, &above) > rank + 1;
+    const real second = repeated || rank + 1 >= count ? first : above;
+    return first + (real)(position - (double)rank) * (second - first);
+}
+
+/* --- The step -------------------------------------------------------------------------------------- */
+static void step_pixels(const step_work *w, int64_t begin, int64_t end, const float *k, vreal limit, vreal divisor)
+{
+    const int64_t c = w->x.a.c;
+    const bool noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
+    const vreal kc = v_set1((real)k[LGV_SAMPLE_C]), kd = v_set1((real)k[LGV_SAMPLE_D]);
+    const vreal ke = v_set1((real)k[LGV_SAMPLE_E]), ks = v_set1((real)k[LGV_SAMPLE_S]);
+    for (int64_t i = begin; i < end; i++) {
+        const real *x = w->x.data + pixel_offset(&w->x, i), *out = w->out.data + pixel_offset(&w->out, i);
+        const real *z = noise ? w->z.data + pixel_offset(&w->z, i) : NULL;
+        real *next = w->next.data ? w->next.data + pixel_offset(&w->next, i) : NULL;
+        real *x0 = w->x0.data ? w->x0.data + pixel_offset(&w->x0, i) : NULL;
+        for (int64_t j = 0; j < c; j += VL) {
+            const int64_t n = c - j;
+            const vreal vx = v_get(x + j, n), vo = v_get(out + j, n);
+            vreal p = v_max(v_neg(limit), v_min(limit, predict(vx, vo, k))); /* NaN passes */
+            p = v_div(p, divisor);
+            vreal y = v_add(v_add(v_mul(kc, p), v_mul(kd, vx)), v_mul(ke, vo));
+            if (noise) y = v_add(y, v_mul(ks, v_get(z + j, n)));
+            if (next) v_put(next + j, y, n);
+            if (x0) v_put(x0 + j, p, n);
+        }
+    }
+}
+
+static void step_row(void *arg, int64_t n, int thread)
+{
+    const step_work *w = arg;
+    const float *k = w->call->step->row[n].coef;
+    const int64_t hw = w->x.a.h * w->x.a.w;
+    real limit = (real)k[LGV_SAMPLE_CLIP], divisor = 1;
+    if (k[LGV_SAMPLE_THRESHOLD] != 0) {
+        const real s = quantile(w, n, k), most = (real)k[LGV_SAMPLE_THRESHOLD_MAX];
+        limit = s < 1 ? 1 : s > most ? most : s;
+        divisor = limit;
+    }
+    step_pixels(w, n * hw, (n + 1) * hw, k, v_set1(limit), v_set1(divisor));
+}
+
+static void run_sampler_step(const lgv_call *c)
+{
+    step_work w = {.call = c, .x = pixels_of(&c->in[0]), .out = pixels_of(&c->in[1]), .next = pixels_of(&c->out[0]),
+                   .x0 = pixels_of(&c->out[1])};
+    if (c->n_in > 2 && c->in[2].data) w.z = pixels_of(&c->in[2]);
+    lgv_parallel(c, w.x.a.n, step_row, &w);
+}
+
+static const lgv_kernel kernels[] = {{.op = LGV_OP_sampler_step, .name = "plain", .run = run_sampler_step}};
+const lgv_kernel_list LGV_TABLE(sampler) = {kernels, 1};

@@ -1,0 +1,154 @@
+/* pointwise.h - walking over strided activations: equal-shaped operands as contiguous spans, pixels as
+   addresses; and the derivatives of the activations.
+   Work is cut into blocks of pixels by shape alone. A vector function gives each lane the same bits
+   wherever its span begins or ends, so elementwise results depend on neither blocks nor strides. */
+#ifndef LGV_POINTWISE_H
+#define LGV_POINTWISE_H
+
+#include "cpu/simd.h"
+#include "plan/backend.h"
+
+enum { SPAN_OPERANDS = 6, SPAN_ELEMENTS = 8192 /* of one block: 32 KiB a float operand */ };
+
+/* Vectors of n <= VL elements; whole ones take the unmasked instruction. */
+static inline vreal v_get(const real *p, int64_t n) { return n >= VL ? v_load(p) : v_load_n(p, n); }
+static inline void v_put(real *p, vreal a, int64_t n)
+{
+    if (n >= VL) v_store(p, a);
+    else v_store_n(p, a, n);
+}
+
+static inline size_t lgv_real_size(lgv_dtype dtype)
+{
+    return dtype == LGV_F32 ? sizeof(real) : dtype == LGV_BF16 ? sizeof(uint16_t) : sizeof(int32_t);
+}
+
+/* --- Pixels --------------------------------------------------------------------------------------- */
+/* An activation as pixels of c contiguous elements; ld is the distance of pixels when that is fixed, else 0. */
+typedef struct pixels {
+    real *data;
+    lgv_nhwc a;
+    int64_t count, ld;
+} pixels;
+
+static inline pixels pixels_of(const lgv_tensor *t)
+{
+    pixels p = {t->data, lgv_as_nhwc(t), 0, 0};
+    int64_t rows;
+    if (!lgv_as_matrix(t, &rows, &p.ld)) p.ld = 0;
+    p.count = p.a.n * p.a.h * p.a.w;
+    return p;
+}
+
+/* Offset of pixel i (counted over n, h, w) in elements. */
+static inline int64_t pixel_offset(const pixels *p, int64_t i)
+{
+    if (p->ld || p->count == 1) return i * p->ld;
+    const int64_t w = i % p->a.w, row = i / p->a.w;
+    return row / p->a.h * p->a.sn + row % p->a.h * p->a.sh + w * p->a.sw;
+}
+
+/* Pixels from i on that lie a fixed distance *step apart, at most limit. */
+static inline int64_t pixel_run(const pixels *p, int64_t i, int64_t limit, int64_t *step)
+{
+    if (p->ld) {
+        *step = p->ld;
+        return limit;
+    }
+    *step = p->a.sw;
+    return lgv_min_i64(limit, p->a.w - i % p->a.w);
+}
+
+/* --- Spans ---------------------------------------------------------------------------------------- */
+/* len elements of row n, the first of them element `first` of the row in [H,W,C] order; p[k] points into
+   operand k. len is a multiple of the channel count and begins at channel 0. */
+typedef struct span {
+    int64_t n, first, len;
+    void *p[SPAN_OPERANDS];
+} span;
+
+typedef struct span_work {
+    const lgv_call *call;
+    const lgv_tensor *operand[SPAN_OPERANDS];
+    int count;
+    void (*body)(const struct span_work *w, const span *s);
+    double number[2];        /* constants of the operator */
+    int kind;
+    /* set by run_spans */
+    bool dense;              /* rows are contiguous in every operand */
+    int64_t row_pixels, channels, pixels, block;
+} span_work;
+
+static void run_span_block(void *arg, int64_t block, int thread)
+{
+    const span_work *w = arg;
+    const int64_t end = lgv_min_i64((block + 1) * w->block, w->pixels);
+    pixels view[SPAN_OPERANDS];
+    (void)thread;
+    for (int k = 0; k < w->count; k++) view[k] = pixels_of(w->operand[k]);
+    for (int64_t i = block * w->block; i < end;) {
+        span s = {.n = i / w->row_pixels};
+        const int64_t inside = i - s.n * w->row_pixels;
+        const int64_t run = w->dense ? lgv_min_i64(end - i, w->row_pixels - inside) : 1;
+        s.first = inside * w->channels;
+        s.len = run * w->channels;
+        for (int k = 0; k < w->count; k++) {
+            const size_t size = lgv_real_size(w->operand[k]->dtype);
+            s.p[k] = (char *)view[k].data + (size_t)pixel_offset(&view[k], i) * size;
+        }
+        w->body(w, &s);
+        i += run;
+    }
+}
+
+static inline bool rows_dense(const lgv_tensor *t)
+{
+    const lgv_nhwc a = lgv_as_nhwc(t);
+    return (a.w == 1 || a.sw == a.c) && (a.h == 1 || a.sh == a.w * a.c);
+}
+
+/* Calls w->body over all spans of the operands, which have one shape. by_row: the body looks at span.n or
+   span.first; otherwise dense operands are one long row. */
+static inline void run_spans(span_work *w, bool by_row)
+{
+    const lgv_nhwc a = lgv_as_nhwc(w->operand[0]);
+    bool all_dense = true;
+    w->dense = true;
+    for (int k = 0; k < w->count; k++) {
+        w->dense = w->dense && rows_dense(w->operand[k]);
+        all_dense = all_dense && lgv_tensor_dense(w->operand[k]);
+    }
+    w->channels = a.c;
+    w->pixels = a.n * a.h * a.w;
+    w->row_pixels = !by_row && all_dense ? w->pixels : a.h * a.w;
+    w->block = lgv_max_i64(1, SPAN_ELEMENTS / a.c);
+    lgv_parallel(w->call, lgv_ceil_div(w->pixels, w->block), run_span_block, w);
+}
+
+/* --- Activations ---------------------------------------------------------------------------------- */
+/* d act(x) / dx for lgv_act_kind. */
+static inline vreal v_act_grad(vreal x, int kind)
+{
+    const vreal one = v_set1(1), zero = v_zero();
+    switch (kind) {
+    case LGV_ACT_SILU: { /* s (1 + x (1 - s)) */
+        const vreal s = v_sigmoid(x);
+        return v_mul(s, v_fma(x, v_sub(one, s), one));
+    }
+    case LGV_ACT_MISH: { /* t + x t', t = u/(u + 2), u = e^x (e^x + 2), t' = 4 e^x (e^x + 1)/(u + 2)^2 */
+        const vreal e = v_exp(v_min(v_set1(20), x)), u = v_mul(e, v_add(e, v_set1(2)));
+        const vreal r = v_div(one, v_add(u, v_set1(2)));
+        const vreal dt = v_mul(v_mul(v_mul(v_set1(4), e), v_add(e, one)), v_mul(r, r));
+        return v_fma(x, dt, v_mul(u, r));
+    }
+    case LGV_ACT_GELU: { /* Phi(x) + x phi(x) */
+        const vreal cdf = v_fma(v_set1((real)0.5), v_erf(v_mul(x, v_set1((real)0.70710678118654752440))), v_set1((real)0.5));
+        const vreal pdf = v_mul(v_set1((real)0.39894228040143267794), v_exp(v_mul(v_set1((real)-0.5), v_mul(x, x))));
+        return v_fma(x, pdf, cdf);
+    }
+    case LGV_ACT_RELU: return v_select(v_gt(x, zero), one, zero);
+    default: return one;
+    }
+}
+
+#endif
