@@ -143,8 +143,9 @@ static void test_records(void **state)
 /* --- Gradients ---------------------------------------------------------------------------------------- */
 static double read_f64(const lgv_tensor *t, int64_t i)
 {
-    assert_true(lgv_tensor_dense(t));
-    return ((double *)t->data)[i];
+    int64_t offset = 0; /* a slice is a view */
+    for (int k = t->rank - 1; k >= 0; i /= t->dim[k], k--) offset += i % t->dim[k] * t->stride[k];
+    return ((double *)t->data)[offset];
 }
 
 static double objective(instance *t)
