@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "dataset.h"
+#include "model.h"
 #include "plan.h"
 #include "schedule.h"
 
@@ -18,7 +19,6 @@
 extern "C" {
 #endif
 
-typedef struct lgv_model lgv_model; /* model.h */
 typedef struct lgv_trainer lgv_trainer;
 
 typedef enum lgv_rng_kind { LGV_RNG_PHILOX = 0, LGV_RNG_TORCH } lgv_rng_kind;
@@ -174,7 +174,8 @@ typedef enum lgv_train_event_kind {
     LGV_TRAIN_NOTE,        /* text: something a person should read */
     LGV_TRAIN_SAVED,       /* text: the checkpoint's folder */
     LGV_TRAIN_SAMPLED,     /* text: the grid's file */
-    LGV_TRAIN_VALIDATED    /* validation */
+    LGV_TRAIN_VALIDATED,   /* validation */
+    LGV_TRAIN_SAMPLING     /* told between the steps of a sample grid, so that the caller can stop it */
 } lgv_train_event_kind;
 
 typedef struct lgv_train_event {
