@@ -12,12 +12,14 @@
 
 /* ---- names ---- */
 
-char *lgv_checkpoint_folder(const char *output, int64_t step) {
+char *lgv_checkpoint_folder(const char *output, int64_t step)
+{
     return lgv_format("%s/checkpoint-%lld", output, (long long)step);
 }
 
 /* The N of "checkpoint-N", -1 when the name is another. */
-static int64_t step_of(const char *name) {
+static int64_t step_of(const char *name)
+{
     static const char prefix[] = "checkpoint-";
     if (strncmp(name, prefix, sizeof prefix - 1)) return -1;
     const char *s = name + sizeof prefix - 1;
@@ -30,12 +32,14 @@ static int64_t step_of(const char *name) {
     return n;
 }
 
-static int ascending(const void *a, const void *b) {
+static int ascending(const void *a, const void *b)
+{
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x > y) - (x < y);
 }
 
-lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *count, lgv_error *err) {
+lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *count, lgv_error *err)
+{
     lgv_names names = {0};
     if (lgv_is_dir(output)) LGV_TRY(lgv_list_dir(output, &names, err));
     int64_t *list = lgv_alloc(names.count + 1, sizeof *list);
@@ -56,7 +60,8 @@ lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *coun
 
 /* ---- opening ---- */
 
-lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err) {
+lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err)
+{
     json_t *copy = json_copy((json_t *)(uintptr_t)root); /* jansson takes no const here; shallow */
     if (copy) json_object_del(copy, "checksum");
     char *text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
@@ -70,56 +75,72 @@ lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *
     return LGV_OK;
 }
 
-static lgv_status check_trainer(const char *folder, const json_t *root, lgv_error *err) {
+static lgv_status check_trainer(const char *folder, const json_t *root, lgv_error *err)
+{
     char hex[65];
     const char *want = json_string_value(json_object_get(root, "checksum"));
     json_int_t version = json_integer_value(json_object_get(root, "format_version"));
     if (version != 1)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "'%s' has format version %lld; this program knows version 1", folder,
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "'%s' has format version %lld; this program knows version 1", folder,
                         (long long)version);
     LGV_TRY(lgv_checkpoint_checksum(root, hex, err));
     if (!want || strcmp(want, hex))
-        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: trainer.json does not match its checksum", folder);
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "'%s' is damaged: trainer.json does not match its checksum", folder);
     return LGV_OK;
 }
 
-static bool plain_name(const char *name) { return name[0] && name[0] != '/' && !strstr(name, ".."); }
+static bool plain_name(const char *name)
+{
+    return name[0] && name[0] != '/' && !strstr(name, "..");
+}
 
-static lgv_status check_files(const char *folder, json_t *root, lgv_error *err) {
+static lgv_status check_files(const char *folder, json_t *root, lgv_error *err)
+{
     json_t *files = json_object_get(root, "files"), *want;
     const char *name;
     if (!json_object_get(files, "optimizer.safetensors") ||
         !json_object_get(files, "unet/diffusion_pytorch_model.safetensors"))
-        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: trainer.json lists no weights", folder);
-    json_object_foreach(files, name, want) {
+        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: trainer.json lists no weights",
+                        folder);
+    json_object_foreach(files, name, want)
+    {
         char hex[65], *path = plain_name(name) ? lgv_path_join(folder, name) : NULL;
-        lgv_status s = path ? lgv_sha256_file(path, hex, err) : lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: bad file name");
+        lgv_status s = path ? lgv_sha256_file(path, hex, err)
+                            : lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: bad file name");
         lgv_free(path);
         if (s) return lgv_fail_prefix(err, s, "'%s' is damaged", folder);
         if (!json_is_string(want) || strcmp(json_string_value(want), hex))
-            return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: %s does not match its SHA-256 in trainer.json", folder,
-                            name);
+            return lgv_fail(err, LGV_ERR_FORMAT,
+                            "'%s' is damaged: %s does not match its SHA-256 in trainer.json",
+                            folder, name);
     }
     return LGV_OK;
 }
 
-static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_error *err) {
+static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_error *err)
+{
     lgv_checkpoint *c = lgv_zalloc(1, sizeof *c);
     char *path = lgv_path_join(folder, "trainer.json");
     lgv_status s = LGV_OK;
     lgv_json j = {0};
-    if (!c || !path || !(c->path = lgv_strdup(folder)) || !(c->unet = lgv_path_join(folder, "unet")))
+    if (!c || !path || !(c->path = lgv_strdup(folder)) ||
+        !(c->unet = lgv_path_join(folder, "unet")))
         s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
     if (!s && !lgv_is_file(path))
-        s = lgv_fail(err, LGV_ERR_FORMAT, "'%s' is no checkpoint of ours: it has no trainer.json", folder);
+        s = lgv_fail(err, LGV_ERR_FORMAT, "'%s' is no checkpoint of ours: it has no trainer.json",
+                     folder);
     if (!s) s = lgv_json_load(path, &j, err);
     if (!s) s = check_trainer(folder, j.root, err);
     if (!s) s = check_files(folder, j.root, err);
     if (!s) {
-        const char *data = json_string_value(json_object_get(json_object_get(j.root, "data"), "path"));
+        const char *data =
+            json_string_value(json_object_get(json_object_get(j.root, "data"), "path"));
         c->root = json_incref(j.root);
         c->step = json_integer_value(json_object_get(json_object_get(j.root, "state"), "step"));
-        if (!(c->data = lgv_strdup(data ? data : ""))) s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
+        if (!(c->data = lgv_strdup(data ? data : "")))
+            s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
     }
     lgv_json_free(&j);
     lgv_free(path);
@@ -131,7 +152,8 @@ static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_
     return LGV_OK;
 }
 
-void lgv_checkpoint_free(lgv_checkpoint *c) {
+void lgv_checkpoint_free(lgv_checkpoint *c)
+{
     if (!c) return;
     for (size_t i = 0; i < c->changes; i++) lgv_free(c->change[i]);
     lgv_free(c->change);
@@ -145,7 +167,8 @@ void lgv_checkpoint_free(lgv_checkpoint *c) {
 /* ---- finding ---- */
 
 /* The newest whole checkpoint of `output` before `step`; NULL: none. */
-static char *good_before(const char *output, int64_t step) {
+static char *good_before(const char *output, int64_t step)
+{
     int64_t *list;
     size_t count;
     char *found = NULL;
@@ -162,50 +185,64 @@ static char *good_before(const char *output, int64_t step) {
 }
 
 /* Opens; when it is damaged, says which earlier one is whole. */
-static lgv_status open_or_advise(const char *folder, lgv_checkpoint **out, lgv_error *err) {
+static lgv_status open_or_advise(const char *folder, lgv_checkpoint **out, lgv_error *err)
+{
     lgv_error why = {0};
     lgv_status s = checkpoint_open(folder, out, &why);
     if (!s) return LGV_OK;
     char *parent = lgv_strdup(folder), *good = NULL;
-    for (size_t n = parent ? strlen(parent) : 0; n > 1 && parent[n - 1] == '/'; n--) parent[n - 1] = 0;
+    for (size_t n = parent ? strlen(parent) : 0; n > 1 && parent[n - 1] == '/'; n--)
+        parent[n - 1] = 0;
     char *slash = parent ? strrchr(parent, '/') : NULL;
     int64_t step = parent ? step_of(slash ? slash + 1 : parent) : -1;
     if (step >= 0) {
         if (slash) *slash = 0;
         good = good_before(slash ? parent : ".", step);
     }
-    if (good) s = lgv_fail(err, s, "%s; the newest whole checkpoint before it is '%s'", why.text, good);
-    else s = lgv_fail(err, s, "%s%s", why.text, step >= 0 ? "; there is no whole checkpoint before it" : "");
+    if (good)
+        s = lgv_fail(err, s, "%s; the newest whole checkpoint before it is '%s'", why.text, good);
+    else
+        s = lgv_fail(err, s, "%s%s", why.text,
+                     step >= 0 ? "; there is no whole checkpoint before it" : "");
     lgv_free(good);
     lgv_free(parent);
     return s;
 }
 
-static bool has(const char *folder, const char *name) {
+static bool has(const char *folder, const char *name)
+{
     char *path = lgv_path_join(folder, name);
     bool found = path && lgv_exists(path);
     lgv_free(path);
     return found;
 }
 
-static lgv_status fresh_start(const char *output, int overwrite, size_t checkpoints, lgv_error *err) {
+static lgv_status fresh_start(const char *output, int overwrite, size_t checkpoints, lgv_error *err)
+{
     if (overwrite || !lgv_exists(output)) return LGV_OK;
-    if (!lgv_is_dir(output)) return lgv_fail(err, LGV_ERR_EXISTS, "the output '%s' is a file, not a folder", output);
+    if (!lgv_is_dir(output))
+        return lgv_fail(err, LGV_ERR_EXISTS, "the output '%s' is a file, not a folder", output);
     if (checkpoints || has(output, "langevin.json"))
         return lgv_fail(err, LGV_ERR_EXISTS,
-                        "'%s' already holds a run: go on with --resume-from-checkpoint latest, replace it with --overwrite, "
+                        "'%s' already holds a run: go on with --resume-from-checkpoint latest, "
+                        "replace it with --overwrite, "
                         "or choose another folder",
                         output);
     if (has(output, "model_index.json") || has(output, "config.json"))
-        return lgv_fail(err, LGV_ERR_EXISTS, "'%s' already holds a model: choose another folder, or replace it with --overwrite",
-                        output);
+        return lgv_fail(
+            err, LGV_ERR_EXISTS,
+            "'%s' already holds a model: choose another folder, or replace it with --overwrite",
+            output);
     return LGV_OK;
 }
 
-lgv_status lgv_checkpoint_find(const char *output, const char *from, int overwrite, lgv_checkpoint **out, lgv_error *err) {
+lgv_status lgv_checkpoint_find(const char *output, const char *from, int overwrite,
+                               lgv_checkpoint **out, lgv_error *err)
+{
     if (!output || !out) return lgv_fail(err, LGV_ERR_ARGUMENT, "a run needs an output folder");
     if (from && strcmp(from, "latest")) {
-        if (!lgv_is_dir(from)) return lgv_fail(err, LGV_ERR_IO, "there is no checkpoint '%s'", from);
+        if (!lgv_is_dir(from))
+            return lgv_fail(err, LGV_ERR_IO, "there is no checkpoint '%s'", from);
         return open_or_advise(from, out, err);
     }
     int64_t *list;
@@ -217,7 +254,8 @@ lgv_status lgv_checkpoint_find(const char *output, const char *from, int overwri
         s = fresh_start(output, overwrite, count, err);
     } else if (count) {
         char *path = lgv_checkpoint_folder(output, list[count - 1]);
-        s = path ? open_or_advise(path, &found, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+        s = path ? open_or_advise(path, &found, err)
+                 : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
         lgv_free(path);
     }
     lgv_free(list);
@@ -227,16 +265,34 @@ lgv_status lgv_checkpoint_find(const char *output, const char *from, int overwri
 
 /* ---- asking and merging ---- */
 
-const char *lgv_checkpoint_path(const lgv_checkpoint *c) { return c->path; }
-int64_t lgv_checkpoint_step(const lgv_checkpoint *c) { return c->step; }
-const char *lgv_checkpoint_unet(const lgv_checkpoint *c) { return c->unet; }
-const char *lgv_checkpoint_data(const lgv_checkpoint *c) { return c->data; }
-int lgv_checkpoint_changes(const lgv_checkpoint *c) { return (int)c->changes; }
-const char *lgv_checkpoint_change_at(const lgv_checkpoint *c, int i) {
+const char *lgv_checkpoint_path(const lgv_checkpoint *c)
+{
+    return c->path;
+}
+int64_t lgv_checkpoint_step(const lgv_checkpoint *c)
+{
+    return c->step;
+}
+const char *lgv_checkpoint_unet(const lgv_checkpoint *c)
+{
+    return c->unet;
+}
+const char *lgv_checkpoint_data(const lgv_checkpoint *c)
+{
+    return c->data;
+}
+int lgv_checkpoint_changes(const lgv_checkpoint *c)
+{
+    return (int)c->changes;
+}
+const char *lgv_checkpoint_change_at(const lgv_checkpoint *c, int i)
+{
     return i >= 0 && (size_t)i < c->changes ? c->change[i] : NULL;
 }
 
-lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out, lgv_error *err) {
+lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out,
+                                    lgv_error *err)
+{
     char *path = lgv_path_join(c->path, "scheduler/scheduler_config.json");
     if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_status s = lgv_scheduler_config_load(path, out, err);
@@ -244,25 +300,32 @@ lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_confi
     return s;
 }
 
-static lgv_status add_change(void *arg, char *line, lgv_error *err) {
+static lgv_status add_change(void *arg, char *line, lgv_error *err)
+{
     lgv_checkpoint *c = arg;
-    lgv_status s = lgv_grow(&c->change, &c->change_capacity, c->changes + 1, sizeof *c->change, err);
-    if (s) lgv_free(line);
-    else c->change[c->changes++] = line;
+    lgv_status s =
+        lgv_grow(&c->change, &c->change_capacity, c->changes + 1, sizeof *c->change, err);
+    if (s)
+        lgv_free(line);
+    else
+        c->change[c->changes++] = line;
     return s;
 }
 
-lgv_status lgv_checkpoint_merge(lgv_checkpoint *c, lgv_train_options *options, lgv_dataset_options *data,
-                                lgv_error *err) {
+lgv_status lgv_checkpoint_merge(lgv_checkpoint *c, lgv_train_options *options,
+                                lgv_dataset_options *data, lgv_error *err)
+{
     const json_t *root = c->root;
     LGV_TRY(lgv_train_options_merge(json_object_get(root, "options"), options, add_change, c, err));
-    return lgv_dataset_options_merge(json_object_get(json_object_get(root, "data"), "options"), data, add_change, c, err);
+    return lgv_dataset_options_merge(json_object_get(json_object_get(root, "data"), "options"),
+                                     data, add_change, c, err);
 }
 
 /* ---- restoring ---- */
 
-static lgv_status restore_moment(const lgv_trainer *t, const lgv_safetensors *f, const char *set, int i, float *scratch,
-                                 lgv_error *err) {
+static lgv_status restore_moment(const lgv_trainer *t, const lgv_safetensors *f, const char *set,
+                                 int i, float *scratch, lgv_error *err)
+{
     int rank, frozen;
     int64_t dim[LGV_MAX_RANK];
     const char *name = lgv_store_at(t->store, i, &rank, dim, &frozen);
@@ -272,19 +335,25 @@ static lgv_status restore_moment(const lgv_trainer *t, const lgv_safetensors *f,
     bool same = tensor && tensor->rank == rank && tensor->dtype == LGV_F32;
     for (int k = 0; same && k < rank; k++) same = tensor->dim[k] == dim[k];
     lgv_status s = LGV_OK;
-    if (!full) s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
-    else if (!same) s = lgv_fail(err, LGV_ERR_FORMAT, "optimizer.safetensors: '%s' is missing or has another shape", full);
+    if (!full)
+        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
+    else if (!same)
+        s = lgv_fail(err, LGV_ERR_FORMAT,
+                     "optimizer.safetensors: '%s' is missing or has another shape", full);
     if (!s) s = lgv_tensor_to_f32(tensor, scratch, err);
     if (!s) s = lgv_store_write(t->store, set, i, scratch, tensor->count, err);
     lgv_free(full);
     return s;
 }
 
-static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
+static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
     char *path = lgv_path_join(c->path, "optimizer.safetensors");
     float *scratch = lgv_alloc((size_t)lgv_store_parameters(t->store), sizeof *scratch);
     lgv_safetensors *f = NULL;
-    lgv_status s = path && scratch ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
+    lgv_status s = path && scratch
+                       ? LGV_OK
+                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
     if (!s) s = lgv_safetensors_open(path, &f, err);
     for (int i = 0; !s && i < lgv_store_count(t->store); i++) {
         s = restore_moment(t, f, "exp_avg", i, scratch, err);
@@ -296,10 +365,12 @@ static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv
     return s;
 }
 
-static lgv_status restore_ema(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
+static lgv_status restore_ema(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
     if (!t->ema) return LGV_OK;
     if (!has(c->path, "unet_ema")) { /* switched on now */
-        LGV_TRY(lgv_trainer_note(t, err, "the moving average starts at step %lld", (long long)c->step));
+        LGV_TRY(
+            lgv_trainer_note(t, err, "the moving average starts at step %lld", (long long)c->step));
         return lgv_store_copy(t->store, "weight", "ema", err);
     }
     char *path = lgv_path_join(c->path, "unet_ema");
@@ -309,37 +380,44 @@ static lgv_status restore_ema(const lgv_checkpoint *c, lgv_trainer *t, lgv_error
     return s;
 }
 
-static lgv_status compare_data(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
-    const char *was = json_string_value(json_object_get(json_object_get(c->root, "data"), "fingerprint"));
+static lgv_status compare_data(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
+    const char *was =
+        json_string_value(json_object_get(json_object_get(c->root, "data"), "fingerprint"));
     if (was && !strcmp(was, lgv_dataset_fingerprint(t->data))) return LGV_OK;
     if (!t->options.allow_data_change)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "the pictures in '%s' are not those the run was started with; go on all the same with "
-                        "--allow-data-change",
-                        lgv_dataset_path(t->data));
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "the pictures in '%s' are not those the run was started with; go on all the same with "
+            "--allow-data-change",
+            lgv_dataset_path(t->data));
     return lgv_trainer_note(t, err, "not bit-exact: the pictures have changed");
 }
 
 /* What the bits of a step depend on besides options. */
-static lgv_status compare_machine(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
+static lgv_status compare_machine(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
     const char *level = json_string_value(json_object_get(c->root, "level"));
     const char *plan = json_string_value(json_object_get(c->root, "plan"));
     const char *version = json_string_value(json_object_get(c->root, "langevin_version"));
     char digest[17];
     lgv_plan_digest(t->train, digest);
     if (!version || strcmp(version, LGV_VERSION))
-        LGV_TRY(lgv_trainer_note(t, err, "not bit-exact: the checkpoint is of version %s, this is %s",
+        LGV_TRY(lgv_trainer_note(t, err,
+                                 "not bit-exact: the checkpoint is of version %s, this is %s",
                                  version ? version : "unknown", LGV_VERSION));
     if (!level || strcmp(level, lgv_device_name(t->device)))
-        return lgv_trainer_note(t, err, "not bit-exact: the run was computed on %s, this is %s", level ? level : "unknown",
-                                lgv_device_name(t->device));
+        return lgv_trainer_note(t, err, "not bit-exact: the run was computed on %s, this is %s",
+                                level ? level : "unknown", lgv_device_name(t->device));
     if (!plan || strcmp(plan, digest))
-        return lgv_trainer_note(t, err, "not bit-exact: other kernels or shapes than before (plan %s, was %s)", digest,
-                                plan ? plan : "unknown");
+        return lgv_trainer_note(
+            t, err, "not bit-exact: other kernels or shapes than before (plan %s, was %s)", digest,
+            plan ? plan : "unknown");
     return LGV_OK;
 }
 
-static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
+static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
     lgv_scheduler_config was;
     LGV_TRY(lgv_checkpoint_scheduler(c, &was, err));
     lgv_schedule *s = NULL;
@@ -349,10 +427,14 @@ static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_
     bool same = s->T == t->schedule->T && s->prediction == t->schedule->prediction &&
                 !memcmp(s->betas, t->schedule->betas, (size_t)s->T * sizeof *s->betas);
     lgv_schedule_free(s);
-    return same ? LGV_OK : lgv_trainer_note(t, err, "not bit-exact: the noise schedule or the prediction type has changed");
+    return same ? LGV_OK
+                : lgv_trainer_note(
+                      t, err,
+                      "not bit-exact: the noise schedule or the prediction type has changed");
 }
 
-lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err) {
+lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
+{
     bool torch = t->options.rng == LGV_RNG_TORCH;
     LGV_TRY(compare_data(c, t, err));
     LGV_TRY(compare_machine(c, t, err));
@@ -361,7 +443,8 @@ lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_e
     LGV_TRY(lgv_model_load_weights_from(t->model, t->store, "weight", c->unet, err));
     LGV_TRY(restore_ema(c, t, err));
     LGV_TRY(restore_optimizer(c, t, err));
-    if (!(t->last_checkpoint = lgv_strdup(c->path))) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    if (!(t->last_checkpoint = lgv_strdup(c->path)))
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     t->saved = t->state.step;
     return LGV_OK;
 }

@@ -1,6 +1,6 @@
 /* dataset.h - inside a data set: its list of pictures, and the cache of what was decoded.
-   A picture is kept as it is after resizing and before cropping: the crop and the flip are drawn anew
-   for every use. */
+   A picture is kept as it is after resizing and before cropping: the crop and the flip are drawn
+   anew for every use. */
 #ifndef LGV_TRAIN_DATASET_H
 #define LGV_TRAIN_DATASET_H
 
@@ -10,13 +10,18 @@
 #include "io/idx.h"
 #include "langevin/dataset.h"
 
-typedef enum lgv_picture_state { LGV_PICTURE_UNSEEN = 0, LGV_PICTURE_RAM, LGV_PICTURE_SPILLED, LGV_PICTURE_BROKEN } lgv_picture_state;
+typedef enum lgv_picture_state {
+    LGV_PICTURE_UNSEEN = 0,
+    LGV_PICTURE_RAM,
+    LGV_PICTURE_SPILLED,
+    LGV_PICTURE_BROKEN
+} lgv_picture_state;
 
 typedef struct lgv_picture {
-    char *path;       /* relative to the folder; owned */
-    int64_t size;     /* bytes of the file */
-    uint64_t digest;  /* of its first and last bytes */
-    int32_t label;    /* class, -1 none */
+    char *path;      /* relative to the folder; owned */
+    int64_t size;    /* bytes of the file */
+    uint64_t digest; /* of its first and last bytes */
+    int32_t label;   /* class, -1 none */
     /* Under the data set's lock: */
     int state;
     int width, height; /* resized */
@@ -27,17 +32,17 @@ typedef struct lgv_picture {
 typedef struct lgv_picture_list {
     lgv_picture *item;
     size_t count, capacity;
-    size_t others;  /* files that are no pictures */
-    char *other;    /* one of them; owned */
+    size_t others; /* files that are no pictures */
+    char *other;   /* one of them; owned */
 } lgv_picture_list;
 
-/* Everything below the folder whose content is PNG or JPEG, sorted by path bytes. Names that begin with
-   a dot are left out. */
+/* Everything below the folder whose content is PNG or JPEG, sorted by path bytes. Names that begin
+   with a dot are left out. */
 lgv_status lgv_pictures_list(const char *folder, lgv_picture_list *out, lgv_error *err);
 void lgv_pictures_free(lgv_picture_list *list);
 /* First and last 64 bytes of a file and its size. */
-lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, uint8_t head[64], size_t *head_bytes,
-                           lgv_error *err);
+lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, uint8_t head[64],
+                           size_t *head_bytes, lgv_error *err);
 
 struct lgv_dataset {
     char *path;
@@ -54,9 +59,9 @@ struct lgv_dataset {
 
     pthread_mutex_t lock; /* of all below, and of the pictures' states */
     int lock_ready;
-    size_t kept;          /* bytes in memory */
-    int spill;            /* descriptor of the temporary file, -1 none */
-    int spill_off;        /* spilling failed or the disk is nearly full */
+    size_t kept;   /* bytes in memory */
+    int spill;     /* descriptor of the temporary file, -1 none */
+    int spill_off; /* spilling failed or the disk is nearly full */
     int64_t spill_end;
     char **skipped;
     size_t skipped_count, skipped_capacity;

@@ -1,7 +1,7 @@
 /* loader.c - the loader's threads.
-   A ring of slots; sample s uses slot s % ahead. A thread takes the next sample number under the lock,
-   decodes without it, and marks the slot ready. The threads ask for less processor time than the
-   network (nice), which matters on machines with few cores. */
+   A ring of slots; sample s uses slot s % ahead. A thread takes the next sample number under the
+   lock, decodes without it, and marks the slot ready. The threads ask for less processor time than
+   the network (nice), which matters on machines with few cores. */
 #include "loader.h"
 
 #include <pthread.h>
@@ -30,17 +30,19 @@ struct lgv_loader {
     int64_t *order;
     pthread_mutex_t lock;
     pthread_cond_t space, filled;
-    int ready_parts; /* of the three above that were initialised */
-    int64_t epoch;   /* of order, -1 none */
-    int64_t taken;   /* next sample a thread takes */
+    int ready_parts;  /* of the three above that were initialised */
+    int64_t epoch;    /* of order, -1 none */
+    int64_t taken;    /* next sample a thread takes */
     int64_t consumed; /* next sample handed out */
     bool stop;
     pthread_t thread[MAX_THREADS];
     int threads;
 };
 
-/* Whether a thread may take the next sample now; makes its epoch's order when it is ours to make. */
-static bool may_take(lgv_loader *l) {
+/* Whether a thread may take the next sample now; makes its epoch's order when it is ours to make.
+ */
+static bool may_take(lgv_loader *l)
+{
     if (l->taken >= l->consumed + l->options.ahead) return false;
     int64_t epoch = l->taken / l->options.per_epoch;
     if (epoch == l->epoch) return true;
@@ -50,9 +52,11 @@ static bool may_take(lgv_loader *l) {
     return true;
 }
 
-static void *work(void *arg) {
+static void *work(void *arg)
+{
     lgv_loader *l = arg;
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10); /* on Linux this is the thread's own; no harm when refused */
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid),
+                10); /* on Linux this is the thread's own; no harm when refused */
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
         if (!may_take(l)) {
@@ -64,7 +68,8 @@ static void *work(void *arg) {
         slot *s = &l->slots[sample % l->options.ahead];
         pthread_mutex_unlock(&l->lock);
         s->error = (lgv_error){0};
-        lgv_status status = lgv_dataset_read(l->data, 0, picture, l->options.seed, (uint64_t)sample, s->pixels, NULL, &s->error);
+        lgv_status status = lgv_dataset_read(l->data, 0, picture, l->options.seed, (uint64_t)sample,
+                                             s->pixels, NULL, &s->error);
         pthread_mutex_lock(&l->lock);
         s->error.status = status;
         s->ready = true;
@@ -74,26 +79,32 @@ static void *work(void *arg) {
     return NULL;
 }
 
-static lgv_status start(lgv_loader *l, lgv_error *err) {
+static lgv_status start(lgv_loader *l, lgv_error *err)
+{
     int64_t ahead = l->options.ahead;
     l->slots = lgv_zalloc((size_t)ahead, sizeof *l->slots);
     l->pixels = lgv_alloc((size_t)ahead, l->bytes);
     l->order = lgv_alloc((size_t)lgv_dataset_count(l->data), sizeof *l->order);
     if (!l->slots || !l->pixels || !l->order)
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures ahead", (long long)ahead);
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures ahead",
+                        (long long)ahead);
     for (int64_t i = 0; i < ahead; i++) l->slots[i].pixels = l->pixels + (size_t)i * l->bytes;
     if (pthread_mutex_init(&l->lock, NULL) == 0) l->ready_parts = 1;
     if (l->ready_parts == 1 && pthread_cond_init(&l->space, NULL) == 0) l->ready_parts = 2;
     if (l->ready_parts == 2 && pthread_cond_init(&l->filled, NULL) == 0) l->ready_parts = 3;
-    if (l->ready_parts != 3) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the data loader");
+    if (l->ready_parts != 3)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the data loader");
     for (; l->threads < l->options.threads; l->threads++) {
         if (pthread_create(&l->thread[l->threads], NULL, work, l)) break;
     }
-    if (!l->threads) return lgv_fail(err, LGV_ERR_MEMORY, "cannot start a thread for the data loader");
+    if (!l->threads)
+        return lgv_fail(err, LGV_ERR_MEMORY, "cannot start a thread for the data loader");
     return LGV_OK;
 }
 
-lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, lgv_loader **out, lgv_error *err) {
+lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, lgv_loader **out,
+                          lgv_error *err)
+{
     lgv_loader *l = lgv_zalloc(1, sizeof *l);
     if (!l) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the data loader");
     size_t side = (size_t)lgv_dataset_resolution(data);
@@ -115,7 +126,8 @@ lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, 
     return LGV_OK;
 }
 
-void lgv_loader_free(lgv_loader *l) {
+void lgv_loader_free(lgv_loader *l)
+{
     if (!l) return;
     if (l->threads) {
         pthread_mutex_lock(&l->lock);
@@ -133,7 +145,8 @@ void lgv_loader_free(lgv_loader *l) {
     lgv_free(l);
 }
 
-void lgv_loader_epoch(lgv_loader *l, int64_t epoch, const int64_t *order) {
+void lgv_loader_epoch(lgv_loader *l, int64_t epoch, const int64_t *order)
+{
     pthread_mutex_lock(&l->lock);
     memcpy(l->order, order, (size_t)lgv_dataset_count(l->data) * sizeof *order);
     l->epoch = epoch;
@@ -141,7 +154,9 @@ void lgv_loader_epoch(lgv_loader *l, int64_t epoch, const int64_t *order) {
     pthread_mutex_unlock(&l->lock);
 }
 
-lgv_status lgv_loader_next(lgv_loader *l, int64_t n, uint8_t *pixels, double *waited, lgv_error *err) {
+lgv_status lgv_loader_next(lgv_loader *l, int64_t n, uint8_t *pixels, double *waited,
+                           lgv_error *err)
+{
     lgv_status status = LGV_OK;
     pthread_mutex_lock(&l->lock);
     for (int64_t i = 0; i < n && !status; i++) {

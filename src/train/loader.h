@@ -15,15 +15,17 @@ typedef struct lgv_loader_options {
     int64_t per_epoch; /* samples per epoch, <= pictures; 0: all */
     int64_t ahead;     /* samples kept ready */
     int threads;
-    int given_orders;  /* epochs come from lgv_loader_epoch; samples beyond the last wait for it */
+    int given_orders; /* epochs come from lgv_loader_epoch; samples beyond the last wait for it */
 } lgv_loader_options;
 
-lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, lgv_loader **out, lgv_error *err);
+lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, lgv_loader **out,
+                          lgv_error *err);
 void lgv_loader_free(lgv_loader *loader);
-/* given_orders: the order of the next epoch (all pictures; copied). Only when every sample before it has
-   been taken. `epoch` is its number. */
+/* given_orders: the order of the next epoch (all pictures; copied). Only when every sample before
+   it has been taken. `epoch` is its number. */
 void lgv_loader_epoch(lgv_loader *loader, int64_t epoch, const int64_t *order);
 /* The next n samples as uint8 HWC, one after another; adds the seconds waited to *waited. */
-lgv_status lgv_loader_next(lgv_loader *loader, int64_t n, uint8_t *pixels, double *waited, lgv_error *err);
+lgv_status lgv_loader_next(lgv_loader *loader, int64_t n, uint8_t *pixels, double *waited,
+                           lgv_error *err);
 
 #endif

@@ -11,31 +11,40 @@
 
 /* ---- defaults ---- */
 
-static void default_i64(int64_t *v, int64_t value) {
+static void default_i64(int64_t *v, int64_t value)
+{
     if (!*v) *v = value;
 }
 
-static void default_double(double *v, double value) {
+static void default_double(double *v, double value)
+{
     if (*v == 0) *v = value;
 }
 
-static lgv_status check_count(const char *name, int64_t v, int64_t low, int64_t high, lgv_error *err) {
+static lgv_status check_count(const char *name, int64_t v, int64_t low, int64_t high,
+                              lgv_error *err)
+{
     if (v >= low && v <= high) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s must be %lld to %lld, is %lld", name, (long long)low, (long long)high,
-                    (long long)v);
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s must be %lld to %lld, is %lld", name, (long long)low,
+                    (long long)high, (long long)v);
 }
 
 /* In [low, high), or LGV_OFF where `off`. */
-static lgv_status check_number(const char *name, double v, double low, double high, bool off, lgv_error *err) {
+static lgv_status check_number(const char *name, double v, double low, double high, bool off,
+                               lgv_error *err)
+{
     if ((off && v == LGV_OFF) || (v >= low && v < high)) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s must be at least %g and less than %g, is %g", name, low, high, v);
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s must be at least %g and less than %g, is %g", name,
+                    low, high, v);
 }
 
-static lgv_status check(const lgv_train_options *o, lgv_error *err) {
+static lgv_status check(const lgv_train_options *o, lgv_error *err)
+{
     const int64_t most = INT64_C(1) << 40;
     LGV_TRY(check_count("max_train_steps", o->max_train_steps, 1, most, err));
     LGV_TRY(check_count("train_batch_size", o->train_batch_size, 1, 1 << 20, err));
-    LGV_TRY(check_count("gradient_accumulation_steps", o->gradient_accumulation_steps, 1, 1 << 20, err));
+    LGV_TRY(check_count("gradient_accumulation_steps", o->gradient_accumulation_steps, 1, 1 << 20,
+                        err));
     LGV_TRY(check_count("train_batch_size times gradient_accumulation_steps",
                         o->train_batch_size * o->gradient_accumulation_steps, 1, 1 << 24, err));
     LGV_TRY(check_count("lr_warmup_steps", o->lr_warmup_steps, LGV_OFF, most, err));
@@ -62,19 +71,22 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err) {
     return LGV_OK;
 }
 
-lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *data, lgv_error *err) {
+lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *data, lgv_error *err)
+{
     int side = lgv_dataset_resolution(data);
     default_i64(&o->train_batch_size, side <= 32 ? 32 : side <= 64 ? 16 : 8);
     default_i64(&o->gradient_accumulation_steps, 1);
     LGV_TRY(check_count("num_train_epochs", o->num_train_epochs, 0, INT64_C(1) << 30, err));
     LGV_TRY(check_count("train_batch_size", o->train_batch_size, 1, 1 << 20, err));
-    LGV_TRY(check_count("gradient_accumulation_steps", o->gradient_accumulation_steps, 1, 1 << 20, err));
+    LGV_TRY(check_count("gradient_accumulation_steps", o->gradient_accumulation_steps, 1, 1 << 20,
+                        err));
     int64_t batch = o->train_batch_size * o->gradient_accumulation_steps, samples;
     if (o->num_train_epochs && !o->max_train_steps) {
         int64_t count = lgv_dataset_count(data);
         if (o->rng == LGV_RNG_TORCH && count >= batch) count -= count % batch; /* drop_last */
         if (!lgv_mul_i64(o->num_train_epochs, count, &samples))
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "num_train_epochs %lld is too large", (long long)o->num_train_epochs);
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "num_train_epochs %lld is too large",
+                            (long long)o->num_train_epochs);
         o->max_train_steps = lgv_ceil_div(samples, batch);
     }
     o->num_train_epochs = 0;
@@ -99,7 +111,16 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
 
 /* ---- JSON ---- */
 
-typedef enum kind { KIND_INT, KIND_I64, KIND_U64, KIND_SIZE, KIND_DOUBLE, KIND_SCHEDULER, KIND_RNG, KIND_COLOUR } kind;
+typedef enum kind {
+    KIND_INT,
+    KIND_I64,
+    KIND_U64,
+    KIND_SIZE,
+    KIND_DOUBLE,
+    KIND_SCHEDULER,
+    KIND_RNG,
+    KIND_COLOUR
+} kind;
 
 typedef struct field {
     const char *name;
@@ -108,7 +129,10 @@ typedef struct field {
     bool inexact; /* a change makes the run differ from an unbroken one in ways nobody asked for */
 } field;
 
-#define T(name, kind, inexact) {#name, kind, offsetof(lgv_train_options, name), inexact}
+#define T(name, kind, inexact)                                                                     \
+    {                                                                                              \
+#name, kind, offsetof(lgv_train_options, name), inexact                                    \
+    }
 static const field train_fields[] = {
     T(max_train_steps, KIND_I64, false),
     T(train_batch_size, KIND_I64, true),
@@ -139,36 +163,46 @@ static const field train_fields[] = {
 };
 #undef T
 
-#define D(name, kind, inexact) {#name, kind, offsetof(lgv_dataset_options, name), inexact}
+#define D(name, kind, inexact)                                                                     \
+    {                                                                                              \
+#name, kind, offsetof(lgv_dataset_options, name), inexact                                  \
+    }
 static const field data_fields[] = {
-    D(resolution, KIND_INT, true),   D(channels, KIND_INT, true),       D(center_crop, KIND_INT, true),
-    D(random_flip, KIND_INT, true),  D(background, KIND_COLOUR, true),  D(validation, KIND_I64, true),
+    D(resolution, KIND_INT, true),    D(channels, KIND_INT, true),
+    D(center_crop, KIND_INT, true),   D(random_flip, KIND_INT, true),
+    D(background, KIND_COLOUR, true), D(validation, KIND_I64, true),
     D(strict, KIND_INT, false),
 };
 #undef D
 
 static const char *const rng_names[] = {"philox", "torch"};
 
-static json_t *field_json(const field *f, const void *base) {
+static json_t *field_json(const field *f, const void *base)
+{
     const char *at = (const char *)base + f->offset;
     switch (f->kind) {
     case KIND_INT: return json_integer(*(const int *)(const void *)at);
     case KIND_I64: return json_integer(*(const int64_t *)(const void *)at);
     case KIND_SIZE: return json_integer((json_int_t) * (const size_t *)(const void *)at);
     case KIND_DOUBLE: return json_real(*(const double *)(const void *)at);
-    case KIND_SCHEDULER: return json_string(lgv_lr_scheduler_name(*(const lgv_lr_scheduler *)(const void *)at));
-    case KIND_RNG: return json_string(rng_names[*(const lgv_rng_kind *)(const void *)at == LGV_RNG_TORCH]);
+    case KIND_SCHEDULER:
+        return json_string(lgv_lr_scheduler_name(*(const lgv_lr_scheduler *)(const void *)at));
+    case KIND_RNG:
+        return json_string(rng_names[*(const lgv_rng_kind *)(const void *)at == LGV_RNG_TORCH]);
     case KIND_U64: { /* JSON integers end at 2^63 - 1 */
         char text[24];
-        snprintf(text, sizeof text, "%llu", (unsigned long long)*(const uint64_t *)(const void *)at);
+        snprintf(text, sizeof text, "%llu",
+                 (unsigned long long)*(const uint64_t *)(const void *)at);
         return json_string(text);
     }
-    case KIND_COLOUR: return json_pack("[iii]", (unsigned char)at[0], (unsigned char)at[1], (unsigned char)at[2]);
+    case KIND_COLOUR:
+        return json_pack("[iii]", (unsigned char)at[0], (unsigned char)at[1], (unsigned char)at[2]);
     }
     return NULL;
 }
 
-static json_t *fields_json(const field *fields, size_t n, const void *base) {
+static json_t *fields_json(const field *fields, size_t n, const void *base)
+{
     json_t *root = json_object();
     for (size_t i = 0; root && i < n; i++) {
         if (!json_object_set_new(root, fields[i].name, field_json(&fields[i], base))) continue;
@@ -179,7 +213,8 @@ static json_t *fields_json(const field *fields, size_t n, const void *base) {
 }
 
 /* The stored value into a structure of the same type as base; false when it has the wrong type. */
-static bool field_parse(const field *f, const json_t *v, void *base) {
+static bool field_parse(const field *f, const json_t *v, void *base)
+{
     void *at = (char *)base + f->offset;
     json_int_t n = json_integer_value(v);
     switch (f->kind) {
@@ -187,15 +222,15 @@ static bool field_parse(const field *f, const json_t *v, void *base) {
         *(int *)at = (int)n;
         return json_is_integer(v) && n >= INT32_MIN && n <= INT32_MAX;
     case KIND_I64: *(int64_t *)at = n; return json_is_integer(v);
-    case KIND_SIZE:
-        *(size_t *)at = (size_t)n;
-        return json_is_integer(v) && n >= 0;
+    case KIND_SIZE: *(size_t *)at = (size_t)n; return json_is_integer(v) && n >= 0;
     case KIND_DOUBLE: *(double *)at = json_number_value(v); return json_is_number(v);
     case KIND_SCHEDULER:
-        return json_is_string(v) && !lgv_lr_scheduler_parse(json_string_value(v), (lgv_lr_scheduler *)at, NULL);
+        return json_is_string(v) &&
+               !lgv_lr_scheduler_parse(json_string_value(v), (lgv_lr_scheduler *)at, NULL);
     case KIND_RNG:
         if (!json_is_string(v)) return false;
-        *(lgv_rng_kind *)at = strcmp(json_string_value(v), "torch") ? LGV_RNG_PHILOX : LGV_RNG_TORCH;
+        *(lgv_rng_kind *)at =
+            strcmp(json_string_value(v), "torch") ? LGV_RNG_PHILOX : LGV_RNG_TORCH;
         return *(lgv_rng_kind *)at == LGV_RNG_TORCH || !strcmp(json_string_value(v), "philox");
     case KIND_U64: {
         const char *s = json_string_value(v);
@@ -212,7 +247,8 @@ static bool field_parse(const field *f, const json_t *v, void *base) {
     case KIND_COLOUR:
         for (size_t i = 0; i < 3; i++) {
             const json_t *c = json_array_get(v, i);
-            if (!json_is_integer(c) || json_integer_value(c) < 0 || json_integer_value(c) > 255) return false;
+            if (!json_is_integer(c) || json_integer_value(c) < 0 || json_integer_value(c) > 255)
+                return false;
             ((uint8_t *)at)[i] = (uint8_t)json_integer_value(c);
         }
         return true;
@@ -220,20 +256,30 @@ static bool field_parse(const field *f, const json_t *v, void *base) {
     return false;
 }
 
-static size_t field_bytes(const field *f) {
+static size_t field_bytes(const field *f)
+{
     static const size_t bytes[] = {
-        [KIND_INT] = sizeof(int), [KIND_I64] = 8, [KIND_U64] = 8, [KIND_SIZE] = sizeof(size_t), [KIND_DOUBLE] = 8,
-        [KIND_SCHEDULER] = sizeof(lgv_lr_scheduler), [KIND_RNG] = sizeof(lgv_rng_kind), [KIND_COLOUR] = 3,
+        [KIND_INT] = sizeof(int),
+        [KIND_I64] = 8,
+        [KIND_U64] = 8,
+        [KIND_SIZE] = sizeof(size_t),
+        [KIND_DOUBLE] = 8,
+        [KIND_SCHEDULER] = sizeof(lgv_lr_scheduler),
+        [KIND_RNG] = sizeof(lgv_rng_kind),
+        [KIND_COLOUR] = 3,
     };
     return bytes[f->kind];
 }
 
-static lgv_status say(const field *f, const void *stored, const void *now, lgv_option_changed changed, void *arg,
-                      lgv_error *err) {
+static lgv_status say(const field *f, const void *stored, const void *now,
+                      lgv_option_changed changed, void *arg, lgv_error *err)
+{
     json_t *was = field_json(f, stored), *is = field_json(f, now);
     char *a = was ? json_dumps(was, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     char *b = is ? json_dumps(is, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    char *line = a && b ? lgv_format("%s%s: %s, was %s", f->inexact ? "not bit-exact: " : "", f->name, b, a) : NULL;
+    char *line =
+        a && b ? lgv_format("%s%s: %s, was %s", f->inexact ? "not bit-exact: " : "", f->name, b, a)
+               : NULL;
     json_decref(was);
     json_decref(is);
     free(a);
@@ -243,49 +289,63 @@ static lgv_status say(const field *f, const void *stored, const void *now, lgv_o
 }
 
 /* scratch: a zeroed structure of the same type. */
-static lgv_status merge(const field *fields, size_t n, const json_t *stored, void *scratch, void *base, const char *skip,
-                        lgv_option_changed changed, void *arg, lgv_error *err) {
+static lgv_status merge(const field *fields, size_t n, const json_t *stored, void *scratch,
+                        void *base, const char *skip, lgv_option_changed changed, void *arg,
+                        lgv_error *err)
+{
     static const char zero[16];
     for (size_t i = 0; i < n; i++) {
         const field *f = &fields[i];
         const json_t *v = json_object_get(stored, f->name);
         if (!v || (skip && !strcmp(skip, f->name))) continue;
         if (!field_parse(f, v, scratch))
-            return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: option '%s' has a value of the wrong kind", f->name);
+            return lgv_fail(err, LGV_ERR_FORMAT,
+                            "trainer.json: option '%s' has a value of the wrong kind", f->name);
         char *to = (char *)base + f->offset, *from = (char *)scratch + f->offset;
-        if (!memcmp(to, zero, field_bytes(f))) memcpy(to, from, field_bytes(f));
-        else if (memcmp(to, from, field_bytes(f))) LGV_TRY(say(f, scratch, base, changed, arg, err));
+        if (!memcmp(to, zero, field_bytes(f)))
+            memcpy(to, from, field_bytes(f));
+        else if (memcmp(to, from, field_bytes(f)))
+            LGV_TRY(say(f, scratch, base, changed, arg, err));
     }
     return LGV_OK;
 }
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-json_t *lgv_train_options_json(const lgv_train_options *options) {
+json_t *lgv_train_options_json(const lgv_train_options *options)
+{
     return fields_json(train_fields, COUNT(train_fields), options);
 }
 
-json_t *lgv_dataset_options_json(const lgv_dataset_options *options) {
+json_t *lgv_dataset_options_json(const lgv_dataset_options *options)
+{
     return fields_json(data_fields, COUNT(data_fields), options);
 }
 
-lgv_status lgv_train_options_merge(const json_t *stored, lgv_train_options *options, lgv_option_changed changed,
-                                   void *arg, lgv_error *err) {
+lgv_status lgv_train_options_merge(const json_t *stored, lgv_train_options *options,
+                                   lgv_option_changed changed, void *arg, lgv_error *err)
+{
     lgv_train_options scratch = {0};
     if (options->rng == LGV_RNG_TORCH && json_is_string(json_object_get(stored, "rng")) &&
         strcmp(json_string_value(json_object_get(stored, "rng")), "torch"))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the run draws its random numbers from philox; it cannot go on with torch");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the run draws its random numbers from philox; it cannot go on with torch");
     /* A length stated in epochs replaces the stored number of steps. */
-    const char *skip = options->num_train_epochs && !options->max_train_steps ? "max_train_steps" : NULL;
-    return merge(train_fields, COUNT(train_fields), stored, &scratch, options, skip, changed, arg, err);
+    const char *skip =
+        options->num_train_epochs && !options->max_train_steps ? "max_train_steps" : NULL;
+    return merge(train_fields, COUNT(train_fields), stored, &scratch, options, skip, changed, arg,
+                 err);
 }
 
-lgv_status lgv_dataset_options_merge(const json_t *stored, lgv_dataset_options *options, lgv_option_changed changed,
-                                     void *arg, lgv_error *err) {
+lgv_status lgv_dataset_options_merge(const json_t *stored, lgv_dataset_options *options,
+                                     lgv_option_changed changed, void *arg, lgv_error *err)
+{
     lgv_dataset_options scratch = {0};
-    uint8_t black = options->background_set && !options->background[0] && !options->background[1] && !options->background[2];
+    uint8_t black = options->background_set && !options->background[0] && !options->background[1] &&
+                    !options->background[2];
     const char *skip = black ? "background" : NULL; /* three zeros that were stated */
-    LGV_TRY(merge(data_fields, COUNT(data_fields), stored, &scratch, options, skip, changed, arg, err));
+    LGV_TRY(
+        merge(data_fields, COUNT(data_fields), stored, &scratch, options, skip, changed, arg, err));
     options->background_set = 1;
     return LGV_OK;
 }

@@ -16,17 +16,22 @@
 #include "io/json.h"
 #include "options.h"
 
-static lgv_status no_path(lgv_error *err) { return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path"); }
+static lgv_status no_path(lgv_error *err)
+{
+    return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+}
 
 /* ---- one trainer at a time ---- */
 
-static lgv_status lock_folder(lgv_trainer *t, lgv_error *err) {
+static lgv_status lock_folder(lgv_trainer *t, lgv_error *err)
+{
     char *path = lgv_path_join(t->output, ".lock");
     if (!path) return no_path(err);
     t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     int saved = errno;
     lgv_free(path);
-    if (t->lock < 0) return lgv_fail(err, LGV_ERR_IO, "cannot write to '%s': %s", t->output, strerror(saved));
+    if (t->lock < 0)
+        return lgv_fail(err, LGV_ERR_IO, "cannot write to '%s': %s", t->output, strerror(saved));
     if (flock(t->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         return lgv_fail(err, LGV_ERR_EXISTS, "another training run is writing to '%s'", t->output);
     return LGV_OK; /* a file system without locks is no reason to stop */
@@ -34,7 +39,8 @@ static lgv_status lock_folder(lgv_trainer *t, lgv_error *err) {
 
 /* ---- clearing ---- */
 
-static lgv_status remove_named(const char *output, const char *name, lgv_error *err) {
+static lgv_status remove_named(const char *output, const char *name, lgv_error *err)
+{
     char *path = lgv_path_join(output, name);
     lgv_status s = path ? lgv_remove_tree(path, err) : no_path(err);
     lgv_free(path);
@@ -42,15 +48,17 @@ static lgv_status remove_named(const char *output, const char *name, lgv_error *
 }
 
 /* Removes what a kill left half-written, and with `all` what an earlier run made. */
-static lgv_status clear(const char *output, bool all, lgv_error *err) {
+static lgv_status clear(const char *output, bool all, lgv_error *err)
+{
     lgv_names names = {0};
     LGV_TRY(lgv_list_dir(output, &names, err));
     lgv_status s = LGV_OK;
     for (size_t i = 0; i < names.count && !s; i++) {
         const char *name = names.name[i];
         bool draft = !strncmp(name, ".tmp-", 5), checkpoint = !strncmp(name, "checkpoint-", 11);
-        bool made = !strcmp(name, "log.jsonl") || !strcmp(name, "samples") || !strcmp(name, "loss.png") ||
-                    !strcmp(name, "unet") || !strcmp(name, "langevin.json");
+        bool made = !strcmp(name, "log.jsonl") || !strcmp(name, "samples") ||
+                    !strcmp(name, "loss.png") || !strcmp(name, "unet") ||
+                    !strcmp(name, "langevin.json");
         if (draft || (all && (checkpoint || made))) s = remove_named(output, name, err);
     }
     lgv_names_free(&names);
@@ -59,41 +67,51 @@ static lgv_status clear(const char *output, bool all, lgv_error *err) {
 
 /* ---- room ---- */
 
-uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t) {
+uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t)
+{
     /* weights, two moments, averaged weights; half a megabyte for headers and JSON */
     return (uint64_t)lgv_store_parameters(t->store) * 4 * (t->ema ? 4 : 3) + (UINT64_C(1) << 19);
 }
 
-static lgv_status check_room(lgv_trainer *t, lgv_error *err) {
+static lgv_status check_room(lgv_trainer *t, lgv_error *err)
+{
     uint64_t one = lgv_output_checkpoint_bytes(t), room, want;
     int64_t keep = t->options.checkpoints_total_limit;
     LGV_TRY(lgv_free_space(t->output, &room, err));
-    /* A new checkpoint is whole before an old one goes; the pipeline holds the weights once more. */
+    /* A new checkpoint is whole before an old one goes; the pipeline holds the weights once more.
+     */
     want = one * (uint64_t)(keep == LGV_OFF ? 2 : keep + 1) + one / 2;
     if (room >= want) return LGV_OK;
     if (room < 2 * one)
-        return lgv_fail(err, LGV_ERR_IO, "'%s' has %llu MB free; two checkpoints of this model need %llu MB", t->output,
-                        (unsigned long long)(room >> 20), (unsigned long long)(2 * one >> 20));
-    return lgv_trainer_note(t, err, "'%s' has %llu MB free; all checkpoints kept at once need %llu MB", t->output,
-                            (unsigned long long)(room >> 20), (unsigned long long)(want >> 20));
+        return lgv_fail(
+            err, LGV_ERR_IO, "'%s' has %llu MB free; two checkpoints of this model need %llu MB",
+            t->output, (unsigned long long)(room >> 20), (unsigned long long)(2 * one >> 20));
+    return lgv_trainer_note(
+        t, err, "'%s' has %llu MB free; all checkpoints kept at once need %llu MB", t->output,
+        (unsigned long long)(room >> 20), (unsigned long long)(want >> 20));
 }
 
 /* ---- files ---- */
 
-static lgv_status save_json(const char *folder, const char *name, json_t *root, lgv_error *err) {
+static lgv_status save_json(const char *folder, const char *name, json_t *root, lgv_error *err)
+{
     char *path = lgv_path_join(folder, name);
-    lgv_status s = path && root ? lgv_json_save(path, root, false, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %s", name);
+    lgv_status s = path && root ? lgv_json_save(path, root, false, err)
+                                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %s", name);
     json_decref(root);
     lgv_free(path);
     return s;
 }
 
-lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_error *err) {
-    json_t *root = json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version",
-                             LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name, "unet", "diffusers",
-                             lgv_model_describe(t->model)->class_name);
+lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_error *err)
+{
+    json_t *root =
+        json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version",
+                  LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name, "unet",
+                  "diffusers", lgv_model_describe(t->model)->class_name);
     LGV_TRY(save_json(folder, "model_index.json", root, err));
-    char *scheduler = lgv_path_join(folder, "scheduler"), *path = lgv_path_join(folder, "scheduler/scheduler_config.json");
+    char *scheduler = lgv_path_join(folder, "scheduler"),
+         *path = lgv_path_join(folder, "scheduler/scheduler_config.json");
     lgv_status s = scheduler && path ? lgv_make_dir(scheduler, err) : no_path(err);
     if (!s) s = lgv_scheduler_config_save(&t->cfg, path, err);
     if (!s) s = lgv_sync_dir(scheduler, err);
@@ -102,46 +120,58 @@ lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_
     return s;
 }
 
-static json_t *class_names(const lgv_dataset *data) {
+static json_t *class_names(const lgv_dataset *data)
+{
     json_t *list = json_array();
     for (int i = 0; list && i < lgv_dataset_classes(data); i++)
         json_array_append_new(list, json_string(lgv_dataset_class_name(data, i)));
     return list;
 }
 
-static lgv_status write_run(const lgv_trainer *t, lgv_error *err) {
+static lgv_status write_run(const lgv_trainer *t, lgv_error *err)
+{
     const lgv_model_info *m = lgv_model_describe(t->model);
     lgv_dataset_options o;
     lgv_dataset_settings(t->data, &o);
-    json_t *root = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:s, s:i}", "langevin_version", LGV_VERSION,
-                             "model", m->source, "parameters", (json_int_t)m->parameters, "data", lgv_dataset_path(t->data),
+    json_t *root = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:s, s:i}",
+                             "langevin_version", LGV_VERSION, "model", m->source, "parameters",
+                             (json_int_t)m->parameters, "data", lgv_dataset_path(t->data),
                              "data_fingerprint", lgv_dataset_fingerprint(t->data), "pictures",
                              (json_int_t)lgv_dataset_count(t->data), "validation_pictures",
-                             (json_int_t)lgv_dataset_validation_count(t->data), "class_names", class_names(t->data),
-                             "options", lgv_train_options_json(&t->options), "data_options", lgv_dataset_options_json(&o),
-                             "device", lgv_device_name(t->device), "threads", lgv_device_threads(t->device));
-    if (!root) return lgv_fail(err, LGV_ERR_ARGUMENT, "langevin.json cannot be written: a path or class name is not UTF-8");
+                             (json_int_t)lgv_dataset_validation_count(t->data), "class_names",
+                             class_names(t->data), "options", lgv_train_options_json(&t->options),
+                             "data_options", lgv_dataset_options_json(&o), "device",
+                             lgv_device_name(t->device), "threads", lgv_device_threads(t->device));
+    if (!root)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "langevin.json cannot be written: a path or class name is not UTF-8");
     return save_json(t->output, "langevin.json", root, err);
 }
 
 /* ---- log.jsonl ---- */
 
 /* The step of a log line, -1 when it has none. */
-static int64_t line_step(const char *line, size_t n) {
+static int64_t line_step(const char *line, size_t n)
+{
     static const char key[] = "{\"step\": ";
     static const char tight[] = "{\"step\":";
     const char *end = line + n;
-    if (n > sizeof key - 1 && !memcmp(line, key, sizeof key - 1)) line += sizeof key - 1;
-    else if (n > sizeof tight - 1 && !memcmp(line, tight, sizeof tight - 1)) line += sizeof tight - 1;
-    else return -1;
+    if (n > sizeof key - 1 && !memcmp(line, key, sizeof key - 1))
+        line += sizeof key - 1;
+    else if (n > sizeof tight - 1 && !memcmp(line, tight, sizeof tight - 1))
+        line += sizeof tight - 1;
+    else
+        return -1;
     int64_t step = 0;
-    for (; line < end && *line >= '0' && *line <= '9' && step < INT64_C(1) << 50; line++) step = step * 10 + (*line - '0');
+    for (; line < end && *line >= '0' && *line <= '9' && step < INT64_C(1) << 50; line++)
+        step = step * 10 + (*line - '0');
     return step;
 }
 
-/* Bytes of the log up to the last whole line whose step is not beyond `step`: after a kill the log may
-   be ahead of the checkpoint, and the steps in between come again. */
-static size_t log_keep(const char *text, size_t size, int64_t step) {
+/* Bytes of the log up to the last whole line whose step is not beyond `step`: after a kill the log
+   may be ahead of the checkpoint, and the steps in between come again. */
+static size_t log_keep(const char *text, size_t size, int64_t step)
+{
     size_t at = 0;
     while (at < size) {
         const char *newline = memchr(text + at, '\n', size - at);
@@ -151,7 +181,8 @@ static size_t log_keep(const char *text, size_t size, int64_t step) {
     return at;
 }
 
-static lgv_status open_log(lgv_trainer *t, bool resume, lgv_error *err) {
+static lgv_status open_log(lgv_trainer *t, bool resume, lgv_error *err)
+{
     char *path = lgv_path_join(t->output, "log.jsonl");
     if (!path) return no_path(err);
     size_t keep = 0;
@@ -168,10 +199,12 @@ static lgv_status open_log(lgv_trainer *t, bool resume, lgv_error *err) {
     return s;
 }
 
-lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err) {
+lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
+{
     char *text = NULL;
     size_t size = 0;
-    lgv_status s = line ? lgv_json_line(line, &text, &size, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the log");
+    lgv_status s = line ? lgv_json_line(line, &text, &size, err)
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the log");
     json_decref(line);
     if (s || t->log < 0) {
         lgv_free(text);
@@ -180,9 +213,11 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err) {
     text[size] = '\n'; /* over the final NUL */
     for (size_t at = 0; at < size + 1 && !s;) {
         ssize_t n = write(t->log, text + at, size + 1 - at);
-        if (n > 0) at += (size_t)n;
+        if (n > 0)
+            at += (size_t)n;
         else if (n < 0 && errno != EINTR)
-            s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output, strerror(errno));
+            s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output,
+                         strerror(errno));
     }
     lgv_free(text);
     return s;
@@ -190,13 +225,16 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err) {
 
 /* ---- opening ---- */
 
-lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err) {
+lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err)
+{
     int64_t *step;
     size_t count;
     LGV_TRY(lgv_checkpoints_list(t->output, &step, &count, err));
     lgv_free(step);
     if (!resume && count && !t->options.overwrite)
-        return lgv_fail(err, LGV_ERR_EXISTS, "'%s' already holds a run: go on with it (--resume-from-checkpoint latest), or --overwrite it",
+        return lgv_fail(err, LGV_ERR_EXISTS,
+                        "'%s' already holds a run: go on with it (--resume-from-checkpoint "
+                        "latest), or --overwrite it",
                         t->output);
     LGV_TRY(lgv_make_dir(t->output, err));
     LGV_TRY(lock_folder(t, err));
@@ -207,7 +245,8 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
     return open_log(t, resume != NULL, err);
 }
 
-void lgv_output_close(lgv_trainer *t) {
+void lgv_output_close(lgv_trainer *t)
+{
     if (t->log >= 0) close(t->log);
     if (t->lock >= 0) close(t->lock);
     t->log = t->lock = -1;

@@ -21,24 +21,28 @@ typedef struct view {
     lgv_image image;  /* owned, may be empty */
 } view;
 
-static void view_free(view *v) {
+static void view_free(view *v)
+{
     lgv_free(v->scratch);
     lgv_image_free(&v->image);
 }
 
 /* torchvision's rounding of half a margin: to even. */
-static int half_even(int margin) {
+static int half_even(int margin)
+{
     int half = margin / 2;
     return margin % 2 && half % 2 ? half + 1 : half;
 }
 
 /* ---- the cache ---- */
 
-static size_t picture_bytes(const lgv_dataset *d, int width, int height) {
+static size_t picture_bytes(const lgv_dataset *d, int width, int height)
+{
     return (size_t)width * (size_t)height * (size_t)d->options.channels;
 }
 
-static bool spill_ready(lgv_dataset *d) {
+static bool spill_ready(lgv_dataset *d)
+{
     if (d->spill_off) return false;
     const char *folder = getenv("TMPDIR");
     if (!folder || !folder[0]) folder = "/var/tmp";
@@ -57,7 +61,8 @@ static bool spill_ready(lgv_dataset *d) {
     return d->spill >= 0;
 }
 
-static bool write_all(int fd, const uint8_t *p, size_t n, int64_t at) {
+static bool write_all(int fd, const uint8_t *p, size_t n, int64_t at)
+{
     while (n) {
         ssize_t k = pwrite(fd, p, n, at);
         if (k < 0 && errno == EINTR) continue;
@@ -69,7 +74,8 @@ static bool write_all(int fd, const uint8_t *p, size_t n, int64_t at) {
     return true;
 }
 
-static bool read_all(int fd, uint8_t *p, size_t n, int64_t at) {
+static bool read_all(int fd, uint8_t *p, size_t n, int64_t at)
+{
     while (n) {
         ssize_t k = pread(fd, p, n, at);
         if (k < 0 && errno == EINTR) continue;
@@ -82,7 +88,8 @@ static bool read_all(int fd, uint8_t *p, size_t n, int64_t at) {
 }
 
 /* Keeps the picture just decoded, when there is room. May take v->image over. */
-static void keep(lgv_dataset *d, lgv_picture *p, view *v) {
+static void keep(lgv_dataset *d, lgv_picture *p, view *v)
+{
     size_t bytes = picture_bytes(d, v->width, v->height);
     pthread_mutex_lock(&d->lock);
     if (p->state == LGV_PICTURE_UNSEEN) {
@@ -109,7 +116,8 @@ static void keep(lgv_dataset *d, lgv_picture *p, view *v) {
     pthread_mutex_unlock(&d->lock);
 }
 
-static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_error *err) {
+static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_error *err)
+{
     char *path = lgv_path_join(d->path, p->path);
     if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", p->path);
     lgv_image raw = {0}, flat = {0};
@@ -131,12 +139,14 @@ static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_erro
 }
 
 /* Names a picture as broken, once. */
-static void mark_broken(lgv_dataset *d, lgv_picture *p, const lgv_error *why) {
+static void mark_broken(lgv_dataset *d, lgv_picture *p, const lgv_error *why)
+{
     char *text = lgv_strdup(why->text);
     pthread_mutex_lock(&d->lock);
     if (p->state != LGV_PICTURE_BROKEN) {
         p->state = LGV_PICTURE_BROKEN;
-        if (text && !lgv_grow(&d->skipped, &d->skipped_capacity, d->skipped_count + 1, sizeof *d->skipped, NULL)) {
+        if (text && !lgv_grow(&d->skipped, &d->skipped_capacity, d->skipped_count + 1,
+                              sizeof *d->skipped, NULL)) {
             d->skipped[d->skipped_count++] = text;
             text = NULL;
         }
@@ -146,7 +156,8 @@ static void mark_broken(lgv_dataset *d, lgv_picture *p, const lgv_error *why) {
 }
 
 /* The resized picture of a file. *broken is set when the file is at fault, not the machine. */
-static lgv_status file_view(lgv_dataset *d, int64_t number, view *v, bool *broken, lgv_error *err) {
+static lgv_status file_view(lgv_dataset *d, int64_t number, view *v, bool *broken, lgv_error *err)
+{
     lgv_picture *p = &d->list.item[number];
     pthread_mutex_lock(&d->lock);
     int state = p->state;
@@ -178,7 +189,9 @@ static lgv_status file_view(lgv_dataset *d, int64_t number, view *v, bool *broke
 }
 
 /* An IDX picture: as it is when it fits, else reduced as a file would be. */
-static lgv_status idx_view(const lgv_dataset *d, const lgv_idx *idx, int64_t number, view *v, lgv_error *err) {
+static lgv_status idx_view(const lgv_dataset *d, const lgv_idx *idx, int64_t number, view *v,
+                           lgv_error *err)
+{
     size_t bytes = (size_t)idx->width * (size_t)idx->height;
     uint8_t *pixels = idx->data + bytes * (size_t)number;
     int side = d->options.resolution;
@@ -187,7 +200,8 @@ static lgv_status idx_view(const lgv_dataset *d, const lgv_idx *idx, int64_t num
     v->height = idx->height;
     v->channels = 1;
     if (idx->width <= side && idx->height <= side) return LGV_OK;
-    lgv_image in = {.width = idx->width, .height = idx->height, .channels = 1, .bits = 8, .pixels = pixels};
+    lgv_image in = {
+        .width = idx->width, .height = idx->height, .channels = 1, .bits = 8, .pixels = pixels};
     int width, height;
     lgv_image_short_side(in.width, in.height, side, &width, &height);
     LGV_TRY(lgv_image_resize(&in, width, height, &v->image, err));
@@ -200,7 +214,8 @@ static lgv_status idx_view(const lgv_dataset *d, const lgv_idx *idx, int64_t num
 /* ---- crop and flip ---- */
 
 /* Copies the square whose corner is (x, y) in the picture; outside it is 0. */
-static void cut(const view *v, int x, int y, int side, int channels, int flip, uint8_t *out) {
+static void cut(const view *v, int x, int y, int side, int channels, int flip, uint8_t *out)
+{
     for (int r = 0; r < side; r++) {
         for (int c = 0; c < side; c++) {
             int sx = x + (flip ? side - 1 - c : c), sy = y + r;
@@ -213,11 +228,16 @@ static void cut(const view *v, int x, int y, int side, int channels, int flip, u
     }
 }
 
-static void place(const lgv_dataset *d, const view *v, int validation, uint64_t seed, uint64_t sample, uint8_t *out) {
+static void place(const lgv_dataset *d, const view *v, int validation, uint64_t seed,
+                  uint64_t sample, uint8_t *out)
+{
     int side = d->options.resolution, mx = v->width - side, my = v->height - side;
-    lgv_rng_key key = {.seed = seed, .stream = lgv_rng_stream("data.augment"), .sample = sample & ((UINT64_C(1) << 40) - 1),
+    lgv_rng_key key = {.seed = seed,
+                       .stream = lgv_rng_stream("data.augment"),
+                       .sample = sample & ((UINT64_C(1) << 40) - 1),
                        .step = sample >> 40};
-    /* C's division rounds towards zero: of an odd padding the smaller part stands before the picture. */
+    /* C's division rounds towards zero: of an odd padding the smaller part stands before the
+     * picture. */
     int x = mx < 0 ? mx / 2 : half_even(mx), y = my < 0 ? my / 2 : half_even(my), flip = 0;
     if (!validation && !d->options.center_crop) {
         if (mx > 0) x = (int)lgv_rng_below(&key, 0, (uint64_t)mx + 1);
@@ -227,27 +247,34 @@ static void place(const lgv_dataset *d, const view *v, int validation, uint64_t 
     cut(v, x, y, side, d->options.channels, flip, out);
 }
 
-static lgv_status all_broken(lgv_dataset *d, int64_t count, lgv_error *err) {
+static lgv_status all_broken(lgv_dataset *d, int64_t count, lgv_error *err)
+{
     pthread_mutex_lock(&d->lock);
-    lgv_status s = lgv_fail(err, LGV_ERR_FORMAT, "none of the %lld pictures in '%s' can be decoded; the first: %s",
-                            (long long)count, d->path, d->skipped_count ? d->skipped[0] : "unknown");
+    lgv_status s = lgv_fail(
+        err, LGV_ERR_FORMAT, "none of the %lld pictures in '%s' can be decoded; the first: %s",
+        (long long)count, d->path, d->skipped_count ? d->skipped[0] : "unknown");
     pthread_mutex_unlock(&d->lock);
     return s;
 }
 
-lgv_status lgv_dataset_read(lgv_dataset *d, int validation, int64_t i, uint64_t seed, uint64_t sample, uint8_t *pixels,
-                            int64_t *used, lgv_error *err) {
+lgv_status lgv_dataset_read(lgv_dataset *d, int validation, int64_t i, uint64_t seed,
+                            uint64_t sample, uint8_t *pixels, int64_t *used, lgv_error *err)
+{
     int64_t count = validation ? d->validation_count : d->train_count;
     if (i < 0 || i >= count)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "picture %lld is outside the data set's %lld", (long long)i, (long long)count);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "picture %lld is outside the data set's %lld",
+                        (long long)i, (long long)count);
     const int64_t *map = validation ? d->validation : d->train;
     for (int64_t tries = 0; tries < count; tries++, i = (i + 1) % count) {
         int64_t number = map ? map[i] : i;
         view v = {0};
         bool broken = false;
         lgv_status s;
-        if (d->is_idx) s = idx_view(d, validation && d->idx_validation.n ? &d->idx_validation : &d->idx, number, &v, err);
-        else s = file_view(d, number, &v, &broken, err);
+        if (d->is_idx)
+            s = idx_view(d, validation && d->idx_validation.n ? &d->idx_validation : &d->idx,
+                         number, &v, err);
+        else
+            s = file_view(d, number, &v, &broken, err);
         if (!s) place(d, &v, validation, seed, sample, pixels);
         view_free(&v);
         if (!s && used) *used = i;
@@ -256,21 +283,24 @@ lgv_status lgv_dataset_read(lgv_dataset *d, int validation, int64_t i, uint64_t 
     return all_broken(d, count, err);
 }
 
-int64_t lgv_dataset_skipped(lgv_dataset *d) {
+int64_t lgv_dataset_skipped(lgv_dataset *d)
+{
     pthread_mutex_lock(&d->lock);
     int64_t n = (int64_t)d->skipped_count;
     pthread_mutex_unlock(&d->lock);
     return n;
 }
 
-const char *lgv_dataset_skipped_at(lgv_dataset *d, int64_t i) {
+const char *lgv_dataset_skipped_at(lgv_dataset *d, int64_t i)
+{
     pthread_mutex_lock(&d->lock);
     const char *text = i >= 0 && (size_t)i < d->skipped_count ? d->skipped[i] : NULL;
     pthread_mutex_unlock(&d->lock);
     return text;
 }
 
-size_t lgv_dataset_kept(lgv_dataset *d) {
+size_t lgv_dataset_kept(lgv_dataset *d)
+{
     pthread_mutex_lock(&d->lock);
     size_t bytes = d->kept;
     pthread_mutex_unlock(&d->lock);

@@ -1,5 +1,5 @@
-/* programs.c - the graphs of training: one that computes loss and gradients of a micro-batch, one that
-   updates the weights, and one that measures the loss on the averaged weights. */
+/* programs.c - the graphs of training: one that computes loss and gradients of a micro-batch, one
+   that updates the weights, and one that measures the loss on the averaged weights. */
 #include "trainer.h"
 
 #include "langevin/ops.h"
@@ -10,31 +10,38 @@ typedef struct draft {
 } draft;
 
 /* The noise of every row: drawn by the device, or given by the host (PyTorch's generator). */
-static lgv_id noise_node(const lgv_trainer *t, lgv_graph *g, bool given) {
+static lgv_id noise_node(const lgv_trainer *t, lgv_graph *g, bool given)
+{
     const int64_t dim[4] = {t->batch, t->side, t->side, t->channels};
     if (given) return lgv_input(g, "noise", LGV_F32, 4, dim);
     return lgv_random_normal(g, 4, dim, lgv_rng_stream("train.noise"));
 }
 
-static lgv_id offset_node(const lgv_trainer *t, lgv_graph *g, bool given) {
+static lgv_id offset_node(const lgv_trainer *t, lgv_graph *g, bool given)
+{
     const int64_t dim[2] = {t->batch, t->channels};
     if (given) return lgv_input(g, "offset", LGV_F32, 2, dim);
     return lgv_random_normal(g, 2, dim, lgv_rng_stream("train.noise_offset"));
 }
 
-static lgv_id coef(lgv_graph *g, int64_t rows, int k) { return lgv_step_row(g, rows, LGV_FIELD_COEF + k); }
+static lgv_id coef(lgv_graph *g, int64_t rows, int k)
+{
+    return lgv_step_row(g, rows, LGV_FIELD_COEF + k);
+}
 
 /* x_t = a x0 + b noise; the network's answer against c x0 + d noise. */
-static lgv_status build(const lgv_trainer *t, bool training, draft *out, lgv_error *err) {
+static lgv_status build(const lgv_trainer *t, bool training, draft *out, lgv_error *err)
+{
     lgv_graph *g = out->g;
     const int64_t N = t->batch, dim[4] = {N, t->side, t->side, t->channels};
     bool given = training && t->options.rng == LGV_RNG_TORCH;
     lgv_id x0 = lgv_input(g, "x0", LGV_F32, 4, dim);
     lgv_id noise = noise_node(t, g, given);
-    /* The offset (https://www.crosslabs.org/blog/diffusion-with-offset-noise) is part of the noise, so
-       the network is asked to predict it too. */
+    /* The offset (https://www.crosslabs.org/blog/diffusion-with-offset-noise) is part of the noise,
+       so the network is asked to predict it too. */
     if (training && t->options.noise_offset > 0)
-        noise = lgv_add_row(g, noise, lgv_affine(g, offset_node(t, g, given), t->options.noise_offset, 0));
+        noise = lgv_add_row(g, noise,
+                            lgv_affine(g, offset_node(t, g, given), t->options.noise_offset, 0));
     lgv_model_inputs in;
     lgv_model_inputs_none(&in);
     lgv_model_inputs_from_step(t->model, g, N, &in);
@@ -42,18 +49,21 @@ static lgv_status build(const lgv_trainer *t, bool training, draft *out, lgv_err
     in.training = training;
     lgv_id answer;
     LGV_TRY(lgv_model_build(t->model, g, &in, &answer, err));
-    lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0), coef(g, N, LGV_TRAIN_TARGET_NOISE));
+    lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
+                                  coef(g, N, LGV_TRAIN_TARGET_NOISE));
     out->rows = lgv_mse_rows(g, answer, target);
     return lgv_graph_status(g, err);
 }
 
 /* Gradients of all trained parameters, written to the set "grad". */
-static lgv_status add_gradients(lgv_graph *g, lgv_id loss, lgv_error *err) {
+static lgv_status add_gradients(lgv_graph *g, lgv_id loss, lgv_error *err)
+{
     int n = lgv_graph_params(g), k = 0, frozen;
     lgv_id *wrt = lgv_alloc((size_t)n, sizeof *wrt), *grad = lgv_alloc((size_t)n, sizeof *grad);
     const char **name = lgv_alloc((size_t)n, sizeof *name);
     lgv_status s = LGV_OK;
-    if (!wrt || !grad || !name) s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %d parameters", n);
+    if (!wrt || !grad || !name)
+        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %d parameters", n);
     for (int i = 0; i < n && !s; i++) {
         lgv_id p = lgv_graph_param_at(g, i, &name[k], &frozen);
         if (!frozen) wrt[k++] = p;
@@ -67,7 +77,8 @@ static lgv_status add_gradients(lgv_graph *g, lgv_id loss, lgv_error *err) {
     return s ? s : lgv_graph_status(g, err);
 }
 
-static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *err) {
+static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
+{
     draft d = {.g = g};
     LGV_TRY(build(t, true, &d, err));
     lgv_id loss = lgv_weighted_sum(g, d.rows, lgv_step_row(g, t->batch, LGV_FIELD_WEIGHT));
@@ -75,19 +86,22 @@ static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *
     return add_gradients(g, loss, err);
 }
 
-static lgv_status build_validation(const lgv_trainer *t, lgv_graph *g, lgv_error *err) {
+static lgv_status build_validation(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
+{
     draft d = {.g = g};
     LGV_TRY(build(t, false, &d, err));
     lgv_graph_output(g, d.rows, "rows");
     return lgv_graph_status(g, err);
 }
 
-static lgv_status build_update(const lgv_trainer *t, lgv_graph *g, lgv_error *err) {
+static lgv_status build_update(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
+{
     lgv_graph_output(g, lgv_adamw(g, t->ema), "update");
     return lgv_graph_status(g, err);
 }
 
-static lgv_status make_store(lgv_trainer *t, const lgv_graph *g, lgv_error *err) {
+static lgv_status make_store(lgv_trainer *t, const lgv_graph *g, lgv_error *err)
+{
     LGV_TRY(lgv_store_new(t->device, &t->store, err));
     LGV_TRY(lgv_store_declare(t->store, g, err));
     static const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
@@ -96,32 +110,39 @@ static lgv_status make_store(lgv_trainer *t, const lgv_graph *g, lgv_error *err)
 }
 
 /* What the budget leaves for activations once the sets of the store are paid for. */
-static size_t activation_budget(const lgv_trainer *t) {
+static size_t activation_budget(const lgv_trainer *t)
+{
     size_t budget = t->options.memory_budget, store = lgv_store_bytes(t->store);
     if (!budget) return 0;
     return budget > store ? budget - store : 1;
 }
 
-static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update, lgv_error *err) {
+static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update, lgv_error *err)
+{
     LGV_TRY(build_training(t, g, err));
     LGV_TRY(build_update(t, update, err));
     if (!t->store) LGV_TRY(make_store(t, g, err));
     const lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
-    lgv_plan_options options = {.accumulate_grads = 1, .recompute = t->options.recompute,
-                                .memory_budget = activation_budget(t), .kernel = t->options.kernel,
+    lgv_plan_options options = {.accumulate_grads = 1,
+                                .recompute = t->options.recompute,
+                                .memory_budget = activation_budget(t),
+                                .kernel = t->options.kernel,
                                 .no_fusion = t->options.no_fusion};
     return lgv_plan_new(t->store, 2, programs, &options, &t->train, err);
 }
 
-static lgv_status make_validation(lgv_trainer *t, lgv_graph *g, lgv_error *err) {
+static lgv_status make_validation(lgv_trainer *t, lgv_graph *g, lgv_error *err)
+{
     LGV_TRY(build_validation(t, g, err));
     const lgv_program program = {"validate", g};
-    lgv_plan_options options = {.weights = t->ema ? "ema" : "weight", .kernel = t->options.kernel,
+    lgv_plan_options options = {.weights = t->ema ? "ema" : "weight",
+                                .kernel = t->options.kernel,
                                 .no_fusion = t->options.no_fusion};
     return lgv_plan_new(t->store, 1, &program, &options, &t->validate, err);
 }
 
-static lgv_status with_graphs(lgv_trainer *t, bool training, lgv_error *err) {
+static lgv_status with_graphs(lgv_trainer *t, bool training, lgv_error *err)
+{
     lgv_graph *g = lgv_graph_new(), *update = lgv_graph_new();
     lgv_status s = LGV_OK;
     if (!g || !update) s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the training graph");
@@ -131,7 +152,8 @@ static lgv_status with_graphs(lgv_trainer *t, bool training, lgv_error *err) {
     return s;
 }
 
-lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err) {
+lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err)
+{
     LGV_TRY(with_graphs(t, true, err));
     if (!lgv_dataset_validation_count(t->data)) return LGV_OK;
     return with_graphs(t, false, err);

@@ -1,5 +1,6 @@
 /* run.c - the loop around the steps: log, checkpoints, sample grids, validation.
-   Nothing here changes what a step computes: grids and validation draw from streams of their own. */
+   Nothing here changes what a step computes: grids and validation draw from streams of their own.
+ */
 #include "trainer.h"
 
 #include <math.h>
@@ -16,18 +17,21 @@ typedef struct run {
     lgv_train_callback callback;
     void *user;
     int stop;
-    int64_t broken;     /* broken pictures already told */
-    double last_save;   /* clock */
+    int64_t broken;      /* broken pictures already told */
+    double last_save;    /* clock */
     double grid_seconds; /* the last grid took so long, 0 none yet */
 } run;
 
-static void tell(run *r, lgv_train_event event) {
+static void tell(run *r, lgv_train_event event)
+{
     if (r->callback && r->callback(r->user, &event)) r->stop = 1;
 }
 
 /* ---- sample grids ---- */
 
-static lgv_status write_grid(const lgv_trainer *t, const lgv_samples *s, const char *path, lgv_error *err) {
+static lgv_status write_grid(const lgv_trainer *t, const lgv_samples *s, const char *path,
+                             lgv_error *err)
+{
     size_t n = (size_t)s->n, bytes = (size_t)t->pixels;
     uint8_t *u8 = lgv_alloc(n, bytes);
     lgv_image *images = lgv_zalloc(n, sizeof *images), grid = {0};
@@ -36,12 +40,17 @@ static lgv_status write_grid(const lgv_trainer *t, const lgv_samples *s, const c
     if (!status) {
         lgv_images_u8(s->n, s->channels, s->height, s->width, s->sample, u8);
         for (size_t i = 0; i < n; i++)
-            images[i] = (lgv_image){.width = (int)s->width, .height = (int)s->height, .channels = (int)s->channels,
-                                    .bits = 8, .pixels = u8 + i * bytes};
+            images[i] = (lgv_image){.width = (int)s->width,
+                                    .height = (int)s->height,
+                                    .channels = (int)s->channels,
+                                    .bits = 8,
+                                    .pixels = u8 + i * bytes};
         status = lgv_image_grid(images, n, 0, &grid, err);
     }
-    char *text = status ? NULL : lgv_format("step %lld, DDIM %lld steps, seeds 0 to %lld, Langevin %s", (long long)t->state.step,
-                                            (long long)t->options.sample_steps, (long long)(s->n - 1), LGV_VERSION);
+    char *text = status ? NULL
+                        : lgv_format("step %lld, DDIM %lld steps, seeds 0 to %lld, Langevin %s",
+                                     (long long)t->state.step, (long long)t->options.sample_steps,
+                                     (long long)(s->n - 1), LGV_VERSION);
     const lgv_png_text line = {"parameters", text};
     if (!status) status = lgv_image_save_png(path, &grid, &line, text ? 1 : 0, err);
     lgv_free(text);
@@ -51,21 +60,27 @@ static lgv_status write_grid(const lgv_trainer *t, const lgv_samples *s, const c
     return status;
 }
 
-static int sampling(void *user, const lgv_sample_progress *progress) {
+static int sampling(void *user, const lgv_sample_progress *progress)
+{
     run *r = user;
     if (progress->sample) return 0;
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAMPLING});
     return r->stop;
 }
 
-static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error *err) {
+static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error *err)
+{
     const char *set = t->ema ? "ema" : "weight";
-    if (!t->pipeline) LGV_TRY(lgv_pipeline_new(t->model, t->store, set, &t->cfg, &t->pipeline, err));
+    if (!t->pipeline)
+        LGV_TRY(lgv_pipeline_new(t->model, t->store, set, &t->cfg, &t->pipeline, err));
     int64_t steps = lgv_min_i64(t->options.sample_steps, t->schedule->T);
-    lgv_sample_options o = {.num_images = t->options.sample_count > 0 ? t->options.sample_count : 16,
-                            .height = t->side, .width = t->side,
+    lgv_sample_options o = {.num_images =
+                                t->options.sample_count > 0 ? t->options.sample_count : 16,
+                            .height = t->side,
+                            .width = t->side,
                             .sampler = {.sampler = "ddim", .num_inference_steps = steps},
-                            .callback = r ? sampling : NULL, .user = r};
+                            .callback = r ? sampling : NULL,
+                            .user = r};
     lgv_samples *samples = NULL;
     LGV_TRY(lgv_pipeline_sample(t->pipeline, &o, &samples, err));
     lgv_status s = write_grid(t, samples, path, err);
@@ -74,13 +89,17 @@ static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error 
 }
 
 /* *made (may be NULL) is the file; free with lgv_free. */
-static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, lgv_error *err) {
+static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, lgv_error *err)
+{
     char *own = NULL;
     if (!path) {
-        if (!t->output) return lgv_fail(err, LGV_ERR_ARGUMENT, "the trainer has no output folder for a sample grid");
+        if (!t->output)
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the trainer has no output folder for a sample grid");
         char *folder = lgv_path_join(t->output, "samples");
         own = folder ? lgv_format("%s/%06lld.png", folder, (long long)t->state.step) : NULL;
-        lgv_status s = own ? lgv_make_dir(folder, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+        lgv_status s = own ? lgv_make_dir(folder, err)
+                           : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
         lgv_free(folder);
         if (s) {
             lgv_free(own);
@@ -90,27 +109,33 @@ static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, 
     double begin = lgv_now();
     lgv_status s = draw_grid(t, r, path ? path : own, err);
     t->state.sample_seconds += lgv_now() - begin;
-    if (made && !s) *made = own;
-    else lgv_free(own);
+    if (made && !s)
+        *made = own;
+    else
+        lgv_free(own);
     return s;
 }
 
-lgv_status lgv_trainer_sample(lgv_trainer *t, const char *path, lgv_error *err) {
+lgv_status lgv_trainer_sample(lgv_trainer *t, const char *path, lgv_error *err)
+{
     return sample(t, NULL, path, NULL, err);
 }
 
 /* Whether a grid now leaves enough of the share for the one at the end. */
-static bool affordable(const run *r) {
+static bool affordable(const run *r)
+{
     const lgv_trainer *t = r->t;
     double per_step = t->state.step ? t->state.seconds / (double)t->state.step : 0;
     double whole = per_step * (double)t->options.max_train_steps;
     double cost = r->grid_seconds;
     if (cost == 0) /* unknown: forward passes against steps of about three */
-        cost = per_step * (double)(t->options.sample_count * t->options.sample_steps) / (3 * (double)t->effective);
+        cost = per_step * (double)(t->options.sample_count * t->options.sample_steps) /
+               (3 * (double)t->effective);
     return t->state.sample_seconds + 2 * cost <= sample_share * whole;
 }
 
-static lgv_status grid(run *r, bool last, lgv_error *err) {
+static lgv_status grid(run *r, bool last, lgv_error *err)
+{
     lgv_trainer *t = r->t;
     if (t->options.sample_count == LGV_OFF || (!last && !affordable(r))) return LGV_OK;
     double before = t->state.sample_seconds;
@@ -126,29 +151,40 @@ static lgv_status grid(run *r, bool last, lgv_error *err) {
 
 /* ---- log, notes ---- */
 
-static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
 
-static lgv_status log_step(run *r, const lgv_train_report *p, lgv_error *err) {
+static lgv_status log_step(run *r, const lgv_train_report *p, lgv_error *err)
+{
     lgv_trainer *t = r->t;
-    bool due = p->step % t->options.log_steps == 0 || p->step == t->options.max_train_steps || p->skipped;
+    bool due =
+        p->step % t->options.log_steps == 0 || p->step == t->options.max_train_steps || p->skipped;
     if (t->log < 0 || !due) return LGV_OK;
-    json_t *line = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "step", (json_int_t)p->step, "loss",
-                             number(p->loss), "lr", number(p->lr), "grad_norm", number(p->grad_norm), "ema_decay",
-                             number(p->ema_decay), "epoch", number(p->epoch), "seconds", number(p->seconds), "loader_wait",
-                             number(p->loader_wait), "skipped_updates", (json_int_t)p->skipped_updates, "broken_pictures",
-                             (json_int_t)p->broken_pictures);
+    json_t *line = json_pack(
+        "{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "step", (json_int_t)p->step, "loss",
+        number(p->loss), "lr", number(p->lr), "grad_norm", number(p->grad_norm), "ema_decay",
+        number(p->ema_decay), "epoch", number(p->epoch), "seconds", number(p->seconds),
+        "loader_wait", number(p->loader_wait), "skipped_updates", (json_int_t)p->skipped_updates,
+        "broken_pictures", (json_int_t)p->broken_pictures);
     return lgv_output_log(t, line, err);
 }
 
-static lgv_status log_validation(run *r, const lgv_validation *v, lgv_error *err) {
+static lgv_status log_validation(run *r, const lgv_validation *v, lgv_error *err)
+{
     if (r->t->log < 0) return LGV_OK;
-    return lgv_output_log(r->t, json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)r->t->state.step,
-                                          "validation_loss", number(v->loss), "validation_quartiles",
-                                          number(v->quartile[0]), number(v->quartile[1]), number(v->quartile[2]),
-                                          number(v->quartile[3]), "validation_pictures", (json_int_t)v->pictures), err);
+    return lgv_output_log(
+        r->t,
+        json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)r->t->state.step,
+                  "validation_loss", number(v->loss), "validation_quartiles",
+                  number(v->quartile[0]), number(v->quartile[1]), number(v->quartile[2]),
+                  number(v->quartile[3]), "validation_pictures", (json_int_t)v->pictures),
+        err);
 }
 
-static void tell_broken(run *r) {
+static void tell_broken(run *r)
+{
     lgv_dataset *data = r->t->data;
     for (int64_t n = lgv_dataset_skipped(data); r->broken < n; r->broken++) {
         char *text = lgv_format("picture skipped: %s", lgv_dataset_skipped_at(data, r->broken));
@@ -157,16 +193,19 @@ static void tell_broken(run *r) {
     }
 }
 
-static void tell_skipped(run *r, const lgv_train_report *p) {
-    char *text = lgv_format("step %lld: the gradient was not finite, nothing was changed (%lld so far)", (long long)p->step,
-                            (long long)p->skipped_updates);
+static void tell_skipped(run *r, const lgv_train_report *p)
+{
+    char *text =
+        lgv_format("step %lld: the gradient was not finite, nothing was changed (%lld so far)",
+                   (long long)p->step, (long long)p->skipped_updates);
     if (text) tell(r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = text, .report = p});
     lgv_free(text);
 }
 
 /* ---- checkpoints ---- */
 
-static lgv_status save(run *r, lgv_error *err) {
+static lgv_status save(run *r, lgv_error *err)
+{
     lgv_trainer *t = r->t;
     if (!t->output || t->saved == t->state.step) return LGV_OK;
     LGV_TRY(lgv_trainer_save(t, err));
@@ -175,7 +214,8 @@ static lgv_status save(run *r, lgv_error *err) {
     return LGV_OK;
 }
 
-static lgv_status validate(run *r, lgv_error *err) {
+static lgv_status validate(run *r, lgv_error *err)
+{
     lgv_validation v;
     if (!lgv_dataset_validation_count(r->t->data)) return LGV_OK;
     LGV_TRY(lgv_trainer_validate(r->t, &v, err));
@@ -184,15 +224,18 @@ static lgv_status validate(run *r, lgv_error *err) {
     return LGV_OK;
 }
 
-static bool save_due(const run *r) {
+static bool save_due(const run *r)
+{
     const lgv_trainer *t = r->t;
     int64_t every = t->options.checkpointing_steps;
     if (every == LGV_OFF) return false;
     if (every) return t->state.step % every == 0;
-    return t->state.step % DEFAULT_CHECKPOINT_STEPS == 0 || lgv_now() - r->last_save >= CHECKPOINT_SECONDS;
+    return t->state.step % DEFAULT_CHECKPOINT_STEPS == 0 ||
+           lgv_now() - r->last_save >= CHECKPOINT_SECONDS;
 }
 
-static lgv_status after_step(run *r, lgv_error *err) {
+static lgv_status after_step(run *r, lgv_error *err)
+{
     int64_t step = r->t->state.step;
     bool last = step >= r->t->options.max_train_steps, due = last || save_due(r);
     if (due) LGV_TRY(save(r, err));
@@ -202,9 +245,11 @@ static lgv_status after_step(run *r, lgv_error *err) {
     return LGV_OK;
 }
 
-lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err) {
+lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err)
+{
     run r = {.t = t, .callback = callback, .user = user, .last_save = lgv_now()};
-    for (size_t i = 0; i < t->notes; i++) tell(&r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = t->note[i]});
+    for (size_t i = 0; i < t->notes; i++)
+        tell(&r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = t->note[i]});
     while (t->state.step < t->options.max_train_steps && !r.stop) {
         lgv_train_report p = {0};
         lgv_status s = lgv_trainer_step(t, &p, err);
@@ -219,5 +264,6 @@ lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *us
     if (!r.stop) return LGV_OK;
     LGV_TRY(save(&r, err));
     return lgv_fail(err, LGV_ERR_CANCELLED, "stopped after step %lld%s%s", (long long)t->state.step,
-                    t->last_checkpoint ? "; saved as " : "", t->last_checkpoint ? t->last_checkpoint : "");
+                    t->last_checkpoint ? "; saved as " : "",
+                    t->last_checkpoint ? t->last_checkpoint : "");
 }

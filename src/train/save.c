@@ -1,6 +1,6 @@
 /* save.c - writing a checkpoint.
-   Everything goes to OUTPUT/.tmp-N, is synced, and appears as checkpoint-N by one rename: a kill at any
-   moment leaves either no checkpoint-N or a whole one. Old ones go only after that. */
+   Everything goes to OUTPUT/.tmp-N, is synced, and appears as checkpoint-N by one rename: a kill at
+   any moment leaves either no checkpoint-N or a whole one. Old ones go only after that. */
 #define _GNU_SOURCE
 #include "trainer.h"
 
@@ -23,13 +23,15 @@ typedef struct moment {
     int64_t count;
 } moment;
 
-static lgv_status read_moment(void *arg, void *dst, size_t bytes, lgv_error *err) {
+static lgv_status read_moment(void *arg, void *dst, size_t bytes, lgv_error *err)
+{
     const moment *m = arg;
     return lgv_store_read(m->store, m->set, m->buffer, dst, m->count, err);
 }
 
-static lgv_status add_moment(lgv_safetensors_writer *w, const lgv_store *store, const char *set, int i, moment *m,
-                             lgv_error *err) {
+static lgv_status add_moment(lgv_safetensors_writer *w, const lgv_store *store, const char *set,
+                             int i, moment *m, lgv_error *err)
+{
     int rank, frozen;
     int64_t dim[LGV_MAX_RANK];
     const char *name = lgv_store_at(store, i, &rank, dim, &frozen);
@@ -43,14 +45,17 @@ static lgv_status add_moment(lgv_safetensors_writer *w, const lgv_store *store, 
     return s;
 }
 
-static lgv_status save_optimizer(const lgv_trainer *t, const char *path, lgv_error *err) {
+static lgv_status save_optimizer(const lgv_trainer *t, const char *path, lgv_error *err)
+{
     int n = lgv_store_count(t->store);
     moment *moments = lgv_alloc((size_t)n * 2, sizeof *moments);
     lgv_safetensors_writer *w = NULL;
-    lgv_status s = moments ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
+    lgv_status s =
+        moments ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the optimizer's state");
     if (!s) s = lgv_safetensors_writer_new(&w, err);
     for (int i = 0; i < n && !s; i++) s = add_moment(w, t->store, "exp_avg", i, &moments[i], err);
-    for (int i = 0; i < n && !s; i++) s = add_moment(w, t->store, "exp_avg_sq", i, &moments[n + i], err);
+    for (int i = 0; i < n && !s; i++)
+        s = add_moment(w, t->store, "exp_avg_sq", i, &moments[n + i], err);
     if (!s) s = lgv_safetensors_write(w, path, err);
     lgv_safetensors_writer_free(w);
     lgv_free(moments);
@@ -60,7 +65,8 @@ static lgv_status save_optimizer(const lgv_trainer *t, const char *path, lgv_err
 /* ---- trainer.json ---- */
 
 /* Distinct "op: kernel" of the training plan: what decides the bits besides the level. */
-static json_t *kernel_list(const lgv_plan *plan) {
+static json_t *kernel_list(const lgv_plan *plan)
+{
     json_t *set = json_object(), *list = json_array();
     for (int i = 0; set && list && i < lgv_plan_nodes(plan); i++) {
         lgv_node_info node;
@@ -75,7 +81,8 @@ static json_t *kernel_list(const lgv_plan *plan) {
     return list;
 }
 
-static json_t *broken_list(lgv_dataset *data) {
+static json_t *broken_list(lgv_dataset *data)
+{
     json_t *list = json_array();
     int64_t n = lgv_dataset_skipped(data);
     for (int64_t i = 0; list && i < n && i < 1000; i++)
@@ -83,28 +90,36 @@ static json_t *broken_list(lgv_dataset *data) {
     return list;
 }
 
-static json_t *data_json(lgv_dataset *data) {
+static json_t *data_json(lgv_dataset *data)
+{
     lgv_dataset_options o;
     lgv_dataset_settings(data, &o);
     return json_pack("{s:s, s:s, s:I, s:o, s:o}", "path", lgv_dataset_path(data), "fingerprint",
-                     lgv_dataset_fingerprint(data), "pictures", (json_int_t)lgv_dataset_count(data), "options",
-                     lgv_dataset_options_json(&o), "broken", broken_list(data));
+                     lgv_dataset_fingerprint(data), "pictures", (json_int_t)lgv_dataset_count(data),
+                     "options", lgv_dataset_options_json(&o), "broken", broken_list(data));
 }
 
-static lgv_status add_hash(json_t *files, const char *folder, const char *name, lgv_error *err) {
+static lgv_status add_hash(json_t *files, const char *folder, const char *name, lgv_error *err)
+{
     char hex[65], *path = lgv_path_join(folder, name);
-    lgv_status s = path ? lgv_sha256_file(path, hex, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    lgv_status s = path ? lgv_sha256_file(path, hex, err)
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     if (!s && json_object_set_new(files, name, json_string(hex)))
         s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for trainer.json");
     lgv_free(path);
     return s;
 }
 
-static lgv_status hash_files(const lgv_trainer *t, const char *folder, json_t *files, lgv_error *err) {
+static lgv_status hash_files(const lgv_trainer *t, const char *folder, json_t *files,
+                             lgv_error *err)
+{
     static const char *const names[] = {
-        "unet/config.json",        "unet/diffusion_pytorch_model.safetensors",
-        "optimizer.safetensors",   "scheduler/scheduler_config.json",
-        "model_index.json",        "unet_ema/config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "optimizer.safetensors",
+        "scheduler/scheduler_config.json",
+        "model_index.json",
+        "unet_ema/config.json",
         "unet_ema/diffusion_pytorch_model.safetensors",
     };
     size_t n = sizeof names / sizeof *names - (t->ema ? 0 : 2);
@@ -112,7 +127,8 @@ static lgv_status hash_files(const lgv_trainer *t, const char *folder, json_t *f
     return LGV_OK;
 }
 
-static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *err) {
+static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *err)
+{
     char digest[17], hex[65];
     lgv_plan_digest(t->train, digest);
     json_t *files = json_object();
@@ -122,13 +138,17 @@ static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *er
         json_decref(files);
         return s;
     }
-    json_t *root = json_pack("{s:i, s:s, s:o, s:o, s:o, s:s, s:s, s:o, s:o}", "format_version", 1, "langevin_version",
-                             LGV_VERSION, "state", lgv_train_state_json(t), "options", lgv_train_options_json(&t->options),
-                             "data", data_json(t->data), "level", lgv_device_name(t->device), "plan", digest, "kernels",
-                             kernel_list(t->train), "files", files);
-    if (!root) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for trainer.json, or a path in it is not UTF-8");
+    json_t *root = json_pack("{s:i, s:s, s:o, s:o, s:o, s:s, s:s, s:o, s:o}", "format_version", 1,
+                             "langevin_version", LGV_VERSION, "state", lgv_train_state_json(t),
+                             "options", lgv_train_options_json(&t->options), "data",
+                             data_json(t->data), "level", lgv_device_name(t->device), "plan",
+                             digest, "kernels", kernel_list(t->train), "files", files);
+    if (!root)
+        return lgv_fail(err, LGV_ERR_MEMORY,
+                        "out of memory for trainer.json, or a path in it is not UTF-8");
     char *path = lgv_path_join(folder, "trainer.json");
-    s = path ? lgv_checkpoint_checksum(root, hex, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    s = path ? lgv_checkpoint_checksum(root, hex, err)
+             : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     if (!s && json_object_set_new(root, "checksum", json_string(hex)))
         s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for trainer.json");
     if (!s) s = lgv_json_save(path, root, false, err);
@@ -139,8 +159,9 @@ static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *er
 
 /* ---- the folder ---- */
 
-static lgv_status save_network(const lgv_trainer *t, const char *set, const char *folder, const char *name,
-                               lgv_error *err) {
+static lgv_status save_network(const lgv_trainer *t, const char *set, const char *folder,
+                               const char *name, lgv_error *err)
+{
     char *path = lgv_path_join(folder, name);
     if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_status s = lgv_make_dir(path, err);
@@ -150,13 +171,15 @@ static lgv_status save_network(const lgv_trainer *t, const char *set, const char
     return s;
 }
 
-static lgv_status fill_folder(lgv_trainer *t, const char *folder, lgv_error *err) {
+static lgv_status fill_folder(lgv_trainer *t, const char *folder, lgv_error *err)
+{
     LGV_TRY(lgv_make_dir(folder, err));
     LGV_TRY(save_network(t, "weight", folder, "unet", err));
     if (t->ema) LGV_TRY(save_network(t, "ema", folder, "unet_ema", err));
     LGV_TRY(lgv_output_write_index(t, folder, err));
     char *path = lgv_path_join(folder, "optimizer.safetensors");
-    lgv_status s = path ? save_optimizer(t, path, err) : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    lgv_status s = path ? save_optimizer(t, path, err)
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_free(path);
     if (!s) s = save_trainer(t, folder, err);
     return s ? s : lgv_sync_dir(folder, err);
@@ -164,17 +187,22 @@ static lgv_status fill_folder(lgv_trainer *t, const char *folder, lgv_error *err
 
 /* Puts the folder `from` under the name `to`. Where that exists (the same step saved again) the two
    change places at once, so that there is never a moment without a whole checkpoint. */
-static lgv_status publish(const char *from, const char *to, lgv_error *err) {
+static lgv_status publish(const char *from, const char *to, lgv_error *err)
+{
     if (!lgv_exists(to)) return lgv_rename(from, to, err);
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) == 0) return lgv_remove_tree(from, err);
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) == 0)
+        return lgv_remove_tree(from, err);
     LGV_TRY(lgv_remove_tree(to, err)); /* a file system without that call */
     return lgv_rename(from, to, err);
 }
 
 /* A checkpoint leaves its name first: half of it must not look like a whole one. */
-static lgv_status delete_checkpoint(const char *output, int64_t step, lgv_error *err) {
-    char *path = lgv_checkpoint_folder(output, step), *doomed = lgv_format("%s/.tmp-old-%lld", output, (long long)step);
-    lgv_status s = path && doomed ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+static lgv_status delete_checkpoint(const char *output, int64_t step, lgv_error *err)
+{
+    char *path = lgv_checkpoint_folder(output, step),
+         *doomed = lgv_format("%s/.tmp-old-%lld", output, (long long)step);
+    lgv_status s =
+        path && doomed ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     if (!s) s = lgv_rename(path, doomed, err);
     if (!s) s = lgv_remove_tree(doomed, err);
     lgv_free(path);
@@ -182,7 +210,8 @@ static lgv_status delete_checkpoint(const char *output, int64_t step, lgv_error 
     return s;
 }
 
-static lgv_status rotate(const lgv_trainer *t, lgv_error *err) {
+static lgv_status rotate(const lgv_trainer *t, lgv_error *err)
+{
     int64_t limit = t->options.checkpoints_total_limit, *step;
     size_t count;
     if (limit == LGV_OFF) return LGV_OK;
@@ -196,22 +225,27 @@ static lgv_status rotate(const lgv_trainer *t, lgv_error *err) {
 }
 
 /* OUTPUT itself is a pipeline with the averaged weights. */
-static lgv_status refresh(const lgv_trainer *t, lgv_error *err) {
+static lgv_status refresh(const lgv_trainer *t, lgv_error *err)
+{
     return save_network(t, t->ema ? "ema" : "weight", t->output, "unet", err);
 }
 
-lgv_status lgv_trainer_save(lgv_trainer *t, lgv_error *err) {
-    if (!t->output) return lgv_fail(err, LGV_ERR_ARGUMENT, "the trainer has no output folder to save to");
+lgv_status lgv_trainer_save(lgv_trainer *t, lgv_error *err)
+{
+    if (!t->output)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the trainer has no output folder to save to");
     if (t->saved == t->state.step) return LGV_OK;
     char *path = lgv_checkpoint_folder(t->output, t->state.step);
     char *draft = lgv_format("%s/.tmp-%lld", t->output, (long long)t->state.step);
-    lgv_status s = path && draft ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    lgv_status s =
+        path && draft ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     if (!s) s = lgv_remove_tree(draft, err);
     if (!s) {
         s = fill_folder(t, draft, err);
         if (!s) s = publish(draft, path, err);
         if (s) lgv_remove_tree(draft, NULL);
-        if (s) s = lgv_fail_prefix(err, s, "checkpoint %lld was not saved", (long long)t->state.step);
+        if (s)
+            s = lgv_fail_prefix(err, s, "checkpoint %lld was not saved", (long long)t->state.step);
     }
     lgv_free(draft);
     if (s) {

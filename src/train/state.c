@@ -6,7 +6,8 @@
 
 enum { WORDS = 624 };
 
-static json_t *torch_json(const lgv_torch_rng *rng) {
+static json_t *torch_json(const lgv_torch_rng *rng)
+{
     char *hex = lgv_alloc(WORDS * 8 + 1, 1);
     if (!hex) return NULL;
     static const char digits[] = "0123456789abcdef";
@@ -15,13 +16,15 @@ static json_t *torch_json(const lgv_torch_rng *rng) {
     hex[WORDS * 8] = 0;
     char seed[24];
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)rng->seed);
-    json_t *root = json_pack("{s:s, s:i, s:i, s:s, s:i, s:f}", "mt19937", hex, "left", rng->left, "next", rng->next, "seed",
-                             seed, "has_cached", rng->has_cached, "cached", rng->cached);
+    json_t *root =
+        json_pack("{s:s, s:i, s:i, s:s, s:i, s:f}", "mt19937", hex, "left", rng->left, "next",
+                  rng->next, "seed", seed, "has_cached", rng->has_cached, "cached", rng->cached);
     lgv_free(hex);
     return root;
 }
 
-static bool parse_hex(const char *s, int digits, uint64_t *out) {
+static bool parse_hex(const char *s, int digits, uint64_t *out)
+{
     uint64_t v = 0;
     for (int i = 0; i < digits; i++) {
         char c = s[i];
@@ -33,7 +36,8 @@ static bool parse_hex(const char *s, int digits, uint64_t *out) {
     return true;
 }
 
-static bool torch_parse(const json_t *root, lgv_torch_rng *rng) {
+static bool torch_parse(const json_t *root, lgv_torch_rng *rng)
+{
     const char *hex = json_string_value(json_object_get(root, "mt19937"));
     const char *seed = json_string_value(json_object_get(root, "seed"));
     if (!hex || strlen(hex) != WORDS * 8 || !seed || strlen(seed) != 16) return false;
@@ -44,7 +48,8 @@ static bool torch_parse(const json_t *root, lgv_torch_rng *rng) {
     }
     json_int_t left = json_integer_value(json_object_get(root, "left"));
     json_int_t next = json_integer_value(json_object_get(root, "next"));
-    if (left < 0 || left > WORDS || next < 0 || next > WORDS || !parse_hex(seed, 16, &rng->seed)) return false;
+    if (left < 0 || left > WORDS || next < 0 || next > WORDS || !parse_hex(seed, 16, &rng->seed))
+        return false;
     rng->left = (int32_t)left;
     rng->next = (int32_t)next;
     rng->has_cached = json_integer_value(json_object_get(root, "has_cached")) != 0;
@@ -52,12 +57,14 @@ static bool torch_parse(const json_t *root, lgv_torch_rng *rng) {
     return true;
 }
 
-json_t *lgv_train_state_json(const lgv_trainer *t) {
+json_t *lgv_train_state_json(const lgv_trainer *t)
+{
     const lgv_train_state *s = &t->state;
-    json_t *root = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "step", (json_int_t)s->step, "updates",
-                             (json_int_t)s->updates, "position", (json_int_t)s->position, "skipped_updates",
-                             (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->bad, "seconds", s->seconds,
-                             "sample_seconds", s->sample_seconds);
+    json_t *root =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "step", (json_int_t)s->step, "updates",
+                  (json_int_t)s->updates, "position", (json_int_t)s->position, "skipped_updates",
+                  (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->bad, "seconds",
+                  s->seconds, "sample_seconds", s->sample_seconds);
     if (!root || t->options.rng != LGV_RNG_TORCH) return root;
     if (json_object_set_new(root, "generator", torch_json(&s->torch)) ||
         json_object_set_new(root, "generator_at_epoch", torch_json(&s->torch_epoch))) {
@@ -67,22 +74,28 @@ json_t *lgv_train_state_json(const lgv_trainer *t) {
     return root;
 }
 
-static bool count(const json_t *root, const char *key, int64_t *out) {
+static bool count(const json_t *root, const char *key, int64_t *out)
+{
     const json_t *v = json_object_get(root, key);
     *out = json_integer_value(v);
     return json_is_integer(v) && *out >= 0 && *out < INT64_C(1) << 56;
 }
 
-lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out, lgv_error *err) {
+lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out,
+                                 lgv_error *err)
+{
     lgv_train_state s = {0};
-    if (!count(root, "step", &s.step) || !count(root, "updates", &s.updates) || !count(root, "position", &s.position) ||
-        !count(root, "skipped_updates", &s.skipped) || !count(root, "skipped_in_a_row", &s.bad) || s.updates > s.step)
-        return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: the counters of 'state' are missing or make no sense");
+    if (!count(root, "step", &s.step) || !count(root, "updates", &s.updates) ||
+        !count(root, "position", &s.position) || !count(root, "skipped_updates", &s.skipped) ||
+        !count(root, "skipped_in_a_row", &s.bad) || s.updates > s.step)
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "trainer.json: the counters of 'state' are missing or make no sense");
     s.seconds = json_number_value(json_object_get(root, "seconds"));
     s.sample_seconds = json_number_value(json_object_get(root, "sample_seconds"));
     if (torch && (!torch_parse(json_object_get(root, "generator"), &s.torch) ||
                   !torch_parse(json_object_get(root, "generator_at_epoch"), &s.torch_epoch)))
-        return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: the state of PyTorch's generator is missing or damaged");
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "trainer.json: the state of PyTorch's generator is missing or damaged");
     *out = s;
     return LGV_OK;
 }

@@ -1,7 +1,7 @@
 /* trainer.c - a trainer: making it, and the optimizer step.
-   All that is random in a step is a function of (seed, step, place in the effective batch), or comes
-   from PyTorch's generator drawn for the whole effective batch at once: splitting the batch into
-   micro-batches changes no draw. */
+   All that is random in a step is a function of (seed, step, place in the effective batch), or
+   comes from PyTorch's generator drawn for the whole effective batch at once: splitting the batch
+   into micro-batches changes no draw. */
 #include "trainer.h"
 
 #include <math.h>
@@ -15,40 +15,50 @@
 
 /* ---- making ---- */
 
-lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...) {
+lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...)
+{
     char text[LGV_ERROR_TEXT];
     va_list args;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     LGV_TRY(lgv_grow(&t->note, &t->note_capacity, t->notes + 1, sizeof *t->note, err));
-    if (!(t->note[t->notes] = lgv_strdup(text))) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a note");
+    if (!(t->note[t->notes] = lgv_strdup(text)))
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a note");
     t->notes++;
     return LGV_OK;
 }
 
-static lgv_status check_model(const lgv_trainer *t, lgv_error *err) {
+static lgv_status check_model(const lgv_trainer *t, lgv_error *err)
+{
     const lgv_model_info *m = lgv_model_describe(t->model);
     if (m->class_kind != LGV_CLASS_NONE)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "model '%s' wants class labels; only unconditional models can be trained",
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "model '%s' wants class labels; only unconditional models can be trained",
                         m->source);
     if (m->in_channels != t->channels)
-        return lgv_fail(err, LGV_ERR_SHAPE, "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
-                        m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
+        return lgv_fail(
+            err, LGV_ERR_SHAPE,
+            "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
+            m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
     if (m->out_channels != m->in_channels)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "model '%s' gives %d channels for %d; a learned variance cannot be trained",
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "model '%s' gives %d channels for %d; a learned variance cannot be trained",
                         m->source, m->out_channels, m->in_channels);
     if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "model '%s' knows %d timesteps, the schedule has %lld", m->source,
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "model '%s' knows %d timesteps, the schedule has %lld", m->source,
                         m->num_train_timesteps, (long long)t->schedule->T);
     return lgv_model_check_size(t->model, t->side, t->side, err);
 }
 
-static lgv_status make_buffers(lgv_trainer *t, lgv_error *err) {
+static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
+{
     bool torch = t->options.rng == LGV_RNG_TORCH;
     size_t rows = (size_t)t->effective, pixels = (size_t)t->pixels, total;
     if (!lgv_mul_size(rows, pixels, &total))
-        return lgv_fail(err, LGV_ERR_MEMORY, "a batch of %lld pictures is too large", (long long)t->effective);
+        return lgv_fail(err, LGV_ERR_MEMORY, "a batch of %lld pictures is too large",
+                        (long long)t->effective);
     t->bytes = lgv_alloc(total, 1);
     t->x0 = lgv_alloc((size_t)t->batch * pixels, sizeof(float));
     t->t = lgv_alloc(rows, sizeof *t->t);
@@ -58,42 +68,53 @@ static lgv_status make_buffers(lgv_trainer *t, lgv_error *err) {
         t->order = lgv_alloc((size_t)lgv_dataset_count(t->data), sizeof *t->order);
     }
     if (!t->bytes || !t->x0 || !t->t || (torch && (!t->noise || !t->offset || !t->order)))
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures", (long long)t->effective);
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures",
+                        (long long)t->effective);
     return LGV_OK;
 }
 
-static lgv_status make_weights(lgv_trainer *t, lgv_error *err) {
+static lgv_status make_weights(lgv_trainer *t, lgv_error *err)
+{
     const lgv_model_info *m = lgv_model_describe(t->model);
     bool torch = t->options.rng == LGV_RNG_TORCH;
     if (torch) lgv_torch_seed(&t->state.torch, t->options.seed);
     if (m->weights_raw || m->weights_ema) {
         LGV_TRY(lgv_model_load_weights(t->model, t->store, "weight", LGV_WEIGHTS_BEST, err));
     } else {
-        LGV_TRY(lgv_model_init(t->model, t->store, "weight", torch ? &t->state.torch : NULL, t->options.seed, err));
+        LGV_TRY(lgv_model_init(t->model, t->store, "weight", torch ? &t->state.torch : NULL,
+                               t->options.seed, err));
     }
     t->state.torch_epoch = t->state.torch;
     return t->ema ? lgv_store_copy(t->store, "weight", "ema", err) : LGV_OK;
 }
 
-static lgv_status make_loader(lgv_trainer *t, lgv_error *err) {
+static lgv_status make_loader(lgv_trainer *t, lgv_error *err)
+{
     int64_t fits = (INT64_C(64) << 20) / t->pixels, ahead = 2 * t->effective;
     if (ahead > fits) ahead = fits;
-    lgv_loader_options o = {.seed = t->options.seed, .first = t->state.position, .per_epoch = t->per_epoch,
-                            .ahead = ahead < 8 ? 8 : ahead, .threads = t->options.loader_threads,
+    lgv_loader_options o = {.seed = t->options.seed,
+                            .first = t->state.position,
+                            .per_epoch = t->per_epoch,
+                            .ahead = ahead < 8 ? 8 : ahead,
+                            .threads = t->options.loader_threads,
                             .given_orders = t->options.rng == LGV_RNG_TORCH};
     t->loaded_epoch = -1;
     return lgv_loader_new(t->data, &o, &t->loader, err);
 }
 
-static lgv_status starting_notes(lgv_trainer *t, lgv_error *err) {
+static lgv_status starting_notes(lgv_trainer *t, lgv_error *err)
+{
     int64_t n = lgv_dataset_count(t->data);
-    if (n < 1000) LGV_TRY(lgv_trainer_note(t, err, "%lld pictures: expect near copies", (long long)n));
+    if (n < 1000)
+        LGV_TRY(lgv_trainer_note(t, err, "%lld pictures: expect near copies", (long long)n));
     if (lgv_dataset_classes(t->data) > 1)
-        LGV_TRY(lgv_trainer_note(t, err, "%d classes found; the model does not use them", lgv_dataset_classes(t->data)));
+        LGV_TRY(lgv_trainer_note(t, err, "%d classes found; the model does not use them",
+                                 lgv_dataset_classes(t->data)));
     return LGV_OK;
 }
 
-static lgv_status make_shapes(lgv_trainer *t, lgv_error *err) {
+static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
+{
     LGV_TRY(lgv_train_options_resolve(&t->options, t->data, err));
     t->ema = t->options.ema_decay != LGV_OFF;
     t->batch = t->options.train_batch_size;
@@ -106,31 +127,39 @@ static lgv_status make_shapes(lgv_trainer *t, lgv_error *err) {
     /* PyTorch's usual script drops the incomplete batch at the end of an epoch. */
     if (t->per_epoch < t->effective)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "--rng torch drops incomplete batches, and a batch of %lld is more than the %lld pictures; use a "
+                        "--rng torch drops incomplete batches, and a batch of %lld is more than "
+                        "the %lld pictures; use a "
                         "smaller batch or --rng philox",
                         (long long)t->effective, (long long)t->per_epoch);
     t->per_epoch -= t->per_epoch % t->effective;
     return LGV_OK;
 }
 
-static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg, const lgv_checkpoint *resume, lgv_error *err) {
+static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
+                       const lgv_checkpoint *resume, lgv_error *err)
+{
     LGV_TRY(lgv_scheduler_config_switch(cfg, "DDPMScheduler", &t->cfg, err));
     LGV_TRY(lgv_schedule_new(&t->cfg, &t->schedule, err));
     LGV_TRY(make_shapes(t, err));
     LGV_TRY(check_model(t, err));
     LGV_TRY(lgv_trainer_plan(t, err));
     LGV_TRY(make_buffers(t, err));
-    if (resume) LGV_TRY(lgv_checkpoint_restore(resume, t, err));
-    else LGV_TRY(make_weights(t, err));
+    if (resume)
+        LGV_TRY(lgv_checkpoint_restore(resume, t, err));
+    else
+        LGV_TRY(make_weights(t, err));
     LGV_TRY(make_loader(t, err));
     LGV_TRY(starting_notes(t, err));
     return t->output ? lgv_output_open(t, resume, err) : LGV_OK;
 }
 
-lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data, const lgv_scheduler_config *cfg, lgv_device *device,
-                           const lgv_train_options *options, lgv_checkpoint *resume, lgv_trainer **out, lgv_error *err) {
+lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data, const lgv_scheduler_config *cfg,
+                           lgv_device *device, const lgv_train_options *options,
+                           lgv_checkpoint *resume, lgv_trainer **out, lgv_error *err)
+{
     if (!model || !data || !cfg || !device || !out)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "lgv_trainer_new needs a model, a data set, a schedule and a device");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "lgv_trainer_new needs a model, a data set, a schedule and a device");
     lgv_trainer *t = lgv_zalloc(1, sizeof *t);
     if (!t) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a trainer");
     t->model = model;
@@ -152,7 +181,8 @@ lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data, const lgv_schedu
     return LGV_OK;
 }
 
-void lgv_trainer_free(lgv_trainer *t) {
+void lgv_trainer_free(lgv_trainer *t)
+{
     if (!t) return;
     lgv_output_close(t);
     lgv_loader_free(t->loader);
@@ -178,24 +208,30 @@ void lgv_trainer_free(lgv_trainer *t) {
 /* ---- the draws of a step ---- */
 
 /* PyTorch's script: the order at each epoch's start, then per step the noise and the timesteps. */
-static void draw_torch(lgv_trainer *t) {
+static void draw_torch(lgv_trainer *t)
+{
     lgv_train_state *s = &t->state;
     lgv_torch_randn(&s->torch, t->effective * t->pixels, t->noise);
-    if (t->options.noise_offset > 0) lgv_torch_randn(&s->torch, t->effective * t->channels, t->offset);
+    if (t->options.noise_offset > 0)
+        lgv_torch_randn(&s->torch, t->effective * t->channels, t->offset);
     lgv_torch_randint(&s->torch, (uint64_t)t->schedule->T, t->effective, t->t);
 }
 
-static void draw_philox(lgv_trainer *t) {
-    lgv_rng_key key = {.seed = t->options.seed, .stream = lgv_rng_stream("train.timestep"), .step = (uint64_t)t->state.step};
+static void draw_philox(lgv_trainer *t)
+{
+    lgv_rng_key key = {.seed = t->options.seed,
+                       .stream = lgv_rng_stream("train.timestep"),
+                       .step = (uint64_t)t->state.step};
     for (int64_t i = 0; i < t->effective; i++) {
         key.sample = (uint64_t)i;
         t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
     }
 }
 
-/* Gives the loader the order of the epoch that the next sample belongs to. In the middle of an epoch
-   (after a resume) the draws are repeated from the state kept at its start. */
-static void give_order(lgv_trainer *t) {
+/* Gives the loader the order of the epoch that the next sample belongs to. In the middle of an
+   epoch (after a resume) the draws are repeated from the state kept at its start. */
+static void give_order(lgv_trainer *t)
+{
     lgv_train_state *s = &t->state;
     int64_t epoch = s->position / t->per_epoch;
     if (epoch == t->loaded_epoch || t->source_count) return;
@@ -213,46 +249,59 @@ static void give_order(lgv_trainer *t) {
 
 /* ---- pictures ---- */
 
-static lgv_status fetch(lgv_trainer *t, double *waited, lgv_error *err) {
+static lgv_status fetch(lgv_trainer *t, double *waited, lgv_error *err)
+{
     if (t->source) return LGV_OK;
     return lgv_loader_next(t->loader, t->effective, t->bytes, waited, err);
 }
 
 /* Rows first .. first+batch-1 of the effective batch as floats. */
-static lgv_status fill_x0(lgv_trainer *t, int64_t first, lgv_error *err) {
+static lgv_status fill_x0(lgv_trainer *t, int64_t first, lgv_error *err)
+{
     for (int64_t i = 0; i < t->batch && t->source; i++) {
         int64_t sample = t->state.position + first + i, index = sample;
-        if (t->source_count) index = sample % t->source_count;
-        else if (t->order) index = t->order[sample % t->per_epoch];
+        if (t->source_count)
+            index = sample % t->source_count;
+        else if (t->order)
+            index = t->order[sample % t->per_epoch];
         LGV_TRY(t->source(t->source_arg, index, t->x0 + i * t->pixels, err));
     }
     const uint8_t *from = t->bytes + first * t->pixels;
-    for (int64_t i = 0; i < t->batch * t->pixels && !t->source; i++) t->x0[i] = (float)(from[i] / 127.5 - 1.0);
+    for (int64_t i = 0; i < t->batch * t->pixels && !t->source; i++)
+        t->x0[i] = (float)(from[i] / 127.5 - 1.0);
     return lgv_plan_write(t->train, "x0", t->x0, t->batch * t->pixels, err);
 }
 
-static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err) {
+static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err)
+{
     if (t->options.rng != LGV_RNG_TORCH) return LGV_OK;
-    LGV_TRY(lgv_plan_write_nchw(t->train, "noise", t->noise + first * t->pixels, t->batch * t->pixels, err));
+    LGV_TRY(lgv_plan_write_nchw(t->train, "noise", t->noise + first * t->pixels,
+                                t->batch * t->pixels, err));
     if (!(t->options.noise_offset > 0)) return LGV_OK;
-    return lgv_plan_write(t->train, "offset", t->offset + first * t->channels, t->batch * t->channels, err);
+    return lgv_plan_write(t->train, "offset", t->offset + first * t->channels,
+                          t->batch * t->channels, err);
 }
 
-static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row) {
+static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
+{
     row->t = (float)timestep;
     row->index = (int32_t)timestep;
     row->partner = -1;
-    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0], &row->coef[LGV_TRAIN_NOISE]);
+    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0],
+                            &row->coef[LGV_TRAIN_NOISE]);
     lgv_schedule_target_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_TARGET_X0],
                              &row->coef[LGV_TRAIN_TARGET_NOISE]);
 }
 
-static void fill_rows(lgv_trainer *t, int64_t first) {
+static void fill_rows(lgv_trainer *t, int64_t first)
+{
     lgv_step *step = lgv_plan_step(t->train);
     for (int64_t i = 0; i < t->batch; i++) {
         lgv_row *row = &step->row[i];
         int64_t timestep = t->t[first + i];
-        *row = (lgv_row){.seed = t->options.seed, .sample = (uint64_t)(first + i), .step = (uint64_t)t->state.step};
+        *row = (lgv_row){.seed = t->options.seed,
+                         .sample = (uint64_t)(first + i),
+                         .step = (uint64_t)t->state.step};
         noising_row(t, timestep, row);
         double weight = lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma);
         row->weight = (float)(weight / (double)t->effective);
@@ -261,9 +310,13 @@ static void fill_rows(lgv_trainer *t, int64_t first) {
 
 /* ---- the step ---- */
 
-static double or_zero(double v) { return v == LGV_OFF ? 0 : v; }
+static double or_zero(double v)
+{
+    return v == LGV_OFF ? 0 : v;
+}
 
-static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err) {
+static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err)
+{
     *loss = 0;
     for (int64_t first = 0; first < t->effective; first += t->batch) {
         float part;
@@ -277,13 +330,16 @@ static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err) {
     return LGV_OK;
 }
 
-static lgv_status update(lgv_trainer *t, lgv_train_report *r, lgv_error *err) {
+static lgv_status update(lgv_trainer *t, lgv_train_report *r, lgv_error *err)
+{
     const lgv_train_options *o = &t->options;
     double *scalar = lgv_plan_step(t->train)->scalar;
     int64_t warmup = o->lr_warmup_steps == LGV_OFF ? 0 : o->lr_warmup_steps;
-    double beta1 = or_zero(o->adam_beta1), beta2 = or_zero(o->adam_beta2), n = (double)(t->state.updates + 1);
-    r->lr = o->learning_rate * lgv_lr_factor(o->lr_scheduler, t->state.step, warmup, o->lr_schedule_steps, o->lr_num_cycles,
-                                             o->lr_power, o->learning_rate);
+    double beta1 = or_zero(o->adam_beta1), beta2 = or_zero(o->adam_beta2),
+           n = (double)(t->state.updates + 1);
+    r->lr = o->learning_rate * lgv_lr_factor(o->lr_scheduler, t->state.step, warmup,
+                                             o->lr_schedule_steps, o->lr_num_cycles, o->lr_power,
+                                             o->learning_rate);
     r->ema_decay = t->ema ? lgv_ema_decay(t->state.updates, o->ema_decay) : 0;
     scalar[LGV_SCALAR_LR] = r->lr;
     scalar[LGV_SCALAR_BETA1] = beta1;
@@ -302,15 +358,19 @@ static lgv_status update(lgv_trainer *t, lgv_train_report *r, lgv_error *err) {
     return LGV_OK;
 }
 
-static lgv_status too_many_bad(const lgv_trainer *t, lgv_error *err) {
+static lgv_status too_many_bad(const lgv_trainer *t, lgv_error *err)
+{
     return lgv_fail(err, LGV_ERR_NUMERIC,
-                    "the gradient was not finite in %d steps in a row (up to step %lld); %s%s; try a lower --learning-rate",
+                    "the gradient was not finite in %d steps in a row (up to step %lld); %s%s; try "
+                    "a lower --learning-rate",
                     LGV_BAD_STEPS, (long long)t->state.step,
-                    t->last_checkpoint ? "the last good checkpoint is " : "there is no checkpoint yet",
+                    t->last_checkpoint ? "the last good checkpoint is "
+                                       : "there is no checkpoint yet",
                     t->last_checkpoint ? t->last_checkpoint : "");
 }
 
-static void measure(lgv_trainer *t, double begin, lgv_train_report *r) {
+static void measure(lgv_trainer *t, double begin, lgv_train_report *r)
+{
     r->seconds = lgv_now() - begin;
     t->state.seconds += r->seconds;
     double rate = r->seconds > 0 ? (double)t->effective / r->seconds : 0;
@@ -322,14 +382,17 @@ static void measure(lgv_trainer *t, double begin, lgv_train_report *r) {
     r->epoch = (double)t->state.position / (double)t->per_epoch;
 }
 
-lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err) {
+lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err)
+{
     lgv_train_report r = {0};
     double begin = lgv_now();
     if (t->state.bad >= LGV_BAD_STEPS) return too_many_bad(t, err);
     if (t->options.rng == LGV_RNG_TORCH) give_order(t);
     LGV_TRY(fetch(t, &r.loader_wait, err));
-    if (t->options.rng == LGV_RNG_TORCH) draw_torch(t);
-    else draw_philox(t);
+    if (t->options.rng == LGV_RNG_TORCH)
+        draw_torch(t);
+    else
+        draw_philox(t);
     LGV_TRY(accumulate(t, &r.loss, err));
     LGV_TRY(update(t, &r, err));
     t->state.step++;
@@ -347,18 +410,25 @@ lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error 
 /* Noise and timesteps are the same in every validation: picture i falls into quartile i mod 4. */
 static const uint64_t validation_seed = UINT64_C(0x76616c6964617465);
 
-static int64_t validation_timestep(const lgv_trainer *t, int64_t i) {
-    lgv_rng_key key = {.seed = validation_seed, .stream = lgv_rng_stream("validate.timestep"), .sample = (uint64_t)i};
+static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
+{
+    lgv_rng_key key = {.seed = validation_seed,
+                       .stream = lgv_rng_stream("validate.timestep"),
+                       .sample = (uint64_t)i};
     int64_t T = t->schedule->T, low = T * (i % 4) / 4, high = T * (i % 4 + 1) / 4;
     return high > low ? low + (int64_t)lgv_rng_below(&key, 0, (uint64_t)(high - low)) : low;
 }
 
-static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count, double sum[4], lgv_error *err) {
+static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count, double sum[4],
+                                   lgv_error *err)
+{
     lgv_step *step = lgv_plan_step(t->validate);
     for (int64_t i = 0; i < t->batch; i++) {
-        int64_t picture = i < count ? first + i : first; /* rows beyond the end repeat one and are not counted */
+        int64_t picture =
+            i < count ? first + i : first; /* rows beyond the end repeat one and are not counted */
         LGV_TRY(lgv_dataset_read(t->data, 1, picture, 0, 0, t->bytes, NULL, err));
-        for (int64_t k = 0; k < t->pixels; k++) t->x0[i * t->pixels + k] = (float)(t->bytes[k] / 127.5 - 1.0);
+        for (int64_t k = 0; k < t->pixels; k++)
+            t->x0[i * t->pixels + k] = (float)(t->bytes[k] / 127.5 - 1.0);
         step->row[i] = (lgv_row){.seed = validation_seed, .sample = (uint64_t)picture, .weight = 1};
         noising_row(t, validation_timestep(t, picture), &step->row[i]);
     }
@@ -370,8 +440,10 @@ static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count,
     return LGV_OK;
 }
 
-lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *err) {
-    lgv_validation v = {.pictures = lgv_min_i64(lgv_dataset_validation_count(t->data), LGV_VALIDATION_MOST)};
+lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *err)
+{
+    lgv_validation v = {
+        .pictures = lgv_min_i64(lgv_dataset_validation_count(t->data), LGV_VALIDATION_MOST)};
     double sum[4] = {0};
     for (int64_t first = 0; first < v.pictures; first += t->batch)
         LGV_TRY(validation_batch(t, first, lgv_min_i64(t->batch, v.pictures - first), sum, err));
@@ -386,35 +458,52 @@ lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *
 
 /* ---- asking ---- */
 
-void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, int64_t count) {
+void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, int64_t count)
+{
     t->source = read;
     t->source_arg = arg;
     t->source_count = count;
 }
 
-lgv_store *lgv_trainer_store(lgv_trainer *t) { return t->store; }
-int lgv_trainer_notes(const lgv_trainer *t) { return (int)t->notes; }
-const char *lgv_trainer_note_at(const lgv_trainer *t, int i) {
+lgv_store *lgv_trainer_store(lgv_trainer *t)
+{
+    return t->store;
+}
+int lgv_trainer_notes(const lgv_trainer *t)
+{
+    return (int)t->notes;
+}
+const char *lgv_trainer_note_at(const lgv_trainer *t, int i)
+{
     return i >= 0 && (size_t)i < t->notes ? t->note[i] : NULL;
 }
 
-void lgv_trainer_describe(const lgv_trainer *t, lgv_trainer_info *out) {
+void lgv_trainer_describe(const lgv_trainer *t, lgv_trainer_info *out)
+{
     lgv_plan_info train, validate = {0};
     lgv_plan_describe(t->train, &train);
     if (t->validate) lgv_plan_describe(t->validate, &validate);
     int64_t every = t->options.checkpointing_steps;
     if (!every) every = 500;
-    int64_t next = every == LGV_OFF ? t->options.max_train_steps : (t->state.step / every + 1) * every;
+    int64_t next =
+        every == LGV_OFF ? t->options.max_train_steps : (t->state.step / every + 1) * every;
     *out = (lgv_trainer_info){
-        .options = t->options, .step = t->state.step, .position = t->state.position,
-        .pictures = lgv_dataset_count(t->data), .validation_pictures = lgv_dataset_validation_count(t->data),
-        .effective_batch = t->effective, .parameters = lgv_store_parameters(t->store),
+        .options = t->options,
+        .step = t->state.step,
+        .position = t->state.position,
+        .pictures = lgv_dataset_count(t->data),
+        .validation_pictures = lgv_dataset_validation_count(t->data),
+        .effective_batch = t->effective,
+        .parameters = lgv_store_parameters(t->store),
         .epochs = (double)t->options.max_train_steps * (double)t->effective / (double)t->per_epoch,
-        .arena_bytes = train.arena_bytes > validate.arena_bytes ? train.arena_bytes : validate.arena_bytes,
+        .arena_bytes =
+            train.arena_bytes > validate.arena_bytes ? train.arena_bytes : validate.arena_bytes,
         .data_bytes = lgv_dataset_kept(t->data),
         .flops_per_step = train.flops * (double)t->options.gradient_accumulation_steps,
-        .skipped_updates = t->state.skipped, .lr_horizon = t->options.lr_schedule_steps,
-        .next_checkpoint = lgv_min_i64(next, t->options.max_train_steps), .last_checkpoint = t->last_checkpoint};
+        .skipped_updates = t->state.skipped,
+        .lr_horizon = t->options.lr_schedule_steps,
+        .next_checkpoint = lgv_min_i64(next, t->options.max_train_steps),
+        .last_checkpoint = t->last_checkpoint};
     size_t all = lgv_store_bytes(t->store); /* the arena is part of it */
     out->store_bytes = all > out->arena_bytes ? all - out->arena_bytes : all;
 }

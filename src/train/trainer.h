@@ -1,7 +1,7 @@
 /* trainer.h - inside a trainer: what it holds, and how its files share the work.
-   trainer.c makes one and steps, programs.c builds its graphs, state.c turns its state into JSON and
-   back, save.c writes checkpoints, checkpoint.c finds and checks them, output.c keeps the run's folder,
-   run.c is the loop around. */
+   trainer.c makes one and steps, programs.c builds its graphs, state.c turns its state into JSON
+   and back, save.c writes checkpoints, checkpoint.c finds and checks them, output.c keeps the run's
+   folder, run.c is the loop around. */
 #ifndef LGV_TRAIN_TRAINER_H
 #define LGV_TRAIN_TRAINER_H
 
@@ -14,28 +14,29 @@
 #include "langevin/train.h"
 #include "loader.h"
 
-enum { LGV_BAD_STEPS = 10 };       /* non-finite gradients in a row that end a run */
+enum { LGV_BAD_STEPS = 10 };        /* non-finite gradients in a row that end a run */
 enum { LGV_VALIDATION_MOST = 500 }; /* pictures of one validation */
 
 /* Everything a checkpoint must bring back besides weights, optimizer and options. */
 typedef struct lgv_train_state {
-    int64_t step;     /* optimizer steps done */
-    int64_t updates;  /* of these, those that changed the weights */
-    int64_t position; /* samples consumed */
-    int64_t skipped;  /* non-finite gradients so far */
-    int64_t bad;      /* of these, how many in a row just now */
-    double seconds;   /* spent in steps */
+    int64_t step;          /* optimizer steps done */
+    int64_t updates;       /* of these, those that changed the weights */
+    int64_t position;      /* samples consumed */
+    int64_t skipped;       /* non-finite gradients so far */
+    int64_t bad;           /* of these, how many in a row just now */
+    double seconds;        /* spent in steps */
     double sample_seconds; /* spent in sample grids */
-    lgv_torch_rng torch, torch_epoch; /* LGV_RNG_TORCH: now, and before this epoch's order was drawn */
+    lgv_torch_rng torch,
+        torch_epoch; /* LGV_RNG_TORCH: now, and before this epoch's order was drawn */
 } lgv_train_state;
 
 /* Tests feed pictures of their own: picture `index` as floats HWC. */
 typedef lgv_status (*lgv_train_source)(void *arg, int64_t index, float *x0, lgv_error *err);
 
 struct lgv_trainer {
-    lgv_model *model;      /* borrowed */
-    lgv_dataset *data;     /* borrowed */
-    lgv_device *device;    /* borrowed */
+    lgv_model *model;   /* borrowed */
+    lgv_dataset *data;  /* borrowed */
+    lgv_device *device; /* borrowed */
     lgv_scheduler_config cfg;
     lgv_schedule *schedule;
     lgv_train_options options;
@@ -44,26 +45,26 @@ struct lgv_trainer {
     int log;      /* descriptor of log.jsonl, -1 none */
     int ema;      /* the set "ema" exists */
 
-    int64_t batch;     /* rows of a run of the plan */
-    int64_t effective; /* rows of a step */
+    int64_t batch;                  /* rows of a run of the plan */
+    int64_t effective;              /* rows of a step */
     int64_t side, channels, pixels; /* pixels: of one row, channels included */
-    int64_t per_epoch; /* samples */
+    int64_t per_epoch;              /* samples */
 
     lgv_store *store;
     lgv_plan *train, *validate;
     lgv_pipeline *pipeline; /* of sample grids, made when first needed */
     lgv_loader *loader;
-    int64_t loaded_epoch;   /* LGV_RNG_TORCH: whose order the loader has, -1 none */
-    uint8_t *bytes;   /* [effective][side][side][channels] */
-    float *x0;        /* [batch][side][side][channels] */
-    float *noise;     /* LGV_RNG_TORCH: [effective][channels][side][side] */
-    float *offset;    /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
-    int64_t *t;       /* [effective] */
-    int64_t *order;   /* LGV_RNG_TORCH: [pictures] */
+    int64_t loaded_epoch; /* LGV_RNG_TORCH: whose order the loader has, -1 none */
+    uint8_t *bytes;       /* [effective][side][side][channels] */
+    float *x0;            /* [batch][side][side][channels] */
+    float *noise;         /* LGV_RNG_TORCH: [effective][channels][side][side] */
+    float *offset;        /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
+    int64_t *t;           /* [effective] */
+    int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
     lgv_train_state state;
-    double rate;      /* samples per second, smoothed */
-    int64_t saved;    /* step of the newest checkpoint, -1 none */
+    double rate;   /* samples per second, smoothed */
+    int64_t saved; /* step of the newest checkpoint, -1 none */
     char *last_checkpoint;
     char **note;
     size_t notes, note_capacity;
@@ -85,7 +86,8 @@ void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, in
 
 /* ---- state.c ---- */
 json_t *lgv_train_state_json(const lgv_trainer *t);
-lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out, lgv_error *err);
+lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out,
+                                 lgv_error *err);
 
 /* ---- checkpoint.c, save.c ---- */
 struct lgv_checkpoint {
@@ -107,7 +109,8 @@ lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_e
 /* Prepares the folder of a run. Called last in making a trainer. */
 lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err);
 void lgv_output_close(lgv_trainer *t);
-lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_error *err); /* model_index.json, scheduler/ */
+lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder,
+                                  lgv_error *err); /* model_index.json, scheduler/ */
 lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err); /* takes line over */
 uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t);
 
