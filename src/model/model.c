@@ -201,7 +201,7 @@ void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, int64_t ro
     if (c->class_embedding == LGV_CLASS_TABLE || (as_time && learned)) in->label = lgv_step_row(g, rows, LGV_FIELD_LABEL);
     else if (as_time) in->label_f32 = lgv_step_row(g, rows, LGV_FIELD_LABEL_F32);
     else if (c->class_embedding == LGV_CLASS_IDENTITY)
-        in->class_vector = lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, model->info.class_width});
+        in->class_vector = lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, lgv_unet2d_embedding(c)});
 }
 
 lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs, lgv_id *out, lgv_error *err)

@@ -152,14 +152,16 @@ static lgv_id conv_up(lgv_net *n, const lgv_stage_plan *s, lgv_id x)
     return x;
 }
 
-/* NCSN++: each level adds what it knows of the picture; resnet_up is built before skip_norm because
-   that is the order in which the parameters are made. */
+/* NCSN++: each level adds what it knows of the picture. resnet_up and skip_conv's parameters come before
+   skip_norm because that is the order in which diffusers makes them. */
 static lgv_id skip_up(lgv_net *n, const lgv_stage_plan *s, lgv_id x, lgv_id *picture)
 {
     if (*picture != LGV_NONE) *picture = weightless(n, "upsampler", *picture, LGV_UP_FIR);
     if (!s->resample) return x;
     lgv_id y = sampler_resnet(n, "resnet_up", s, x);
     int groups = s->out / 4 < 32 ? s->out / 4 : 32;
+    lgv_param(n->g, "skip_conv.weight", 4, (int64_t[]){3, s->out, 3, 3});
+    lgv_param(n->g, "skip_conv.bias", 1, (int64_t[]){3});
     lgv_id h = lgv_net_norm(n, "skip_norm", x, s->out, groups);
     h = lgv_net_module(n, "act", lgv_act(n->g, h, LGV_ACT_SILU));
     h = lgv_net_conv(n, "skip_conv", h, s->out, 3, 3, 1, NULL, true);

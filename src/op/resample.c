@@ -2,18 +2,20 @@
    Every kind is linear, so the gradient is the adjoint operator, and the adjoint's gradient is the kind itself. */
 #include "op.h"
 
+static bool goes_up(int kind) { return kind == LGV_UP_NEAREST || kind == LGV_UP_FIR || kind == LGV_UP_FIR_REFLECT; }
+
 static lgv_status infer_resample(lgv_infer *c, lgv_error *err)
 {
     const int kind = ((const lgv_attr_resample *)c->attr)->kind;
     const lgv_value *x = c->in[0];
     LGV_TRY(lgv_want_f32(x, "input", 4, 4, err));
     const int64_t h = x->dim[1], w = x->dim[2];
-    if (kind < LGV_UP_NEAREST || kind > LGV_DOWN_FIR) {
+    if (kind < LGV_UP_NEAREST || kind > LGV_DOWN_FIR_REFLECT) {
         return lgv_fail(err, LGV_ERR_ARGUMENT, "resampling %d does not exist; see lgv_resample_kind", kind);
     }
-    const bool up = kind == LGV_UP_NEAREST || kind == LGV_UP_FIR;
-    if (!up && (h < 2 || w < 2)) {
-        return lgv_fail(err, LGV_ERR_SHAPE, "input is %lldx%lld, too small to be halved", (long long)h, (long long)w);
+    const bool up = goes_up(kind);
+    if ((!up || kind == LGV_UP_FIR_REFLECT) && (h < 2 || w < 2)) {
+        return lgv_fail(err, LGV_ERR_SHAPE, "input is %lldx%lld, which is too small: halving and reflecting need at least 2x2", (long long)h, (long long)w);
     }
     lgv_set_shape(&c->out[0], LGV_F32, 4, x->dim[0], up ? 2 * h : h / 2, up ? 2 * w : w / 2, x->dim[3]);
     return LGV_OK;
@@ -76,7 +78,7 @@ static void grad_resample_grad(lgv_graph *g, lgv_id y, const lgv_id *dout, const
 
 static lgv_id example_adjoint(lgv_graph *g, int kind, int64_t h, int64_t w, int64_t c)
 {
-    const bool up = kind == LGV_UP_NEAREST || kind == LGV_UP_FIR;
+    const bool up = goes_up(kind);
     return lgv_resample_grad(g, lgv_example_input(g, "dy", 4, 2, up ? 2 * h : h / 2, up ? 2 * w : w / 2, c), kind, h, w);
 }
 static lgv_id example_nearest_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_UP_NEAREST, 3, 5, 7); }
