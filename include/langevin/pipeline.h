@@ -43,12 +43,12 @@ typedef enum lgv_sample_rng {
     LGV_SAMPLE_TORCH_BATCH  /* as diffusers with one generator: drawn for whole batches, in their order */
 } lgv_sample_rng;
 
-/* Told after each network call and once more when a batch is finished. */
+/* Told after each network call. */
 typedef struct lgv_sample_progress {
     int64_t done, total;          /* network calls over the whole job */
     int64_t step, steps;          /* of this batch; done with step (1 .. steps) */
     int64_t first_image, images;  /* this batch: pictures first_image .. first_image+images-1 */
-    const float *sample;          /* [images,C,H,W] when the batch is finished, else NULL; valid in the call */
+    const float *sample;          /* [images,C,H,W] with the last call of the batch, else NULL; valid in the callback */
 } lgv_sample_progress;
 /* Returns not 0 to stop: lgv_pipeline_sample then returns LGV_ERR_CANCELLED. */
 typedef int (*lgv_sample_callback)(void *user, const lgv_sample_progress *progress);

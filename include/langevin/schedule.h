@@ -73,7 +73,9 @@ LGV_API lgv_status lgv_scheduler_config_parse(const char *text, size_t size, con
                                               lgv_scheduler_config *out, lgv_error *err);
 /* Writes every field of the class, with _class_name and _diffusers_version; atomic. Only classes of ours. */
 LGV_API lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path, lgv_error *err);
-/* A copy for another class (or its own: a deep copy), as diffusers' from_config: fields given and known to the class keep
+/* A deep copy; out must be uninitialised or cleared. */
+LGV_API lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg, lgv_scheduler_config *out, lgv_error *err);
+/* A copy for another class, as diffusers' from_config: fields given and known to the class keep
    their values, all others get its defaults. */
 LGV_API lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const char *class_name,
                                                lgv_scheduler_config *out, lgv_error *err);

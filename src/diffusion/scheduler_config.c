@@ -257,6 +257,26 @@ lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char
     return status;
 }
 
+static lgv_status copy_betas(const lgv_scheduler_config *cfg, lgv_scheduler_config *to, lgv_error *err)
+{
+    if (!cfg->trained_betas) return LGV_OK;
+    size_t n = (size_t)cfg->trained_beta_count;
+    to->trained_betas = lgv_alloc(n, sizeof(double));
+    if (!to->trained_betas) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %zu trained betas", n);
+    memcpy(to->trained_betas, cfg->trained_betas, n * sizeof(double));
+    to->trained_beta_count = cfg->trained_beta_count;
+    return LGV_OK;
+}
+
+lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg, lgv_scheduler_config *out, lgv_error *err)
+{
+    lgv_scheduler_config copy = *cfg;
+    copy.trained_betas = NULL;
+    LGV_TRY(copy_betas(cfg, &copy, err));
+    *out = copy;
+    return LGV_OK;
+}
+
 lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const char *class_name,
                                        lgv_scheduler_config *out, lgv_error *err)
 {
@@ -272,13 +292,7 @@ lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const ch
         size_t size = f->type == FIELD_BOOL || f->type == FIELD_ENUM ? sizeof(int) : 8;
         memcpy(at(&to, f), at_const(cfg, f), size);
     }
-    if (cfg->trained_betas) {
-        size_t n = (size_t)cfg->trained_beta_count;
-        to.trained_betas = lgv_alloc(n, sizeof(double));
-        if (!to.trained_betas) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %zu trained betas", n);
-        memcpy(to.trained_betas, cfg->trained_betas, n * sizeof(double));
-        to.trained_beta_count = cfg->trained_beta_count;
-    }
+    LGV_TRY(copy_betas(cfg, &to, err));
     *out = to;
     return LGV_OK;
 }

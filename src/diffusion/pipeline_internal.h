@@ -1,0 +1,38 @@
+/* pipeline_internal.h - a pipeline's parts: what pipeline.c makes and sample.c uses. Internal. */
+#ifndef LGV_PIPELINE_INTERNAL_H
+#define LGV_PIPELINE_INTERNAL_H
+
+#include "langevin/pipeline.h"
+
+/* Where a plan's step noise comes from. */
+typedef enum lgv_noise_source { LGV_NOISE_NONE, LGV_NOISE_NODE, LGV_NOISE_INPUT } lgv_noise_source;
+
+/* One denoising step of `rows` pictures: inputs "x" (and "z"), output "x_next". */
+typedef struct lgv_batch_plan {
+    int64_t rows, H, W;
+    lgv_noise_source noise;
+    lgv_plan *plan; /* NULL: free slot */
+} lgv_batch_plan;
+
+enum { LGV_BATCH_PLANS = 4 };
+
+struct lgv_pipeline {
+    lgv_model *own_model; /* NULL when borrowed */
+    lgv_store *own_store;
+    const lgv_model *model;
+    lgv_store *store;
+    char *set;
+    const char *weights;
+    lgv_scheduler_config cfg;
+    lgv_batch_plan plans[LGV_BATCH_PLANS];
+    int next_slot; /* the slot that gives way to a fifth shape */
+};
+
+/* A cached or new plan; it belongs to the pipeline. */
+lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W, lgv_noise_source noise,
+                             lgv_plan **out, lgv_error *err);
+/* The sampler of these options: none named is ddim, "model" the class of the scheduler's configuration. */
+lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options, lgv_sampler **out,
+                                lgv_error *err);
+
+#endif
