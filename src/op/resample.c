@@ -46,9 +46,14 @@ static lgv_id example_average_odd(lgv_graph *g) { return example_resample(g, LGV
 static lgv_id example_up_fir(lgv_graph *g) { return example_resample(g, LGV_UP_FIR, 3, 4, 17); }
 static lgv_id example_down_fir(lgv_graph *g) { return example_resample(g, LGV_DOWN_FIR, 6, 8, 5); }
 static lgv_id example_down_fir_odd(lgv_graph *g) { return example_resample(g, LGV_DOWN_FIR, 7, 5, 3); }
+static lgv_id example_up_reflect(lgv_graph *g) { return example_resample(g, LGV_UP_FIR_REFLECT, 2, 5, 3); }
+static lgv_id example_down_reflect(lgv_graph *g) { return example_resample(g, LGV_DOWN_FIR_REFLECT, 6, 2, 9); }
+static lgv_id example_down_reflect_odd(lgv_graph *g) { return example_resample(g, LGV_DOWN_FIR_REFLECT, 3, 7, 2); }
 static const lgv_example examples_resample[] = {
     {"nearest", example_nearest}, {"average", example_average}, {"average of odd sizes", example_average_odd},
-    {"up fir", example_up_fir}, {"down fir", example_down_fir}, {"down fir of odd sizes", example_down_fir_odd}};
+    {"up fir", example_up_fir}, {"down fir", example_down_fir}, {"down fir of odd sizes", example_down_fir_odd},
+    {"up fir, reflected", example_up_reflect}, {"down fir, reflected", example_down_reflect},
+    {"down fir of odd sizes, reflected", example_down_reflect_odd}};
 
 const lgv_op lgv_op_resample = {
     .name = "resample", .doc = "twice or half the resolution: nearest, average, or the FIR filter [1,3,3,1]",
@@ -85,9 +90,12 @@ static lgv_id example_nearest_adjoint(lgv_graph *g) { return example_adjoint(g, 
 static lgv_id example_average_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_DOWN_AVERAGE, 5, 4, 9); }
 static lgv_id example_up_fir_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_UP_FIR, 4, 3, 17); }
 static lgv_id example_down_fir_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_DOWN_FIR, 7, 6, 5); }
+static lgv_id example_up_reflect_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_UP_FIR_REFLECT, 3, 2, 5); }
+static lgv_id example_down_reflect_adjoint(lgv_graph *g) { return example_adjoint(g, LGV_DOWN_FIR_REFLECT, 4, 5, 3); }
 static const lgv_example examples_resample_grad[] = {
     {"nearest", example_nearest_adjoint}, {"average", example_average_adjoint},
-    {"up fir", example_up_fir_adjoint}, {"down fir", example_down_fir_adjoint}};
+    {"up fir", example_up_fir_adjoint}, {"down fir", example_down_fir_adjoint},
+    {"up fir, reflected", example_up_reflect_adjoint}, {"down fir, reflected", example_down_reflect_adjoint}};
 
 const lgv_op lgv_op_resample_grad = {
     .name = "resample_grad", .doc = "the adjoint of resample: dy at the new resolution -> dx at the old",

@@ -2,7 +2,8 @@
    four taps t:
      gather  y[o] = sum_k t[k] x[2o + k - 1]                              (large -> small)
      spread  y[2q] = t[1] x[q] + t[3] x[q-1],  y[2q+1] = t[2] x[q] + t[0] x[q+1]   (small -> large)
-   with zeros outside. They are each other's adjoints, so only the taps differ. FIR: StyleGAN2
+   with zeros outside, or with the border reflected: x[-1] = x[1], x[H] = x[H-2]. They are each other's adjoints, so
+   only the taps differ; the adjoint of a reflection gives positions 1 and H-2 also what -1 and H would get. FIR: StyleGAN2
    (arXiv 1912.04958, app. B) with kernel [1,3,3,1]/8, times 2 a dimension when going up. */
 #include "cpu/pointwise.h"
 
@@ -11,22 +12,36 @@ typedef struct resample_work {
     pixels x, y;
     real tap[4];
     bool spread;
+    bool reflect, unreflect; /* reads across the border; the adjoint of that */
 } resample_work;
 
-/* Source positions and weights of output position o along one dimension of `size` sources. */
-static int find_taps(const resample_work *w, int64_t o, int64_t size, int64_t at[4], real weight[4])
+enum { MAX_TAPS = 8 }; /* 4, or with unreflect up to 2 more at each border */
+
+/* Adds the taps of output position o (which unreflect asks for outside the output too); returns their number. */
+static int add_taps(const resample_work *w, int64_t o, int64_t size, int64_t *at, real *weight, int count)
 {
-    int count = 0;
     for (int k = 0; k < 4; k++) {
         int64_t source = 2 * o + k - 1;
         if (w->spread) {
             if ((o + k) % 2 == 0) continue; /* even o: taps 1 and 3, odd: 0 and 2 */
             source = (o + 1 - k) / 2;       /* exact */
         }
+        if (w->reflect && source == -1) source = 1;
+        else if (w->reflect && source == size) source = size - 2;
         if (w->tap[k] == 0 || source < 0 || source >= size) continue;
         at[count] = source;
         weight[count++] = w->tap[k];
     }
+    return count;
+}
+
+/* Source positions and weights of output position o of `length` along one dimension of `size` sources. */
+static int find_taps(const resample_work *w, int64_t o, int64_t length, int64_t size, int64_t at[MAX_TAPS],
+                     real weight[MAX_TAPS])
+{
+    int count = add_taps(w, o, size, at, weight, 0);
+    if (w->unreflect && o == 1) count = add_taps(w, -1, size, at, weight, count);
+    if (w->unreflect && o == length - 2) count = add_taps(w, length, size, at, weight, count);
     return count;
 }
 
@@ -47,12 +62,12 @@ static void resample_line(void *arg, int64_t line, int thread)
     const resample_work *w = arg;
     const lgv_nhwc *x = &w->x.a, *y = &w->y.a;
     const int64_t n = line / y->h, row = line % y->h;
-    int64_t row_at[4], column_at[4];
-    real row_weight[4], column_weight[4], weight[16];
-    const real *source[16];
-    const int rows = find_taps(w, row, x->h, row_at, row_weight);
+    int64_t row_at[MAX_TAPS], column_at[MAX_TAPS];
+    real row_weight[MAX_TAPS], column_weight[MAX_TAPS], weight[MAX_TAPS * MAX_TAPS];
+    const real *source[MAX_TAPS * MAX_TAPS];
+    const int rows = find_taps(w, row, y->h, x->h, row_at, row_weight);
     for (int64_t column = 0; column < y->w; column++) {
-        const int columns = find_taps(w, column, x->w, column_at, column_weight);
+        const int columns = find_taps(w, column, y->w, x->w, column_at, column_weight);
         int count = 0;
         for (int i = 0; i < rows; i++) {
             for (int j = 0; j < columns; j++) {
@@ -66,7 +81,10 @@ static void resample_line(void *arg, int64_t line, int thread)
 
 static void run_taps(const lgv_call *c, bool spread, const real tap[4])
 {
-    resample_work w = {.call = c, .x = pixels_of(&c->in[0]), .y = pixels_of(&c->out[0]), .spread = spread};
+    const int kind = ((const lgv_attr_resample *)c->attr)->kind;
+    const bool reflects = kind == LGV_UP_FIR_REFLECT || kind == LGV_DOWN_FIR_REFLECT, adjoint = c->op == LGV_OP_resample_grad;
+    resample_work w = {.call = c, .x = pixels_of(&c->in[0]), .y = pixels_of(&c->out[0]), .spread = spread,
+                       .reflect = reflects && !adjoint, .unreflect = reflects && adjoint};
     memcpy(w.tap, tap, sizeof w.tap);
     lgv_parallel(c, w.y.a.n * w.y.a.h, resample_line, &w);
 }
@@ -80,7 +98,8 @@ static void run_resample(const lgv_call *c)
     switch (((const lgv_attr_resample *)c->attr)->kind) {
     case LGV_UP_NEAREST: run_taps(c, true, ones); break;
     case LGV_DOWN_AVERAGE: run_taps(c, false, halves); break;
-    case LGV_UP_FIR: run_taps(c, true, fir2); break;
+    case LGV_UP_FIR:
+    case LGV_UP_FIR_REFLECT: run_taps(c, true, fir2); break;
     default: run_taps(c, false, fir); break;
     }
 }
@@ -90,7 +109,8 @@ static void run_resample_grad(const lgv_call *c)
     switch (((const lgv_attr_resample *)c->attr)->kind) {
     case LGV_UP_NEAREST: run_taps(c, false, ones); break;
     case LGV_DOWN_AVERAGE: run_taps(c, true, halves); break;
-    case LGV_UP_FIR: run_taps(c, false, fir2); break;
+    case LGV_UP_FIR:
+    case LGV_UP_FIR_REFLECT: run_taps(c, false, fir2); break;
     default: run_taps(c, true, fir); break;
     }
 }
