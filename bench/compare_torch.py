@@ -26,6 +26,7 @@ which first prints one line when it is ready (as the PyTorch processes do) and e
 import argparse
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -121,8 +122,8 @@ def worker(args):
 class Contender:
     """A child process that answers a line with a line."""
 
-    def __init__(self, name, command, environment):
-        self.name, self.rounds, self.reason = name, [], None
+    def __init__(self, name, command, environment, patience):
+        self.name, self.rounds, self.reason, self.patience = name, [], None, patience
         self.log = open(os.path.join("/tmp", f"compare_torch.{os.getpid()}.{name}.log"), "w+")
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
@@ -132,8 +133,13 @@ class Contender:
             self.fail(error)
 
     def read(self):
-        """The next JSON object the child prints."""
+        """The next JSON object the child prints.  A child that is silent too long is stopped: compiling may
+        take many minutes."""
         while True:
+            # Children print whole lines, one at a time, so nothing waits in the text buffer here.
+            if not select.select([self.process.stdout], [], [], self.patience)[0]:
+                self.process.kill()
+                raise EOFError(f"no answer in {self.patience} s")
             line = self.process.stdout.readline()
             if not line:
                 raise EOFError(f"it ended with status {self.process.wait()}")
@@ -187,7 +193,7 @@ def compare(config_name, mode, args):
         commands.append((variant, [sys.executable, os.path.abspath(__file__), "--threads", str(args.threads), "--steps",
                                    str(args.steps), "--worker", path, mode, str(batch), variant]))
     print(f"\n{name}, {mode}, batch {batch}", flush=True)
-    contenders = [Contender(n, command, environment) for n, command in commands]
+    contenders = [Contender(n, command, environment, args.patience) for n, command in commands]
     for _ in range(args.rounds):
         for contender in contenders:
             if contender.reason is None:
@@ -226,6 +232,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--patience", type=int, default=900, help="seconds a contender may take to start or answer")
     parser.add_argument("--no-langevin", action="store_true", help="PyTorch only")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
