@@ -18,7 +18,8 @@ static void inputs_are_the_file_s(void **state)
     lgv_safetensors *f = golden_open("unet2d_plain");
     for (int k = 0; k < 2; k++) {
         int64_t count = 0;
-        float *stored = golden_floats(f, names[k], &count), *made = malloc((size_t)count * sizeof *made);
+        float *stored = golden_floats(f, names[k], &count);
+        float *made = malloc((size_t)count * sizeof *made);
         assert_non_null(made);
         golden_unit(names[k], count, made);
         assert_memory_equal(made, stored, (size_t)count * sizeof *made);
@@ -63,10 +64,12 @@ static void summaries_measure(void **state)
 {
     lgv_safetensors *f = golden_open("train_plain");
     int64_t n = 0;
-    float *start = golden_floats(f, "init.conv_in.weight", NULL), *end = golden_floats(f, "final.conv_in.weight", &n);
+    float *start = golden_floats(f, "init.conv_in.weight", NULL);
+    float *end = golden_floats(f, "final.conv_in.weight", &n);
     float *ema = golden_floats(f, "ema.conv_in.weight", NULL);
     assert_int_equal(n, 16 * 3 * 9);
-    /* Ten steps of 1e-4 at most: the summaries of start, end and average lie close, but are not the same. */
+    /* Ten steps of 1e-4 at most: the summaries of start, end and average lie close, but
+       are not the same. */
     double from_start = golden_gradient_error("conv_in.weight", end, n, start, 0);
     double from_ema = golden_gradient_error("conv_in.weight", end, n, ema, 0);
     assert_true(from_start > 1e-4 && from_start < 1e-2);

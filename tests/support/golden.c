@@ -1,4 +1,4 @@
-/* golden.c - hash values, golden files and error measures. Failures of a golden file end the test. */
+/* golden.c - hash values, golden files and error measures. A faulty golden file ends the test. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -151,7 +151,8 @@ double golden_error(const float *a, const float *b, int64_t n, double floor)
     return ratio(worst, size);
 }
 
-double golden_gradient_error(const char *name, const float *g, int64_t n, const float *summary, double largest)
+double golden_gradient_error(const char *name, const float *g, int64_t n, const float *summary,
+                             double largest)
 {
     double seen[GOLDEN_SUMMARY] = {0}, error = 0;
     char label[300];

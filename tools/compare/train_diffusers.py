@@ -45,16 +45,16 @@ def read_idx(path):
         return np.frombuffer(f.read(count * rows * columns), np.uint8).reshape(count, rows, columns)
 
 
-def load_pictures(path, resolution, channels, limit=None):
-    """float32 [count, channels, resolution, resolution] in [-1, 1]."""
-    pictures = read_idx(path)[:limit]
+def load_pictures(path, resolution, channels):
+    """uint8 [count, channels, resolution, resolution], zero-padded around the middle."""
+    pictures = read_idx(path)
     rows, columns = pictures.shape[1:]
     if rows > resolution or columns > resolution:
         sys.exit(f"train_diffusers: the pictures are {columns}x{rows}; give --resolution {max(rows, columns)} or more.")
     top, left = (resolution - rows) // 2, (resolution - columns) // 2
     padded = np.zeros((len(pictures), 1, resolution, resolution), np.uint8)
     padded[:, 0, top:top + rows, left:left + columns] = pictures
-    return torch.from_numpy(padded).expand(-1, channels, -1, -1)  # uint8; made float per batch
+    return torch.from_numpy(padded).expand(-1, channels, -1, -1)
 
 
 def parse():
@@ -64,7 +64,6 @@ def parse():
     add("--output", "--output-dir", "-o", required=True)
     add("--model", required=True, help="config.json or diffusers folder")
     add("--resolution", type=int, help="default: the model's sample_size")
-    add("--max-train-pictures", type=int, help="take only the first N pictures")
     add("--max-train-steps", type=int, default=200)
     add("--train-batch-size", type=int, default=32)
     add("--learning-rate", type=float, default=1e-4)
@@ -127,7 +126,7 @@ def main():
         model.save_pretrained(options.save_initial)
     size = options.resolution or model.config.sample_size or 32
     size = max(size) if not isinstance(size, int) else size
-    pictures = load_pictures(options.data, size, model.config.in_channels, options.max_train_pictures)
+    pictures = load_pictures(options.data, size, model.config.in_channels)
     schedule = DDPMScheduler(num_train_timesteps=options.num_train_timesteps, beta_schedule=options.beta_schedule,
                              prediction_type=options.prediction_type)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate,
