@@ -39,7 +39,8 @@ static void test_alloc(void **state)
 static void test_fail_after(void **state)
 {
     lgv_alloc_fail_after(3);
-    void *a = lgv_alloc(1, 1), *b = lgv_zalloc(1, 1), *c = lgv_alloc_aligned(64, 1), *d = lgv_alloc(1, 1);
+    void *a = lgv_alloc(1, 1), *b = lgv_zalloc(1, 1), *c = lgv_alloc_aligned(64, 1),
+         *d = lgv_alloc(1, 1);
     assert_int_equal(lgv_alloc_fail_after(0), 4);
     assert_true(a && b && !c && d);
     lgv_free(a);
@@ -100,7 +101,8 @@ typedef struct counts {
 static void count_block(void *arg, int64_t block, int thread)
 {
     counts *c = arg;
-    if (thread < 0 || thread >= c->threads || atomic_fetch_add(&c->inside[thread], 1)) atomic_fetch_add(&c->bad, 1);
+    if (thread < 0 || thread >= c->threads || atomic_fetch_add(&c->inside[thread], 1))
+        atomic_fetch_add(&c->bad, 1);
     atomic_fetch_add(&c->hits[block], 1);
     c->by_thread[thread][0]++;
     atomic_fetch_sub(&c->inside[thread], 1);
@@ -132,7 +134,10 @@ static void test_pool_blocks(void **state)
     lgv_pool_free(NULL);
 }
 
-static void add_block(void *arg, int64_t block, int thread) { ((int64_t *)arg)[block * 8] += block; }
+static void add_block(void *arg, int64_t block, int thread)
+{
+    ((int64_t *)arg)[block * 8] += block;
+}
 
 /* Many tiny runs back to back, the pattern of a plan, also with more threads than CPUs. */
 static void test_pool_short_runs(void **state)

@@ -1,6 +1,6 @@
 /* test_elementary.c - the own elementary functions against libm in long double, in ulps.
-   x87 long double has 11 more bits, so the comparison measures errors to about 0.001 ulp; where long
-   double is double, libm's own error (below 1 ulp) is added to the bound. */
+   x87 long double has 11 more bits, so the comparison measures errors to about 0.001 ulp; where
+   long double is double, libm's own error (below 1 ulp) is added to the bound. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -23,7 +23,10 @@ static uint64_t next_random(void)
     z = (z ^ z >> 27) * 0x94D049BB133111EB;
     return z ^ z >> 31;
 }
-static double uniform(double a, double b) { return a + (b - a) * ((double)(next_random() >> 11) * 0x1p-53); }
+static double uniform(double a, double b)
+{
+    return a + (b - a) * ((double)(next_random() >> 11) * 0x1p-53);
+}
 /* Sign and exponent random as well, |x| in [2^from, 2^to). */
 static double any_size(int from, int to)
 {
@@ -49,10 +52,10 @@ static void note(range *r, double got, long double want, double x)
     double u = ulps(got, want);
     if (u > r->worst) *r = (range){u, x};
 }
-#define CHECK(name, r, bound)                                                           \
-    do {                                                                                \
-        print_message("%-7s worst %.3f ulp at %a\n", name, (r).worst, (r).at);          \
-        assert_true((r).worst <= (bound) + slack);                                      \
+#define CHECK(name, r, bound)                                                                      \
+    do {                                                                                           \
+        print_message("%-7s worst %.3f ulp at %a\n", name, (r).worst, (r).at);                     \
+        assert_true((r).worst <= (bound) + slack);                                                 \
     } while (0)
 
 enum { draws = 300000 };
@@ -61,7 +64,9 @@ static void test_exp(void **state)
 {
     range e = {0, 0}, m = {0, 0}, big = {0, 0};
     for (int i = 0; i < draws; i++) {
-        double x = i % 3 == 0 ? uniform(-708, 709.7) : i % 3 == 1 ? uniform(-2, 2) : any_size(-60, 9);
+        double x = i % 3 == 0   ? uniform(-708, 709.7)
+                   : i % 3 == 1 ? uniform(-2, 2)
+                                : any_size(-60, 9);
         note(&e, lgv_exp(x), expl(x), x);
         note(&m, lgv_expm1(x), expm1l(x), x);
         x = uniform(-750, -700); /* subnormal results round twice */
@@ -70,8 +75,22 @@ static void test_exp(void **state)
     CHECK("exp", e, 1);
     CHECK("exp sub", big, 1);
     CHECK("expm1", m, 2);
-    static const double edge[] = {0, -0.0, 1, -1, 709.782712893384, 709.79, 710, 1e308, -745.13, -745.2, -800,
-                                  5e-324, INFINITY, -INFINITY, 0.34657359027997, -0.34657359027998};
+    static const double edge[] = {0,
+                                  -0.0,
+                                  1,
+                                  -1,
+                                  709.782712893384,
+                                  709.79,
+                                  710,
+                                  1e308,
+                                  -745.13,
+                                  -745.2,
+                                  -800,
+                                  5e-324,
+                                  INFINITY,
+                                  -INFINITY,
+                                  0.34657359027997,
+                                  -0.34657359027998};
     for (size_t i = 0; i < sizeof edge / sizeof *edge; i++) {
         assert_true(ulps(lgv_exp(edge[i]), (long double)exp(edge[i])) <= 1);
         assert_true(ulps(lgv_expm1(edge[i]), (long double)expm1(edge[i])) <= 2);
@@ -84,16 +103,22 @@ static void test_log(void **state)
 {
     range l = {0, 0}, p = {0, 0};
     for (int i = 0; i < draws; i++) {
-        double x = i % 3 == 0 ? fabs(any_size(-1022, 1024)) : i % 3 == 1 ? uniform(0.5, 2) : 1 + any_size(-52, -1);
+        double x = i % 3 == 0   ? fabs(any_size(-1022, 1024))
+                   : i % 3 == 1 ? uniform(0.5, 2)
+                                : 1 + any_size(-52, -1);
         note(&l, lgv_log(x), logl(x), x);
-        x = i % 3 == 0 ? fabs(any_size(-60, 1024)) : i % 3 == 1 ? uniform(-1, 2) : any_size(-70, -1);
+        x = i % 3 == 0   ? fabs(any_size(-60, 1024))
+            : i % 3 == 1 ? uniform(-1, 2)
+                         : any_size(-70, -1);
         note(&p, lgv_log1p(x), log1pl(x), x);
     }
     CHECK("log", l, 1);
     CHECK("log1p", p, 2);
-    assert_true(lgv_log(0) == -INFINITY && lgv_log(INFINITY) == INFINITY && isnan(lgv_log(-1)) && isnan(lgv_log(NAN)));
+    assert_true(lgv_log(0) == -INFINITY && lgv_log(INFINITY) == INFINITY && isnan(lgv_log(-1)) &&
+                isnan(lgv_log(NAN)));
     assert_true(ulps(lgv_log(5e-324), logl(5e-324)) <= 1 && lgv_log(1) == 0);
-    assert_true(lgv_log1p(-1) == -INFINITY && lgv_log1p(INFINITY) == INFINITY && isnan(lgv_log1p(-2)));
+    assert_true(lgv_log1p(-1) == -INFINITY && lgv_log1p(INFINITY) == INFINITY &&
+                isnan(lgv_log1p(-2)));
     assert_true(isnan(lgv_log1p(NAN)) && lgv_log1p(0) == 0 && signbit(lgv_log1p(-0.0)));
 }
 
@@ -102,18 +127,21 @@ static void test_pow(void **state)
     range p = {0, 0};
     for (int i = 0; i < draws; i++) {
         double x = i % 2 ? fabs(any_size(-300, 300)) : uniform(0.1, 3), y;
-        y = i % 3 == 0 ? uniform(-5, 5) : i % 3 == 1 ? uniform(-1, 1) * 705 / (fabs(log(x)) + 1e-9)
-                                                     : (double)(int)(next_random() % 21) - 10;
+        y = i % 3 == 0   ? uniform(-5, 5)
+            : i % 3 == 1 ? uniform(-1, 1) * 705 / (fabs(log(x)) + 1e-9)
+                         : (double)(int)(next_random() % 21) - 10;
         if (fabs(y * log(x)) > 707) continue;
         note(&p, lgv_pow(x, y), powl(x, y), x);
     }
     CHECK("pow", p, 2);
-    static const double xs[] = {0, 1, 2, 0.5, 1e300, 1e-300, INFINITY, 5e-324, 1 + 0x1p-52, 1 - 0x1p-53};
+    static const double xs[] = {0,      1,        2,      0.5,         1e300,
+                                1e-300, INFINITY, 5e-324, 1 + 0x1p-52, 1 - 0x1p-53};
     static const double ys[] = {0, 1, -1, 0.5, 1e300, -1e300, INFINITY, -INFINITY, 5e-324, 4e18, 3};
     for (size_t i = 0; i < sizeof xs / sizeof *xs; i++)
         for (size_t j = 0; j < sizeof ys / sizeof *ys; j++)
             assert_true(ulps(lgv_pow(xs[i], ys[j]), (long double)pow(xs[i], ys[j])) <= 2);
-    assert_true(isnan(lgv_pow(NAN, 1)) && isnan(lgv_pow(2, NAN)) && lgv_pow(NAN, 0) == 1 && isnan(lgv_pow(-2, 2)));
+    assert_true(isnan(lgv_pow(NAN, 1)) && isnan(lgv_pow(2, NAN)) && lgv_pow(NAN, 0) == 1 &&
+                isnan(lgv_pow(-2, 2)));
     assert_true(lgv_pow(10, 4) == 10000 && lgv_pow(7, 2) == 49);
 }
 
@@ -121,14 +149,18 @@ static void test_sincos(void **state)
 {
     range s = {0, 0}, c = {0, 0};
     for (int i = 0; i < draws; i++) {
-        double x = i % 4 == 0 ? uniform(-1e6, 1e6) : i % 4 == 1 ? uniform(-7, 7) : any_size(-60, 19);
-        if (i % 4 == 3) x = (double)(next_random() % 600000) * 1.5707963267948966; /* near the zeros */
+        double x = i % 4 == 0   ? uniform(-1e6, 1e6)
+                   : i % 4 == 1 ? uniform(-7, 7)
+                                : any_size(-60, 19);
+        if (i % 4 == 3)
+            x = (double)(next_random() % 600000) * 1.5707963267948966; /* near the zeros */
         note(&s, lgv_sin(x), sinl(x), x);
         note(&c, lgv_cos(x), cosl(x), x);
     }
     CHECK("sin", s, 1);
     CHECK("cos", c, 1);
-    assert_true(lgv_sin(0) == 0 && lgv_cos(0) == 1 && isnan(lgv_sin(INFINITY)) && isnan(lgv_cos(NAN)));
+    assert_true(lgv_sin(0) == 0 && lgv_cos(0) == 1 && isnan(lgv_sin(INFINITY)) &&
+                isnan(lgv_cos(NAN)));
 }
 
 static void test_tanh_erf(void **state)
@@ -143,7 +175,8 @@ static void test_tanh_erf(void **state)
     CHECK("tanh", t, 2);
     CHECK("erf", e, 2);
     assert_true(lgv_tanh(INFINITY) == 1 && lgv_tanh(-INFINITY) == -1 && isnan(lgv_tanh(NAN)));
-    assert_true(lgv_erf(INFINITY) == 1 && lgv_erf(-INFINITY) == -1 && isnan(lgv_erf(NAN)) && lgv_erf(0) == 0);
+    assert_true(lgv_erf(INFINITY) == 1 && lgv_erf(-INFINITY) == -1 && isnan(lgv_erf(NAN)) &&
+                lgv_erf(0) == 0);
 }
 
 /* The bits themselves: a hash over many results, the same with every compiler and machine. */

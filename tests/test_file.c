@@ -1,4 +1,5 @@
-/* test_file.c - mapping, atomic replacement, folders, SHA-256; also when allocations or the disk fail. */
+/* test_file.c - mapping, atomic replacement, folders, SHA-256; also when allocations or the disk
+ * fail. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -16,10 +17,19 @@
 
 static char root[] = "/tmp/langevin_test_file_XXXXXX";
 
-static char *in(const char *name) { return lgv_path_join(root, name); }
+static char *in(const char *name)
+{
+    return lgv_path_join(root, name);
+}
 
-static int make_root(void **state) { return mkdtemp(root) ? 0 : -1; }
-static int remove_root(void **state) { return lgv_remove_tree(root, NULL); }
+static int make_root(void **state)
+{
+    return mkdtemp(root) ? 0 : -1;
+}
+static int remove_root(void **state)
+{
+    return lgv_remove_tree(root, NULL);
+}
 
 static size_t entries(const char *path)
 {
@@ -70,7 +80,8 @@ static void test_refused(void **state)
 {
     lgv_map map;
     lgv_error err = {0};
-    char *data = NULL, *pipe_path = in("pipe"), *missing = in("missing"), *deep = in("no/such/file"), hex[65];
+    char *data = NULL, *pipe_path = in("pipe"), *missing = in("missing"),
+         *deep = in("no/such/file"), hex[65];
     size_t size;
     assert_int_equal(lgv_map_open(missing, &map, &err), LGV_ERR_IO);
     assert_non_null(strstr(err.text, "missing"));
@@ -145,7 +156,8 @@ static void test_full_disk(void **state)
 
 static void test_folders(void **state)
 {
-    char *deep = in("x//y/z/"), *file = in("x/file"), *below = in("x/file/q"), *moved = in("w"), *x = in("x");
+    char *deep = in("x//y/z/"), *file = in("x/file"), *below = in("x/file/q"), *moved = in("w"),
+         *x = in("x");
     lgv_error err = {0};
     assert_int_equal(lgv_make_dir(deep, &err), LGV_OK);
     assert_int_equal(lgv_make_dir(deep, &err), LGV_OK);
@@ -184,8 +196,8 @@ static void test_folders(void **state)
 /* Removal takes links, not what they point to. */
 static void test_remove_links(void **state)
 {
-    char *keep = in("keep"), *inside = in("keep/precious"), *tree = in("tree"), *link = in("tree/link"),
-         *top = in("top"), *top_slash = in("top/"), *dots = in("keep/..");
+    char *keep = in("keep"), *inside = in("keep/precious"), *tree = in("tree"),
+         *link = in("tree/link"), *top = in("top"), *top_slash = in("top/"), *dots = in("keep/..");
     assert_int_equal(lgv_make_dir(keep, NULL), LGV_OK);
     assert_int_equal(lgv_make_dir(tree, NULL), LGV_OK);
     assert_int_equal(lgv_file_write(inside, "1", 1, NULL), LGV_OK);
@@ -215,7 +227,8 @@ static void hash_of(const void *data, size_t size, size_t chunk, bool plain, cha
     lgv_sha256_hex(&s, hex);
 }
 
-/* FIPS 180-4 examples (NIST "SHA-256 Test Data"), and all padding lengths by two implementations. */
+/* FIPS 180-4 examples (NIST "SHA-256 Test Data"), and all padding lengths by two implementations.
+ */
 static void test_sha256(void **state)
 {
     static const char *const known[][2] = {
@@ -223,7 +236,8 @@ static void test_sha256(void **state)
         {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
         {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
          "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
-        {"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrs"
+        {"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrl"
+         "mnopqrs"
          "mnopqrstnopqrstu",
          "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1"},
     };
@@ -237,7 +251,8 @@ static void test_sha256(void **state)
     memset(million, 'a', 1000000);
     for (int plain = 0; plain < 2; plain++) {
         hash_of(million, 1000000, 999, plain, hex);
-        assert_string_equal(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+        assert_string_equal(hex,
+                            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
     }
     for (size_t size = 0; size < 300; size++) {
         million[size] = (char)(size * 31);
@@ -284,6 +299,11 @@ static void test_faults(void **state)
             }
             assert_int_equal(status, LGV_ERR_MEMORY);
             if (what < 5) assert_int_equal(entries(root), 2);
+            if (what == 0) { /* the old contents are untouched */
+                assert_int_equal(lgv_file_read(path, 10, &data, &size, NULL), LGV_OK);
+                assert_string_equal(data, "x");
+                lgv_free(data);
+            }
         }
     }
     unlink(path);
@@ -295,9 +315,10 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read_write),   cmocka_unit_test(test_refused), cmocka_unit_test(test_atomic),
-        cmocka_unit_test(test_full_disk),    cmocka_unit_test(test_folders),
-        cmocka_unit_test(test_remove_links), cmocka_unit_test(test_sha256),  cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_read_write), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_atomic),     cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_folders),    cmocka_unit_test(test_remove_links),
+        cmocka_unit_test(test_sha256),     cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -20,10 +20,10 @@ static void test_vectors(void **state)
 {
     static const uint32_t vectors[3][10] = {
         {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e,
-         0xa20bc7c6, 0x6d5451fd},
-        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb,
-         0x5001e420, 0x24126ea1},
+        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d,
+         0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09,
+         0x94fdcceb, 0x5001e420, 0x24126ea1},
     };
     for (int i = 0; i < 3; i++) {
         uint32_t out[4];
@@ -35,7 +35,8 @@ static void test_vectors(void **state)
 /* The packing that the header of rng.c documents. */
 static void test_packing(void **state)
 {
-    lgv_rng_key key = {.seed = 0x299f31d0a4093822, .stream = 0x85a308d3, .sample = 0x0313198a2e, .step = 0x707344};
+    lgv_rng_key key = {
+        .seed = 0x299f31d0a4093822, .stream = 0x85a308d3, .sample = 0x0313198a2e, .step = 0x707344};
     assert_int_equal(lgv_rng_u32(&key, (uint64_t)0x243f6a88 * 4), 0xd16cfe09);
     assert_int_equal(lgv_rng_u32(&key, (uint64_t)0x243f6a88 * 4 + 3), 0x24126ea1);
 }
@@ -44,7 +45,8 @@ static void test_chunks(void **state)
 {
     enum { n = 1000 };
     static float whole[n], part[n];
-    void (*draw[2])(const lgv_rng_key *, uint64_t, int64_t, float *) = {lgv_rng_uniform, lgv_rng_normal};
+    void (*draw[2])(const lgv_rng_key *, uint64_t, int64_t, float *) = {lgv_rng_uniform,
+                                                                        lgv_rng_normal};
     for (int kind = 0; kind < 2; kind++) {
         for (uint64_t origin = 0; origin < 3; origin++) {
             uint64_t start = origin == 2 ? ((uint64_t)1 << 34) - 500 : origin * 1234567;
@@ -85,7 +87,8 @@ static void test_key_parts(void **state)
         for (int j = 0; j < i; j++) {
             int equal_bits = 0;
             for (uint64_t e = 0; e < n; e++)
-                equal_bits += __builtin_popcount(~(lgv_rng_u32(&keys[i], far + e) ^ lgv_rng_u32(&keys[j], e)));
+                equal_bits += __builtin_popcount(
+                    ~(lgv_rng_u32(&keys[i], far + e) ^ lgv_rng_u32(&keys[j], e)));
             assert_in_range(equal_bits, n * 16 - 160, n * 16 + 160); /* 1024 expected, sigma 22.6 */
         }
     }
@@ -101,7 +104,8 @@ static void test_normal_values(void **state)
     lgv_rng_normal(&base, 0, n, out);
     double worst = 0;
     for (int i = 0; i < n; i += 2) {
-        double u = ((lgv_rng_u32(&base, (uint64_t)i) >> 8) + 1) * 0x1p-24, v = (lgv_rng_u32(&base, (uint64_t)i + 1) >> 8) * 0x1p-24;
+        double u = ((lgv_rng_u32(&base, (uint64_t)i) >> 8) + 1) * 0x1p-24,
+               v = (lgv_rng_u32(&base, (uint64_t)i + 1) >> 8) * 0x1p-24;
         double r = sqrt(-2 * log(u)), x = r * cos(2 * M_PI * v), y = r * sin(2 * M_PI * v);
         worst = fmax(worst, fmax(fabs(out[i] - x), fabs(out[i + 1] - y)) / fmax(r, 1e-3));
     }
@@ -153,9 +157,12 @@ static void test_below(void **state)
         }
         assert_true(fabs(mean - 0.5) < 5 * 0.29 / sqrt(20000));
     }
-    uint64_t wide = (uint64_t)lgv_rng_u32(&base, 6) << 32 | lgv_rng_u32(&base, 7); /* words of index 3 */
-    assert_true(lgv_rng_below(&base, 3, UINT64_MAX) == (uint64_t)((unsigned __int128)wide * UINT64_MAX >> 64));
-    assert_true(lgv_rng_below(&base, 3, 12345678901) == (uint64_t)((unsigned __int128)wide * 12345678901 >> 64));
+    uint64_t wide =
+        (uint64_t)lgv_rng_u32(&base, 6) << 32 | lgv_rng_u32(&base, 7); /* words of index 3 */
+    assert_true(lgv_rng_below(&base, 3, UINT64_MAX) ==
+                (uint64_t)((unsigned __int128)wide * UINT64_MAX >> 64));
+    assert_true(lgv_rng_below(&base, 3, 12345678901) ==
+                (uint64_t)((unsigned __int128)wide * 12345678901 >> 64));
 }
 
 /* The bits, as every compiler and machine must give them. */
@@ -181,9 +188,10 @@ static void test_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),       cmocka_unit_test(test_packing), cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_key_parts),     cmocka_unit_test(test_normal_values),
-        cmocka_unit_test(test_moments),       cmocka_unit_test(test_below),   cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_vectors),       cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_chunks),        cmocka_unit_test(test_key_parts),
+        cmocka_unit_test(test_normal_values), cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_below),         cmocka_unit_test(test_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

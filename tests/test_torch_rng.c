@@ -1,7 +1,8 @@
 /* test_torch_rng.c - PyTorch's generator against draws recorded from the real one.
    tests/golden/torch_rng.txt (tools/golden/rng.py) is a script of calls with their results; it is
    played here call by call, so a wrong number of words in any call shows in all that follow. Every
-   value must be equal bit for bit, the normal ones too (the issue asks for 2 units in the last place). */
+   value must be equal bit for bit, the normal ones too (the issue asks for 2 units in the last
+   place). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -38,7 +39,10 @@ static int64_t count(player *p)
     assert_true(n >= 0 && n <= max_n);
     return n;
 }
-static float real(player *p) { return strtof(word(p), NULL); }
+static float real(player *p)
+{
+    return strtof(word(p), NULL);
+}
 
 static uint64_t fnv(const void *data, size_t size)
 {
@@ -75,7 +79,8 @@ static void compare_integers(player *p, int64_t n)
     for (int64_t j = 0; j < n; j++) {
         int64_t want = strtoll(word(p), NULL, 10);
         if (want != p->i[j])
-            fail_msg("line %d, element %d: %" PRId64 ", PyTorch has %" PRId64, p->line, (int)j, p->i[j], want);
+            fail_msg("line %d, element %d: %" PRId64 ", PyTorch has %" PRId64, p->line, (int)j,
+                     p->i[j], want);
     }
 }
 
@@ -126,7 +131,8 @@ static void test_recorded(void **state)
     char *text = NULL;
     size_t size = 0;
     lgv_error err = {0};
-    if (lgv_file_read(LGV_SOURCE_DIR "/tests/golden/torch_rng.txt", 1 << 22, &text, &size, &err)) fail_msg("%s", err.text);
+    if (lgv_file_read(LGV_SOURCE_DIR "/tests/golden/torch_rng.txt", 1 << 22, &text, &size, &err))
+        fail_msg("%s", err.text);
     player *p = lgv_zalloc(1, sizeof *p);
     for (char *line = text; *line;) {
         char *end = strchr(line, '\n');

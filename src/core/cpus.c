@@ -49,8 +49,8 @@ static int usable_cores(void)
         if (!topology_value(cpu, "physical_package_id", &id.package)) id.package = 0;
         if (!topology_value(cpu, "die_id", &id.die)) id.die = 0;
         int i = 0;
-        while (i < cores && (seen[i].core != id.core || seen[i].package != id.package ||
-                             seen[i].die != id.die))
+        while (i < cores &&
+               (seen[i].core != id.core || seen[i].package != id.package || seen[i].die != id.die))
             i++;
         if (i == cores) seen[cores++] = id;
     }
@@ -121,7 +121,8 @@ static int cgroup_quota(void)
             quota = smallest_quota("/sys/fs/cgroup", group, folder_quota_v2);
         else if (!strcmp(controllers, "cpu") || !strncmp(controllers, "cpu,", 4) ||
                  strstr(controllers, ",cpu,") ||
-                 (strlen(controllers) > 4 && !strcmp(controllers + strlen(controllers) - 4, ",cpu")))
+                 (strlen(controllers) > 4 &&
+                  !strcmp(controllers + strlen(controllers) - 4, ",cpu")))
             quota = smallest_quota("/sys/fs/cgroup/cpu", group, folder_quota_v1);
         if (quota && (!smallest || quota < smallest)) smallest = quota;
     }

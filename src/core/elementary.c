@@ -75,11 +75,13 @@ static uint64_t to_bits(double x)
     return bits;
 }
 
-/* x * 2^k for |k| <= 2044; the exponent is applied in two steps, of which at most the last rounds. */
+/* x * 2^k for |k| <= 2044; the exponent is applied in two steps, of which at most the last rounds.
+ */
 static double scale(double x, int k)
 {
     int half = k / 2;
-    return x * from_bits((uint64_t)(1023 + half) << 52) * from_bits((uint64_t)(1023 + k - half) << 52);
+    return x * from_bits((uint64_t)(1023 + half) << 52) *
+           from_bits((uint64_t)(1023 + k - half) << 52);
 }
 
 /* (e^r - 1 - r) / r^2 for |r| <= ln2 / 2 (Taylor to r^15 / 15!). */
@@ -121,7 +123,10 @@ static double exp_pair(pair x)
     return scale(one.hi + (one.lo + e.lo), k);
 }
 
-double lgv_exp(double x) { return exp_pair((pair){x, 0}); }
+double lgv_exp(double x)
+{
+    return exp_pair((pair){x, 0});
+}
 
 /* e^x - 1 for 2^-54 <= |x| <= 44. */
 static pair expm1_pair(double x)
@@ -144,7 +149,8 @@ double lgv_expm1(double x)
 }
 
 /* ln x as a pair, relative error about 2^-66; x finite, positive.
-   With x = 2^k m, m near 1, s = (m-1)/(m+1): ln m = 2 atanh s = 2s + s (2/3 s^2 + 2/5 s^4 + ...). */
+   With x = 2^k m, m near 1, s = (m-1)/(m+1): ln m = 2 atanh s = 2s + s (2/3 s^2 + 2/5 s^4 + ...).
+ */
 static pair log_pair(double x)
 {
     int k = 0;
@@ -208,8 +214,8 @@ double lgv_pow(double x, double y)
     return exp_pair(quick_sum(p.hi, p.lo + y * l.lo));
 }
 
-/* x = *quadrant * pi/2 + result, |result| <= pi/4. pi/2 is cut into pieces of 33 bits whose products
-   with a quadrant below 2^20 are exact. */
+/* x = *quadrant * pi/2 + result, |result| <= pi/4. pi/2 is cut into pieces of 33 bits whose
+   products with a quadrant below 2^20 are exact. */
 static pair reduce_angle(double x, int *quadrant)
 {
     double n = (x * 0x1.45f306dc9c883p-1 + round_magic) - round_magic;
@@ -356,8 +362,8 @@ double lgv_erf(double x)
         coefficient[1] = at[1];
         coefficient[0] = 0;
         for (int n = 0; n < 16; n++)
-            coefficient[n + 2] =
-                -2 * (c * (n + 1) * coefficient[n + 1] + n * coefficient[n]) / ((n + 2.0) * (n + 1));
+            coefficient[n + 2] = -2 * (c * (n + 1) * coefficient[n + 1] + n * coefficient[n]) /
+                                 ((n + 2.0) * (n + 1));
         double p = coefficient[17];
         for (int n = 16; n >= 1; n--) p = p * d + coefficient[n];
         y = at[0] + d * p;
@@ -365,4 +371,7 @@ double lgv_erf(double x)
     return copysign(y, x);
 }
 
-double lgv_sqrt(double x) { return sqrt(x); }
+double lgv_sqrt(double x)
+{
+    return sqrt(x);
+}

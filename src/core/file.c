@@ -16,8 +16,8 @@
 static lgv_status fail_path(lgv_error *err, const char *what, const char *path)
 {
     int code = errno;
-    return lgv_fail(err, code == ENOMEM ? LGV_ERR_MEMORY : LGV_ERR_IO, "cannot %s '%s': %s", what, path,
-                    strerror(code));
+    return lgv_fail(err, code == ENOMEM ? LGV_ERR_MEMORY : LGV_ERR_IO, "cannot %s '%s': %s", what,
+                    path, strerror(code));
 }
 
 /* Opens a regular file for reading; O_NONBLOCK, because opening a pipe would otherwise wait. */
@@ -85,7 +85,8 @@ static bool read_full(int fd, void *data, size_t size, size_t *got)
     return true;
 }
 
-lgv_status lgv_file_read(const char *path, size_t max_bytes, char **data, size_t *size, lgv_error *err)
+lgv_status lgv_file_read(const char *path, size_t max_bytes, char **data, size_t *size,
+                         lgv_error *err)
 {
     int fd;
     uint64_t bytes;
@@ -94,8 +95,8 @@ lgv_status lgv_file_read(const char *path, size_t max_bytes, char **data, size_t
     size_t got = 0;
     lgv_status status = LGV_OK;
     if (bytes > max_bytes) {
-        status = lgv_fail(err, LGV_ERR_FORMAT, "'%s' has %llu bytes; at most %zu are expected here", path,
-                          (unsigned long long)bytes, max_bytes);
+        status = lgv_fail(err, LGV_ERR_FORMAT, "'%s' has %llu bytes; at most %zu are expected here",
+                          path, (unsigned long long)bytes, max_bytes);
         goto done;
     }
     buffer = lgv_alloc((size_t)bytes + 1, 1);
@@ -118,33 +119,68 @@ done:
     return status;
 }
 
+/* Opens the folder that holds path, so that after a rename nothing is left to fail but its fsync.
+ */
+static lgv_status open_parent(const char *path, int *fd, lgv_error *err)
+{
+    char *folder = lgv_strdup(path);
+    if (!folder) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the folder of '%s'", path);
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') length--;
+    while (length > 0 && folder[length - 1] != '/') length--;
+    folder[length] = 0;
+    const char *name = length ? folder : ".";
+    lgv_status status = LGV_OK;
+    *fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*fd < 0) status = fail_path(err, "open the folder", name);
+    lgv_free(folder);
+    return status;
+}
+
+/* Some file systems have nothing to sync for a folder and say EINVAL. */
+static bool sync_folder(int fd)
+{
+    return fsync(fd) == 0 || errno == EINVAL;
+}
+
 struct lgv_atomic {
     char *path, *temporary;
-    int fd;
+    int fd, folder;
     bool failed; /* a write failed: commit must not put a hole under the name */
 };
+
+/* Creates the temporary file. Names left by killed processes are in the way at most: O_EXCL finds a
+   free one. */
+static lgv_status create_temporary(lgv_atomic *f, lgv_error *err)
+{
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        char *name = lgv_format("%s.tmp-%ld-%d", f->path, (long)getpid(), attempt);
+        if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: writing '%s'", f->path);
+        f->fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (f->fd >= 0) {
+            f->temporary = name;
+            return LGV_OK;
+        }
+        int code = errno;
+        lgv_free(name);
+        errno = code;
+        if (code != EEXIST) break;
+    }
+    return fail_path(err, "create", f->path);
+}
 
 lgv_status lgv_atomic_open(const char *path, lgv_atomic **out, lgv_error *err)
 {
     lgv_atomic *f = lgv_zalloc(1, sizeof *f);
     if (!f) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: writing '%s'", path);
-    f->fd = -1;
+    f->fd = f->folder = -1;
     f->path = lgv_strdup(path);
-    /* Names left by killed processes are in the way at most; O_EXCL finds a free one. */
-    for (int attempt = 0; f->path && attempt < 1000 && f->fd < 0; attempt++) {
-        lgv_free(f->temporary);
-        f->temporary = lgv_format("%s.tmp-%ld-%d", path, (long)getpid(), attempt);
-        if (!f->temporary) break;
-        f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (f->fd < 0 && errno != EEXIST) break;
-    }
-    if (f->fd < 0) {
-        lgv_status status = f->path && f->temporary
-                                ? fail_path(err, "create", f->temporary)
-                                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory: writing '%s'", path);
-        lgv_free(f->temporary);
-        lgv_free(f->path);
-        lgv_free(f);
+    lgv_status status = f->path
+                            ? open_parent(path, &f->folder, err)
+                            : lgv_fail(err, LGV_ERR_MEMORY, "out of memory: writing '%s'", path);
+    if (!status) status = create_temporary(f, err);
+    if (status) {
+        lgv_atomic_abort(f);
         return status;
     }
     *out = f;
@@ -171,31 +207,19 @@ void lgv_atomic_abort(lgv_atomic *f)
 {
     if (!f) return;
     if (f->fd >= 0) close(f->fd);
+    if (f->folder >= 0) close(f->folder);
     if (f->temporary) unlink(f->temporary);
     lgv_free(f->temporary);
     lgv_free(f->path);
     lgv_free(f);
 }
 
-/* fsyncs the folder that holds path. */
-static lgv_status sync_parent(const char *path, lgv_error *err)
-{
-    char *folder = lgv_strdup(path);
-    if (!folder) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the folder of '%s'", path);
-    size_t length = strlen(folder);
-    while (length > 1 && folder[length - 1] == '/') length--;
-    while (length > 0 && folder[length - 1] != '/') length--;
-    folder[length] = 0;
-    lgv_status status = lgv_sync_dir(length ? folder : ".", err);
-    lgv_free(folder);
-    return status;
-}
-
 lgv_status lgv_atomic_commit(lgv_atomic *f, lgv_error *err)
 {
     lgv_status status = LGV_OK;
     if (f->failed)
-        status = lgv_fail(err, LGV_ERR_IO, "'%s' was not written: an earlier write failed", f->path);
+        status =
+            lgv_fail(err, LGV_ERR_IO, "'%s' was not written: an earlier write failed", f->path);
     else if (fsync(f->fd))
         status = fail_path(err, "write to disk", f->temporary);
     if (!status) {
@@ -207,7 +231,8 @@ lgv_status lgv_atomic_commit(lgv_atomic *f, lgv_error *err)
     if (!status) {
         lgv_free(f->temporary);
         f->temporary = NULL;
-        status = sync_parent(f->path, err);
+        if (!sync_folder(f->folder))
+            status = fail_path(err, "write to disk the folder of", f->path);
     }
     lgv_atomic_abort(f);
     return status;
@@ -227,9 +252,16 @@ lgv_status lgv_file_write(const char *path, const void *data, size_t size, lgv_e
 
 lgv_status lgv_rename(const char *from, const char *to, lgv_error *err)
 {
+    int folder;
+    LGV_TRY(open_parent(to, &folder, err));
+    lgv_status status = LGV_OK;
     if (rename(from, to))
-        return lgv_fail(err, LGV_ERR_IO, "cannot rename '%s' to '%s': %s", from, to, strerror(errno));
-    return sync_parent(to, err);
+        status =
+            lgv_fail(err, LGV_ERR_IO, "cannot rename '%s' to '%s': %s", from, to, strerror(errno));
+    else if (!sync_folder(folder))
+        status = fail_path(err, "write to disk the folder of", to);
+    close(folder);
+    return status;
 }
 
 lgv_status lgv_sync_dir(const char *path, lgv_error *err)
@@ -237,8 +269,7 @@ lgv_status lgv_sync_dir(const char *path, lgv_error *err)
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return fail_path(err, "open the folder", path);
     lgv_status status = LGV_OK;
-    /* Some file systems have nothing to sync for a folder and say EINVAL. */
-    if (fsync(fd) && errno != EINVAL) status = fail_path(err, "write to disk the folder", path);
+    if (!sync_folder(fd)) status = fail_path(err, "write to disk the folder", path);
     close(fd);
     return status;
 }
@@ -251,7 +282,8 @@ lgv_status lgv_sha256_file(const char *path, char hex[65], lgv_error *err)
     LGV_TRY(open_regular(path, &fd, &size, err));
     char *buffer = lgv_alloc(chunk, 1);
     lgv_status status = LGV_OK;
-    if (!buffer) status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the checksum of '%s'", path);
+    if (!buffer)
+        status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the checksum of '%s'", path);
     lgv_sha256 sha;
     lgv_sha256_init(&sha);
     for (size_t got = chunk; !status && got == chunk;) {

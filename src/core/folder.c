@@ -47,8 +47,9 @@ lgv_status lgv_make_dir(const char *path, lgv_error *err)
         if (mkdir(part, 0777)) {
             int code = errno;
             if (!lgv_is_dir(part))
-                status = lgv_fail(err, LGV_ERR_IO, "cannot make the folder '%s': %s", part,
-                                  code == EEXIST ? "a file of that name is in the way" : strerror(code));
+                status =
+                    lgv_fail(err, LGV_ERR_IO, "cannot make the folder '%s': %s", part,
+                             code == EEXIST ? "a file of that name is in the way" : strerror(code));
         }
         part[i] = end;
         if (!end) break;
@@ -58,7 +59,10 @@ lgv_status lgv_make_dir(const char *path, lgv_error *err)
     return status;
 }
 
-static bool is_dot(const char *name) { return !strcmp(name, ".") || !strcmp(name, ".."); }
+static bool is_dot(const char *name)
+{
+    return !strcmp(name, ".") || !strcmp(name, "..");
+}
 
 /* Removes `name` in the open folder; false with errno when something is left. */
 static bool remove_at(int folder, const char *name, int depth)
@@ -95,12 +99,14 @@ lgv_status lgv_remove_tree(const char *path, lgv_error *err)
     char *name = lgv_strdup(path);
     if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: removing '%s'", path);
     size_t length = strlen(name);
-    while (length && name[length - 1] == '/') name[--length] = 0; /* "link/" would follow the link */
+    while (length && name[length - 1] == '/')
+        name[--length] = 0; /* "link/" would follow the link */
     const char *last = strrchr(name, '/');
     last = last ? last + 1 : name;
     lgv_status status = LGV_OK;
     if (!length || is_dot(last))
-        status = lgv_fail(err, LGV_ERR_ARGUMENT, "refusing to remove '%s'; name the folder itself", path);
+        status = lgv_fail(err, LGV_ERR_ARGUMENT, "refusing to remove '%s'; name the folder itself",
+                          path);
     else if (!remove_at(AT_FDCWD, name, 0))
         status = lgv_fail(err, LGV_ERR_IO, "cannot remove '%s': %s", path, strerror(errno));
     lgv_free(name);
@@ -117,8 +123,10 @@ lgv_status lgv_free_space(const char *path, uint64_t *bytes, lgv_error *err)
 {
     struct statvfs fs;
     if (statvfs(path, &fs))
-        return lgv_fail(err, LGV_ERR_IO, "cannot ask for the free space at '%s': %s", path, strerror(errno));
-    if (__builtin_mul_overflow((uint64_t)fs.f_bavail, (uint64_t)fs.f_frsize, bytes)) *bytes = UINT64_MAX;
+        return lgv_fail(err, LGV_ERR_IO, "cannot ask for the free space at '%s': %s", path,
+                        strerror(errno));
+    if (__builtin_mul_overflow((uint64_t)fs.f_bavail, (uint64_t)fs.f_frsize, bytes))
+        *bytes = UINT64_MAX;
     return LGV_OK;
 }
 
@@ -130,7 +138,8 @@ static int compare_names(const void *a, const void *b)
 lgv_status lgv_list_dir(const char *path, lgv_names *out, lgv_error *err)
 {
     DIR *dir = opendir(path);
-    if (!dir) return lgv_fail(err, LGV_ERR_IO, "cannot open the folder '%s': %s", path, strerror(errno));
+    if (!dir)
+        return lgv_fail(err, LGV_ERR_IO, "cannot open the folder '%s': %s", path, strerror(errno));
     lgv_names names = {0};
     size_t capacity = 0;
     lgv_status status = LGV_OK;
@@ -149,7 +158,8 @@ lgv_status lgv_list_dir(const char *path, lgv_names *out, lgv_error *err)
         names.name[names.count++] = name;
     }
     if (!status && errno)
-        status = lgv_fail(err, LGV_ERR_IO, "cannot read the folder '%s': %s", path, strerror(errno));
+        status =
+            lgv_fail(err, LGV_ERR_IO, "cannot read the folder '%s': %s", path, strerror(errno));
     closedir(dir);
     if (status) {
         lgv_names_free(&names);

@@ -57,14 +57,18 @@ void *lgv_alloc_aligned(size_t align, size_t bytes)
     void *p = NULL;
     if (posix_memalign(&p, align, bytes ? bytes : 1)) return NULL;
 #ifdef MADV_HUGEPAGE
-    /* Before the first touch, whole huge pages only; a kernel without them refuses, which is fine. */
+    /* Before the first touch, whole huge pages only; a kernel without them refuses, which is fine.
+     */
     if (huge) (void)madvise(p, bytes & ~(huge_page - 1), MADV_HUGEPAGE);
 #endif
     memset(p, 0, bytes);
     return p;
 }
 
-void lgv_free(void *p) { free(p); }
+void lgv_free(void *p)
+{
+    free(p);
+}
 
 char *lgv_strdup(const char *s)
 {
@@ -99,8 +103,8 @@ lgv_status lgv_grow(void *items_ptr, size_t *capacity, size_t need, size_t size,
     memcpy(&items, items_ptr, sizeof items);
     items = lgv_realloc(items, wanted, size);
     if (!items)
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: a list of %zu items of %zu bytes", wanted,
-                        size);
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: a list of %zu items of %zu bytes",
+                        wanted, size);
     memcpy(items_ptr, &items, sizeof items);
     *capacity = wanted;
     return LGV_OK;

@@ -14,11 +14,12 @@
 #include "file.h"
 #include "pool.h"
 
-#define RUN_OPEN ((uint64_t)1 << 31)
-#define RUN_INSIDE (RUN_OPEN - 1)
+#define RUN_OPEN          ((uint64_t)1 << 31)
+#define RUN_INSIDE        (RUN_OPEN - 1)
 #define RUN_NUMBER(state) ((uint32_t)((state) >> 32))
 
-/* Long enough to bridge the gap between two nodes of a plan, short enough not to be felt as load. */
+/* Long enough to bridge the gap between two nodes of a plan, short enough not to be felt as load.
+ */
 static const double spin_seconds = 40e-6;
 
 typedef struct worker {
@@ -80,8 +81,8 @@ static void wait_for_run(lgv_pool *pool, uint32_t last)
         } while (lgv_now() < end);
     }
     pthread_mutex_lock(&pool->lock);
-    /* The caller changes the state first and reads `sleepers` after; here it is the other way round,
-       so one of the two sees the other (both are sequentially consistent). */
+    /* The caller changes the state first and reads `sleepers` after; here it is the other way
+       round, so one of the two sees the other (both are sequentially consistent). */
     atomic_fetch_add(&pool->sleepers, 1);
     while (!has_new_run(pool, last)) pthread_cond_wait(&pool->wake, &pool->lock);
     atomic_fetch_sub(&pool->sleepers, 1);
@@ -122,7 +123,10 @@ static void *worker_main(void *arg)
     }
 }
 
-static bool workers_inside(lgv_pool *pool) { return atomic_load(&pool->state) & RUN_INSIDE; }
+static bool workers_inside(lgv_pool *pool)
+{
+    return atomic_load(&pool->state) & RUN_INSIDE;
+}
 
 static void wait_for_workers(lgv_pool *pool)
 {
@@ -143,7 +147,8 @@ static void wait_for_workers(lgv_pool *pool)
     pthread_mutex_unlock(&pool->lock);
 }
 
-void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t block, int thread), void *arg)
+void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t block, int thread),
+                  void *arg)
 {
     if (pool->threads == 1 || blocks <= 1) {
         for (int64_t block = 0; block < blocks; block++) fn(arg, block, 0);
@@ -169,7 +174,10 @@ void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t 
     wait_for_workers(pool);
 }
 
-int lgv_pool_threads(const lgv_pool *pool) { return pool->threads; }
+int lgv_pool_threads(const lgv_pool *pool)
+{
+    return pool->threads;
+}
 
 void lgv_pool_free(lgv_pool *pool)
 {
@@ -217,9 +225,10 @@ lgv_status lgv_pool_new(int threads, lgv_pool **out, lgv_error *err)
         int code = pthread_create(&w->id, NULL, worker_main, w);
         if (code) {
             lgv_pool_free(pool);
-            return lgv_fail(err, LGV_ERR_MEMORY,
-                            "thread pool: thread %d of %d cannot be started (%s); use fewer threads",
-                            i + 1, threads, strerror(code));
+            return lgv_fail(
+                err, LGV_ERR_MEMORY,
+                "thread pool: thread %d of %d cannot be started (%s); use fewer threads", i + 1,
+                threads, strerror(code));
         }
         pool->started = i + 1;
     }

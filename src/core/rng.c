@@ -31,9 +31,9 @@ static void block_words(const lgv_rng_key *key, uint64_t block, uint32_t out[4])
     uint64_t over[3] = {block >> 32, key->sample >> 40, key->step >> 24};
     if (over[0] | over[1] | over[2])
         for (int i = 0; i < 3; i++) seed = mix(seed + 0x9E3779B97F4A7C15) ^ over[i];
-    uint32_t counter[4] = {
-        (uint32_t)block, key->stream, (uint32_t)key->sample,
-        (uint32_t)(key->sample >> 32 & 0xff) << 24 | (uint32_t)(key->step & 0xffffff)};
+    uint32_t counter[4] = {(uint32_t)block, key->stream, (uint32_t)key->sample,
+                           (uint32_t)(key->sample >> 32 & 0xff) << 24 |
+                               (uint32_t)(key->step & 0xffffff)};
     uint32_t k[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     lgv_philox(counter, k, out);
 }
@@ -74,7 +74,8 @@ static inline float radius(uint32_t word)
     float u = (float)(int32_t)((word >> 8) + 1) * 0x1p-24f;
     float k, f = lgv_split_power(u, &k);
     float s = f / (2.0f + f), z = s * s, h = 0.5f * f * f;
-    float r = z * (0x1.555556p-1f + z * (0x1.99999ap-2f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
+    float r =
+        z * (0x1.555556p-1f + z * (0x1.99999ap-2f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
     float log_m = f - (h - s * (h + r));
     /* ln 2 = 0x1.62e4p-1 + 0x1.7f7d1cp-20; the first product is exact */
     float log_u = k * 0x1.62e4p-1f + (k * 0x1.7f7d1cp-20f + log_m);
@@ -87,8 +88,11 @@ static inline void turn(uint32_t word, float *sine, float *cosine)
 {
     int32_t a = (int32_t)(word >> 8), quarter = (a + (1 << 21)) >> 22;
     float x = (float)(a - (quarter << 22)) * 0x1.921fb6p-22f, z = x * x;
-    float s = x + x * z * (-0x1.555556p-3f + z * (0x1.111112p-7f + z * (-0x1.a01a02p-13f + z * 0x1.71de3ap-19f)));
-    float c = 1.0f - (0.5f * z - z * z * (0x1.555556p-5f + z * (-0x1.6c16c2p-10f + z * 0x1.a01a02p-16f)));
+    float s = x + x * z *
+                      (-0x1.555556p-3f +
+                       z * (0x1.111112p-7f + z * (-0x1.a01a02p-13f + z * 0x1.71de3ap-19f)));
+    float c =
+        1.0f - (0.5f * z - z * z * (0x1.555556p-5f + z * (-0x1.6c16c2p-10f + z * 0x1.a01a02p-16f)));
     lgv_turn_quarters(quarter, s, c, sine, cosine);
 }
 

@@ -21,7 +21,10 @@ static const uint32_t round_constant[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static inline uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
+static inline uint32_t rotate(uint32_t x, int n)
+{
+    return x >> n | x << (32 - n);
+}
 
 static void blocks_plain(uint32_t state[8], const uint8_t *data, size_t count)
 {
@@ -38,9 +41,10 @@ static void blocks_plain(uint32_t state[8], const uint8_t *data, size_t count)
         uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
         uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
         for (int t = 0; t < 64; t++) {
-            uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) +
-                          round_constant[t] + w[t];
-            uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+            uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                          ((e & f) ^ (~e & g)) + round_constant[t] + w[t];
+            uint32_t t2 =
+                (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
             h = g, g = f, f = e, e = d + t1;
             d = c, c = b, b = a, a = t1 + t2;
         }
@@ -57,9 +61,10 @@ static bool has_sha_instructions(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
 }
 
-/* Two rounds an instruction, four message words at a time; the registers hold (a b e f), (c d g h). */
-__attribute__((target("sha,sse4.1,ssse3"))) static void blocks_x86(uint32_t state[8], const uint8_t *data,
-                                                                   size_t count)
+/* Two rounds an instruction, four message words at a time; the registers hold (a b e f), (c d g h).
+ */
+__attribute__((target("sha,sse4.1,ssse3"))) static void
+blocks_x86(uint32_t state[8], const uint8_t *data, size_t count)
 {
     const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xB1);
@@ -90,14 +95,20 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void blocks_x86(uint32_t stat
     _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(high, low, 8));
 }
 #else
-static bool has_sha_instructions(void) { return false; }
-static void blocks_x86(uint32_t state[8], const uint8_t *data, size_t count) { blocks_plain(state, data, count); }
+static bool has_sha_instructions(void)
+{
+    return false;
+}
+static void blocks_x86(uint32_t state[8], const uint8_t *data, size_t count)
+{
+    blocks_plain(state, data, count);
+}
 #endif
 
 void lgv_sha256_init(lgv_sha256 *s)
 {
-    *s = (lgv_sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
-                                0x1f83d9ab, 0x5be0cd19}};
+    *s = (lgv_sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+                                0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
     s->accelerated = has_sha_instructions();
 }
 
@@ -128,7 +139,8 @@ void lgv_sha256_hex(lgv_sha256 *s, char hex[65])
     static const char digits[] = "0123456789abcdef";
     uint64_t bits = s->bytes * 8;
     uint8_t tail[72] = {0x80};
-    size_t pad = 1 + (119 - s->bytes % 64) % 64; /* 0x80 and zeros, up to 8 bytes before a block's end */
+    size_t pad =
+        1 + (119 - s->bytes % 64) % 64; /* 0x80 and zeros, up to 8 bytes before a block's end */
     for (int i = 0; i < 8; i++) tail[pad + (size_t)i] = (uint8_t)(bits >> (56 - 8 * i));
     lgv_sha256_update(s, tail, pad + 8);
     for (int i = 0; i < 64; i++) hex[i] = digits[s->state[i / 8] >> (28 - 4 * (i % 8)) & 15];

@@ -1,12 +1,14 @@
 /* torch_rng.c - PyTorch's CPU generator, call for call.
    MT19937 (Matsumoto, Nishimura 1998) seeded with 32 bits, and the way PyTorch spends its words:
    - float uniform: 24 low bits of one word; 64 bits: two words, the first is the high half.
-   - normal, fewer than 16: Box-Muller in double from 53-bit uniforms, two words each; the sine is kept
-     for the next such call. 16 and more: n uniforms, then Box-Muller in float over blocks of 16 (element
-     j with j + 8); a tail shorter than 16 redraws the last 16 elements, so those before it change too.
+   - normal, fewer than 16: Box-Muller in double from 53-bit uniforms, two words each; the sine is
+   kept for the next such call. 16 and more: n uniforms, then Box-Muller in float over blocks of 16
+   (element j with j + 8); a tail shorter than 16 redraws the last 16 elements, so those before it
+   change too.
    - integers below 2^28: one word modulo the bound; above: 64 bits modulo the bound.
    The float normals follow the polynomials, the order of operations and the fused multiply-adds of
-   PyTorch's AVX2 build, so they have its bits; its other builds differ from it in the last places. */
+   PyTorch's AVX2 build, so they have its bits; its other builds differ from it in the last places.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -93,9 +95,12 @@ static double normal_double(lgv_torch_rng *rng)
     return r * c;
 }
 
-/* a * b + c rounded once, as the processors do on which PyTorch runs. The product of two floats is exact
-   in double; rounding the sum to double first changes the result about once in 2^29. */
-static inline float fused(float a, float b, float c) { return (float)((double)a * b + c); }
+/* a * b + c rounded once, as the processors do on which PyTorch runs. The product of two floats is
+   exact in double; rounding the sum to double first changes the result about once in 2^29. */
+static inline float fused(float a, float b, float c)
+{
+    return (float)((double)a * b + c);
+}
 
 /* ln u for u in [2^-24, 1]: u = 2^e (1 + x); the polynomial of Cephes' logf (Moshier,
    "Methods and programs for mathematical functions", 1989) in the order in which PyTorch's AVX2
@@ -163,7 +168,10 @@ void lgv_torch_normal(lgv_torch_rng *rng, int64_t n, float mean, float std, floa
     }
 }
 
-void lgv_torch_randn(lgv_torch_rng *rng, int64_t n, float *out) { lgv_torch_normal(rng, n, 0, 1, out); }
+void lgv_torch_randn(lgv_torch_rng *rng, int64_t n, float *out)
+{
+    lgv_torch_normal(rng, n, 0, 1, out);
+}
 
 void lgv_torch_randint(lgv_torch_rng *rng, uint64_t bound, int64_t n, int64_t *out)
 {
@@ -175,7 +183,8 @@ void lgv_torch_randint(lgv_torch_rng *rng, uint64_t bound, int64_t n, int64_t *o
 
 void lgv_torch_randperm(lgv_torch_rng *rng, int64_t n, int64_t *out)
 {
-    if (n >= UINT32_MAX / 20) { /* 32 bits would be visibly uneven: 64 bits, and the inside-out shuffle */
+    if (n >= UINT32_MAX /
+                 20) { /* 32 bits would be visibly uneven: 64 bits, and the inside-out shuffle */
         for (int64_t i = 0; i < n; i++) {
             int64_t z = (int64_t)(lgv_torch_u64(rng) % (uint64_t)(i + 1));
             out[i] = i;
