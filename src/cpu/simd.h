@@ -121,6 +121,15 @@ static inline vreal v_scale2(vreal a, vreal n)
     memcpy(&f2, &u2, sizeof f2);
     return a * f1 * f2;
 }
+/* 2^n for integral n in [-126, 127]; NaN gives NaN. */
+static inline vreal v_pow2(vreal n)
+{
+    if (!(n >= -126.0f && n <= 127.0f)) return n;
+    uint32_t u = (uint32_t)((int32_t)n + 127) << 23;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
 #endif
 
 /* ============================================ AVX2 =============================================== */
@@ -205,6 +214,10 @@ static inline vreal v_scale2(vreal a, vreal n)
     __m256i u2 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(u1)), _mm256_castsi256_ps(u2));
 }
+static inline vreal v_pow2(vreal n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
 
 /* =========================================== AVX-512 ============================================= */
 #elif LGV_VECTOR == 16
@@ -283,6 +296,7 @@ static inline void v_store_bf16(uint16_t *p, vreal a)
 }
 static inline vreal v_load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 static inline vreal v_scale2(vreal a, vreal n) { return _mm512_scalef_ps(a, n); }
+static inline vreal v_pow2(vreal n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
 #endif
 
 /* ==================================== elementary functions ======================================= */
@@ -290,18 +304,17 @@ static inline vreal v_scale2(vreal a, vreal n) { return _mm512_scalef_ps(a, n); 
 static inline vreal v_exp(vreal x) { return exp(x); }
 static inline vreal v_tanh(vreal x) { return tanh(x); }
 static inline vreal v_erf(vreal x) { return erf(x); }
-static inline vreal v_sigmoid(vreal x) { return 1.0 / (1.0 + exp(-x)); }
+static inline vreal v_logistic(vreal x) { return 1.0 + exp(-x); }
 static inline real r_log(real x) { return log(x); }
 #else
 /* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, the Taylor series of e^r to r^7 (its remainder is 5e-9), times
    2^n. Error <= 2 ulp; -inf gives 0, above 88.73 inf, NaN NaN (max and min return their second
    operand when one is NaN). */
-static inline vreal v_exp(vreal x)
+static inline vreal v_exp_parts(vreal x, vreal *n)
 {
-    x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));
-    vreal n = v_round(v_mul(x, v_set1(1.44269504f)));
-    vreal r = v_fma(n, v_set1(-0.693359375f), x); /* 9 bits: exact products */
-    r = v_fma(n, v_set1(2.12194440e-4f), r);
+    *n = v_round(v_mul(x, v_set1(1.44269504f)));
+    vreal r = v_fma(*n, v_set1(-0.693359375f), x); /* 9 bits: exact products */
+    r = v_fma(*n, v_set1(2.12194440e-4f), r);
     vreal p = v_set1(1.0f / 5040);
     p = v_fma(p, r, v_set1(1.0f / 720));
     p = v_fma(p, r, v_set1(1.0f / 120));
@@ -309,13 +322,21 @@ static inline vreal v_exp(vreal x)
     p = v_fma(p, r, v_set1(1.0f / 6));
     p = v_fma(p, r, v_set1(0.5f));
     p = v_fma(v_mul(p, r), r, r);
-    return v_scale2(v_add(p, v_set1(1.0f)), n);
+    return v_add(p, v_set1(1.0f));
 }
 
-static inline vreal v_sigmoid(vreal x)
+static inline vreal v_exp(vreal x)
 {
-    vreal one = v_set1(1.0f);
-    return v_div(one, v_add(one, v_exp(v_neg(x))));
+    vreal n, p = v_exp_parts(v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x)), &n);
+    return v_scale2(p, n);
+}
+
+/* 1 + e^-x for |x| clamped to 87, where the power of two needs one step only: what lies beyond changes
+   a sigmoid by less than 1e-37. */
+static inline vreal v_logistic(vreal x)
+{
+    vreal n, p = v_exp_parts(v_neg(v_min(v_set1(87.0f), v_max(v_set1(-87.0f), x))), &n);
+    return v_fma(p, v_pow2(n), v_set1(1.0f));
 }
 
 /* |x| < 0.632: odd minimax polynomial; else 1 - 2/(e^2|x| + 1). */
@@ -362,6 +383,9 @@ static inline vreal v_erf(vreal x)
 static inline real r_log(real x) { return (real)lgv_log((double)x); }
 #endif
 
+/* 1/(1 + e^-x) */
+static inline vreal v_sigmoid(vreal x) { return v_div(v_set1(1), v_logistic(x)); }
+
 /* One value at a time, the same bits as a lane of the vector function. */
 static inline real r_exp(real x) { return v_first(v_exp(v_set1(x))); }
 static inline real r_sigmoid(real x) { return v_first(v_sigmoid(v_set1(x))); }
@@ -370,7 +394,7 @@ static inline real r_erf(real x) { return v_first(v_erf(v_set1(x))); }
 static inline real r_sqrt(real x) { return v_first(v_sqrt(v_set1(x))); }
 
 /* Activations (lgv_act_kind; written here because the epilogues and the elementwise family share them). */
-static inline vreal v_silu(vreal x) { return v_mul(x, v_sigmoid(x)); }
+static inline vreal v_silu(vreal x) { return v_div(x, v_logistic(x)); }
 /* x tanh(ln(1 + e^x)) = x u/(u + 2), u = e^x (e^x + 2); above 20 the ratio is 1 in float. */
 static inline vreal v_mish(vreal x)
 {

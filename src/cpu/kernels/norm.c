@@ -175,34 +175,69 @@ static void merge_group(const norm_work *w, int64_t c, int64_t count, const real
 }
 
 /* --- Forward --------------------------------------------------------------------------------------- */
-/* y = act((x - mean)*factor + offset) with mean, factor, offset per channel. */
-static inline void write_pixels(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *factor,
-                                const real *offset, int act)
+/* Up to two vectors of channels over a run of pixels: constants stay in registers, and a pixel's cache line
+   is used whole. */
+typedef struct lanes {
+    int64_t count; /* channels, at most 2*VL */
+    const real *mean, *factor, *offset;
+} lanes;
+
+static inline vreal get(const real *p, int64_t n, bool whole) { return whole ? v_load(p) : v_get(p, n); }
+static inline void put(real *p, vreal a, int64_t n, bool whole)
 {
-    for (int64_t i = n * w->hw; i < (n + 1) * w->hw; i++) {
-        const real *x = w->x.data + pixel_offset(&w->x, i) + c0;
-        real *y = w->y.data + pixel_offset(&w->y, i) + c0;
-        int64_t c = 0;
-        for (; c + VL <= count; c += VL) {
-            const vreal u = v_fma(v_sub(v_load(x + c), v_load(mean + c)), v_load(factor + c), v_load(offset + c));
-            v_store(y + c, v_act(u, act));
-        }
-        if (c < count) {
-            const int64_t k = count - c;
-            const vreal u = v_fma(v_sub(v_load_n(x + c, k), v_load_n(mean + c, k)), v_load_n(factor + c, k), v_load_n(offset + c, k));
-            v_store_n(y + c, v_act(u, act), k);
-        }
+    if (whole) v_store(p, a);
+    else v_put(p, a, n);
+}
+
+/* y = act((x - mean)*factor + offset) with mean, factor, offset per channel. */
+static inline void write_run(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run, const lanes *l, int act, bool whole)
+{
+    const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
+    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole), o0 = get(l->offset, n, whole);
+    if (k <= 0) {
+        for (int64_t i = 0; i < run; i++, x += x_step, y += y_step)
+            put(y, v_act(v_fma(v_sub(get(x, n, whole), m0), f0, o0), act), n, whole);
+        return;
+    }
+    const vreal m1 = get(l->mean + VL, k, whole), f1 = get(l->factor + VL, k, whole), o1 = get(l->offset + VL, k, whole);
+    for (int64_t i = 0; i < run; i++, x += x_step, y += y_step) {
+        const vreal u0 = v_fma(v_sub(get(x, n, whole), m0), f0, o0), u1 = v_fma(v_sub(get(x + VL, k, whole), m1), f1, o1);
+        put(y, v_act(u0, act), n, whole);
+        put(y + VL, v_act(u1, act), k, whole);
+    }
+}
+
+static void write_act(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run, const lanes *l, int act)
+{
+    const bool whole = l->count == 2 * VL;
+    switch (act) {
+    case LGV_ACT_SILU:
+        if (whole) write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, true);
+        else write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, false);
+        break;
+    case LGV_ACT_MISH: write_run(x, x_step, y, y_step, run, l, LGV_ACT_MISH, false); break;
+    case LGV_ACT_GELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_GELU, false); break;
+    case LGV_ACT_RELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_RELU, false); break;
+    default:
+        if (whole) write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, true);
+        else write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, false);
+        break;
     }
 }
 
 static void normalise(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *factor, const real *offset)
 {
-    switch (w->act) {
-    case LGV_ACT_SILU: write_pixels(w, n, c0, count, mean, factor, offset, LGV_ACT_SILU); break;
-    case LGV_ACT_MISH: write_pixels(w, n, c0, count, mean, factor, offset, LGV_ACT_MISH); break;
-    case LGV_ACT_GELU: write_pixels(w, n, c0, count, mean, factor, offset, LGV_ACT_GELU); break;
-    case LGV_ACT_RELU: write_pixels(w, n, c0, count, mean, factor, offset, LGV_ACT_RELU); break;
-    default: write_pixels(w, n, c0, count, mean, factor, offset, LGV_ACT_NONE); break;
+    const int64_t last = (n + 1) * w->hw;
+    for (int64_t i = n * w->hw; i < last;) {
+        int64_t x_step, y_step, run = pixel_run(&w->x, i, lgv_min_i64(BLOCK_PIXELS, last - i), &x_step);
+        run = pixel_run(&w->y, i, run, &y_step);
+        const real *x = w->x.data + pixel_offset(&w->x, i) + c0;
+        real *y = w->y.data + pixel_offset(&w->y, i) + c0;
+        for (int64_t c = 0; c < count; c += 2 * VL) {
+            const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, factor + c, offset + c};
+            write_act(x + c, x_step, y + c, y_step, run, &l, w->act);
+        }
+        i += run;
     }
 }
 
@@ -258,87 +293,140 @@ static void run_forward(const lgv_call *c)
    a channel: dshift = S1, dscale = gamma*S2 + beta*S1, dbeta = sum_n (1 + scale)*S1, dgamma = sum_n (1 + scale)*S2,
    dx = rstd*(factor*dv - mean(factor*dv) - xhat*mean(factor*dv*xhat)), the means over the group. */
 
-/* Sums of dv and dv*(x - mean) over pixels [begin, end) of up to two vectors of channels; keeps dv in dx
-   for the second pass, unless it is dy itself. */
-static inline void backward_pixels(const norm_work *w, int64_t begin, int64_t end, int64_t c0, int64_t count, const real *mean,
-                                   const real *factor, const real *offset, real *s1, real *s2, int act)
+/* A run of pixels of the three tensors. */
+typedef struct run3 {
+    const real *x, *dy;
+    real *dx;
+    int64_t x_step, dy_step, dx_step, count;
+} run3;
+
+/* The run from pixel i on, at most limit pixels; dx stays NULL where there is none. */
+static run3 run_at(const norm_work *w, int64_t i, int64_t limit, int64_t c0)
 {
-    const int64_t k = count - VL; /* lanes of the second vector, none when <= 0 */
-    const vreal m0 = v_get(mean, count), f0 = v_get(factor, count), o0 = v_get(offset, count);
-    const vreal m1 = k > 0 ? v_get(mean + VL, k) : m0, f1 = k > 0 ? v_get(factor + VL, k) : f0, o1 = k > 0 ? v_get(offset + VL, k) : o0;
-    vreal a0 = v_get(s1, count), b0 = v_get(s2, count), a1 = v_zero(), b1 = v_zero();
-    if (k > 0) {
-        a1 = v_get(s1 + VL, k);
-        b1 = v_get(s2 + VL, k);
-    }
-    const bool keep = act != LGV_ACT_NONE && w->y.data;
-    for (int64_t i = begin; i < end; i++) {
-        const real *x = w->x.data + pixel_offset(&w->x, i) + c0, *dy = w->dy.data + pixel_offset(&w->dy, i) + c0;
-        real *dx = keep ? w->y.data + pixel_offset(&w->y, i) + c0 : NULL;
-        const vreal x0 = v_sub(v_get(x, count), m0);
-        vreal d0 = v_get(dy, count);
+    run3 r = {0};
+    r.count = pixel_run(&w->dy, i, pixel_run(&w->x, i, limit, &r.x_step), &r.dy_step);
+    r.x = w->x.data + pixel_offset(&w->x, i) + c0;
+    r.dy = w->dy.data + pixel_offset(&w->dy, i) + c0;
+    if (!w->y.data) return r;
+    r.count = pixel_run(&w->y, i, r.count, &r.dx_step);
+    r.dx = w->y.data + pixel_offset(&w->y, i) + c0;
+    return r;
+}
+
+/* Adds dv and dv*(x - mean) of a run to s1 and s2; keeps dv in dx for the second pass, unless it is dy itself. */
+static inline void sums_run(run3 r, const lanes *l, real *s1, real *s2, int act, bool whole)
+{
+    const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
+    const bool two = whole || k > 0;
+    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole), o0 = get(l->offset, n, whole);
+    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0, f1 = two ? get(l->factor + VL, k, whole) : f0;
+    const vreal o1 = two ? get(l->offset + VL, k, whole) : o0;
+    vreal a0 = get(s1, n, whole), b0 = get(s2, n, whole);
+    vreal a1 = two ? get(s1 + VL, k, whole) : a0, b1 = two ? get(s2 + VL, k, whole) : b0;
+    const bool keep = act != LGV_ACT_NONE && r.dx;
+    for (int64_t i = 0; i < r.count; i++, r.x += r.x_step, r.dy += r.dy_step) {
+        real *dx = keep ? r.dx + i * r.dx_step : NULL;
+        const vreal x0 = v_sub(get(r.x, n, whole), m0);
+        vreal d0 = get(r.dy, n, whole);
         if (act != LGV_ACT_NONE) d0 = v_mul(d0, v_act_grad(v_fma(x0, f0, o0), act));
         a0 = v_add(a0, d0);
         b0 = v_fma(d0, x0, b0);
-        if (dx) v_put(dx, d0, count);
-        if (k <= 0) continue;
-        const vreal x1 = v_sub(v_get(x + VL, k), m1);
-        vreal d1 = v_get(dy + VL, k);
+        if (keep) put(dx, d0, n, whole);
+        if (!two) continue;
+        const vreal x1 = v_sub(get(r.x + VL, k, whole), m1);
+        vreal d1 = get(r.dy + VL, k, whole);
         if (act != LGV_ACT_NONE) d1 = v_mul(d1, v_act_grad(v_fma(x1, f1, o1), act));
         a1 = v_add(a1, d1);
         b1 = v_fma(d1, x1, b1);
-        if (dx) v_put(dx + VL, d1, k);
+        if (keep) put(dx + VL, d1, k, whole);
     }
-    v_put(s1, a0, count);
-    v_put(s2, b0, count);
-    if (k > 0) {
-        v_put(s1 + VL, a1, k);
-        v_put(s2 + VL, b1, k);
+    put(s1, a0, n, whole);
+    put(s2, b0, n, whole);
+    if (!two) return;
+    put(s1 + VL, a1, k, whole);
+    put(s2 + VL, b1, k, whole);
+}
+
+static void sums_act(run3 r, const lanes *l, real *s1, real *s2, int act)
+{
+    const bool whole = l->count == 2 * VL;
+    switch (act) {
+    case LGV_ACT_SILU:
+        if (whole) sums_run(r, l, s1, s2, LGV_ACT_SILU, true);
+        else sums_run(r, l, s1, s2, LGV_ACT_SILU, false);
+        break;
+    case LGV_ACT_MISH: sums_run(r, l, s1, s2, LGV_ACT_MISH, false); break;
+    case LGV_ACT_GELU: sums_run(r, l, s1, s2, LGV_ACT_GELU, false); break;
+    case LGV_ACT_RELU: sums_run(r, l, s1, s2, LGV_ACT_RELU, false); break;
+    default:
+        if (whole) sums_run(r, l, s1, s2, LGV_ACT_NONE, true);
+        else sums_run(r, l, s1, s2, LGV_ACT_NONE, false);
+        break;
     }
 }
 
+/* s1, s2 of a row: the sums of blocks of pixels, added in order. part: 2*count reals. */
 static void backward_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *factor,
-                          const real *offset, real *s1, real *s2)
+                          const real *offset, real *s1, real *s2, real *part)
 {
+    const int64_t last = (n + 1) * w->hw;
     memset(s1, 0, (size_t)count * sizeof(real));
     memset(s2, 0, (size_t)count * sizeof(real));
-    for (int64_t i = n * w->hw; i < (n + 1) * w->hw; i += BLOCK_PIXELS) {
-        const int64_t end = lgv_min_i64(i + BLOCK_PIXELS, (n + 1) * w->hw);
-        for (int64_t c = 0; c < count; c += 2 * VL) {
-            const int64_t some = lgv_min_i64(2 * VL, count - c);
-            real p1[2 * VL] = {0}, p2[2 * VL] = {0};
-            switch (w->act) {
-            case LGV_ACT_SILU: backward_pixels(w, i, end, c0 + c, some, mean + c, factor + c, offset + c, p1, p2, LGV_ACT_SILU); break;
-            case LGV_ACT_MISH: backward_pixels(w, i, end, c0 + c, some, mean + c, factor + c, offset + c, p1, p2, LGV_ACT_MISH); break;
-            case LGV_ACT_GELU: backward_pixels(w, i, end, c0 + c, some, mean + c, factor + c, offset + c, p1, p2, LGV_ACT_GELU); break;
-            case LGV_ACT_RELU: backward_pixels(w, i, end, c0 + c, some, mean + c, factor + c, offset + c, p1, p2, LGV_ACT_RELU); break;
-            default: backward_pixels(w, i, end, c0 + c, some, mean + c, factor + c, offset + c, p1, p2, LGV_ACT_NONE); break;
+    for (int64_t begin = n * w->hw; begin < last; begin += BLOCK_PIXELS) {
+        const int64_t end = lgv_min_i64(begin + BLOCK_PIXELS, last);
+        memset(part, 0, (size_t)(2 * count) * sizeof(real));
+        for (int64_t i = begin; i < end;) {
+            const run3 r = run_at(w, i, end - i, c0);
+            for (int64_t c = 0; c < count; c += 2 * VL) {
+                const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, factor + c, offset + c};
+                run3 here = r;
+                here.x += c;
+                here.dy += c;
+                if (here.dx) here.dx += c;
+                sums_act(here, &l, part + c, part + count + c, w->act);
             }
-            for (int64_t k = 0; k < some; k++) {
-                s1[c + k] += p1[k];
-                s2[c + k] += p2[k];
-            }
+            i += r.count;
+        }
+        for (int64_t c = 0; c < count; c++) {
+            s1[c] += part[c];
+            s2[c] += part[count + c];
         }
     }
 }
 
-/* dx = dv*p - (x - mean)*q - r, each per channel. */
-static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *p, const real *q, const real *r)
+/* dx = dv*p - (x - mean)*q - o, each per channel (p is lanes' factor, o its offset). */
+static inline void dx_run(run3 r, const lanes *l, const real *q, bool whole)
 {
-    const pixels *dv = w->act == LGV_ACT_NONE ? &w->dy : &w->y;
-    for (int64_t i = n * w->hw; i < (n + 1) * w->hw; i++) {
-        const real *x = w->x.data + pixel_offset(&w->x, i) + c0, *d = dv->data + pixel_offset(dv, i) + c0;
-        real *dx = w->y.data + pixel_offset(&w->y, i) + c0;
-        int64_t c = 0;
-        for (; c + VL <= count; c += VL) {
-            const vreal u = v_fma(v_load(d + c), v_load(p + c), v_neg(v_load(r + c)));
-            v_store(dx + c, v_fnma(v_sub(v_load(x + c), v_load(mean + c)), v_load(q + c), u));
+    const int64_t n = l->count, k = n - VL;
+    const bool two = whole || k > 0;
+    const vreal m0 = get(l->mean, n, whole), p0 = get(l->factor, n, whole), o0 = v_neg(get(l->offset, n, whole)), q0 = get(q, n, whole);
+    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0, p1 = two ? get(l->factor + VL, k, whole) : p0;
+    const vreal o1 = two ? v_neg(get(l->offset + VL, k, whole)) : o0, q1 = two ? get(q + VL, k, whole) : q0;
+    for (int64_t i = 0; i < r.count; i++, r.x += r.x_step, r.dy += r.dy_step, r.dx += r.dx_step) {
+        put(r.dx, v_fnma(v_sub(get(r.x, n, whole), m0), q0, v_fma(get(r.dy, n, whole), p0, o0)), n, whole);
+        if (two) put(r.dx + VL, v_fnma(v_sub(get(r.x + VL, k, whole), m1), q1, v_fma(get(r.dy + VL, k, whole), p1, o1)), k, whole);
+    }
+}
+
+static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *p, const real *q, const real *o)
+{
+    const int64_t last = (n + 1) * w->hw;
+    for (int64_t i = n * w->hw; i < last;) {
+        run3 r = run_at(w, i, lgv_min_i64(BLOCK_PIXELS, last - i), c0);
+        if (w->act != LGV_ACT_NONE) { /* the first pass left dv in dx */
+            r.dy = r.dx;
+            r.dy_step = r.dx_step;
         }
-        if (c < count) {
-            const int64_t k = count - c;
-            const vreal u = v_fma(v_load_n(d + c, k), v_load_n(p + c, k), v_neg(v_load_n(r + c, k)));
-            v_store_n(dx + c, v_fnma(v_sub(v_load_n(x + c, k), v_load_n(mean + c, k)), v_load_n(q + c, k), u), k);
+        for (int64_t c = 0; c < count; c += 2 * VL) {
+            const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, p + c, o + c};
+            run3 here = r;
+            here.x += c;
+            here.dy += c;
+            here.dx += c;
+            if (l.count == 2 * VL) dx_run(here, &l, q + c, true);
+            else dx_run(here, &l, q + c, false);
         }
+        i += r.count;
     }
 }
 
@@ -361,14 +449,14 @@ static void backward_unit(void *arg, int64_t index, int thread)
     const norm_work *w = arg;
     const int64_t n = index / w->units, c0 = index % w->units * w->unit, count = lgv_min_i64(w->unit, w->channels - c0);
     real *centre = w->scratch + thread * w->scratch_size, *factor = centre + w->unit, *offset = factor + w->unit;
-    real *s1 = offset + w->unit, *s2 = s1 + w->unit;
+    real *s1 = offset + w->unit, *s2 = s1 + w->unit, *part = s2 + w->unit;
     for (int64_t c = 0; c < count; c++) {
         const int64_t group = (c0 + c) / w->width;
         channel_affine(w, n, c0 + c, &factor[c], &offset[c]);
         centre[c] = tensor_row(w->mean, n)[group];
         factor[c] *= tensor_row(w->rstd, n)[group];
     }
-    backward_sums(w, n, c0, count, centre, factor, offset, s1, s2);
+    backward_sums(w, n, c0, count, centre, factor, offset, s1, s2, part);
     for (int64_t c = 0; c < count; c++) s2[c] *= tensor_row(w->rstd, n)[(c0 + c) / w->width];
     keep_sums(w, n, c0, count, s1, s2);
     if (!w->y.data) return;
@@ -416,7 +504,7 @@ static norm_work backward_work(const lgv_call *c)
     set_shape(&w, c, &c->in[1], 3);
     if (mean == 3) w.act = LGV_ACT_NONE;
     w.dy = pixels_of(&c->in[0]);
-    w.scratch_size = lgv_ceil_div(5 * w.unit, 16) * 16;
+    w.scratch_size = lgv_ceil_div(7 * w.unit, 16) * 16;
     w.scratch = c->workspace;
     w.sums = w.scratch + w.scratch_size * c->threads;
     return w;
