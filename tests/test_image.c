@@ -254,7 +254,7 @@ static void png_round_trip(void **state)
         LGV_ERR_ARGUMENT);
     assert_int_not_equal(
         lgv_image_save_png(scratch_path("no/such/folder.png"), &deep, NULL, 0, &err), LGV_OK);
-    assert_non_null(strstr(err.text, "folder.png"));
+    assert_non_null(strstr(err.text, "no/such"));
 }
 
 /* ---- hostile data ---- */
