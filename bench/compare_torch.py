@@ -20,7 +20,7 @@ inference mode, and the variants
 A contender is told to run a round by a line on its standard input and answers with one line of JSON,
 {"seconds_per_step": [s, ...]}; ours is
     langevin bench CONFIG.json --mode train|sample --batch-size N --rounds STEPS --threads T --json --interactive
-which first prints one line when it is ready (as the PyTorch processes do) and ends at end of input.
+which first prints "ready" when it has planned and run once, and ends at end of input.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def worker(args):
     step = torch_steps(args.worker[0], args.worker[1], int(args.worker[2]), args.worker[3])
     for _ in range(3):
         step()
-    print(json.dumps({"ready": args.worker[3], "torch": torch.__version__}), flush=True)
+    print("ready", flush=True)
     for _ in sys.stdin:
         seconds = []
         for _ in range(args.steps):
@@ -133,7 +133,7 @@ class Contender:
             self.fail(error)
 
     def read(self):
-        """The next JSON object the child prints.  A child that is silent too long is stopped: compiling may
+        """The next JSON object the child prints, None for the line "ready".  A child that is silent too long is stopped: compiling may
         take many minutes."""
         while True:
             # Children print whole lines, one at a time, so nothing waits in the text buffer here.
@@ -145,6 +145,8 @@ class Contender:
                 raise EOFError(f"it ended with status {self.process.wait()}")
             if line.lstrip().startswith("{"):
                 return json.loads(line)
+            if line.strip() == "ready":
+                return None
 
     def fail(self, error):
         self.log.seek(0)
