@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "core/core.h"
 #include "golden.h"
 #include "langevin/ops.h"
 #include "langevin/pipeline.h"
@@ -278,6 +279,30 @@ static void hash(void **state)
     lgv_pipeline_free(q);
 }
 
+/* Opening and sampling survive the failure of any allocation: an error, and nothing left behind. */
+static void out_of_memory(void **state)
+{
+    const char *folder = model_folder("config", "config");
+    uint64_t nth = 1, total;
+    lgv_alloc_fail_after(0);
+    lgv_pipeline_free(open_golden("config"));
+    total = lgv_alloc_fail_after(0);
+    /* every one of the first 64, then a stride that keeps the test short */
+    for (lgv_status status = LGV_ERR_MEMORY; status; nth += nth < 64 ? 1 : 1 + total / 40) {
+        lgv_error err = {0};
+        lgv_pipeline *p = NULL;
+        lgv_samples *s = NULL;
+        lgv_sample_options o = {.sampler = {.sampler = "ddpm", .num_inference_steps = 1}};
+        lgv_alloc_fail_after(nth);
+        status = lgv_pipeline_open(device(), folder, LGV_WEIGHTS_BEST, &p, &err);
+        if (!status) status = lgv_pipeline_sample(p, &o, &s, &err);
+        lgv_alloc_fail_after(0);
+        lgv_samples_free(s);
+        lgv_pipeline_free(p);
+        if (status && status != LGV_ERR_MEMORY) fail_msg("allocation %d: %s", (int)nth, err.text);
+    }
+}
+
 static int done(void **state)
 {
     lgv_device_free(device());
@@ -289,6 +314,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_diffusers), cmocka_unit_test(labels),   cmocka_unit_test(pixels), cmocka_unit_test(independent),
         cmocka_unit_test(progress),         cmocka_unit_test(refusals), cmocka_unit_test(hash),
+        cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, done);
 }

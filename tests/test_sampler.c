@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 
 #include "core/core.h"
 #include "io/json.h"
+#include "langevin/ops.h"
+#include "langevin/plan.h"
 #include "langevin/rng.h"
 #include "langevin/safetensors.h"
 #include "langevin/sampler.h"
@@ -423,13 +426,97 @@ static void slerp(void **state)
     near(out[0], 0, 1e-3);
 }
 
+/* The device operation equals the host's, each row with coefficients of its own: clip, none, thresholding. */
+enum { ROWS = 3, ROW = 5 * 7 * 3 };
+
+static void run_on(const char *spec, const lgv_step_coef *k, const float *x, const float *out, const float *z, float *next, float *x0)
+{
+    lgv_error err = {0};
+    lgv_device *device = NULL;
+    lgv_store *store = NULL;
+    lgv_plan *plan = NULL;
+    lgv_graph *g = lgv_graph_new();
+    const int64_t dim[] = {ROWS, 5, 7, 3};
+    lgv_id ix = lgv_input(g, "x", LGV_F32, 4, dim), io = lgv_input(g, "out", LGV_F32, 4, dim);
+    lgv_id step = lgv_sampler_step(g, ix, io, lgv_input(g, "z", LGV_F32, 4, dim));
+    lgv_graph_output(g, step, "next");
+    lgv_graph_output(g, lgv_output_of(g, step, 1), "x0");
+    lgv_program program = {"step", g};
+    if (lgv_device_new(spec, 2, &device, &err) || lgv_store_new(device, &store, &err) ||
+        lgv_plan_new(store, 1, &program, NULL, &plan, &err))
+        fail_msg("%s", err.text);
+    for (int r = 0; r < ROWS; r++) lgv_step_coef_row(&k[r], &lgv_plan_step(plan)->row[r]);
+    const int64_t n = ROWS * ROW;
+    if (lgv_plan_write(plan, "x", x, n, &err) || lgv_plan_write(plan, "out", out, n, &err) || lgv_plan_write(plan, "z", z, n, &err) ||
+        lgv_plan_run(plan, NULL, &err) || lgv_plan_read(plan, "next", next, n, &err) || lgv_plan_read(plan, "x0", x0, n, &err))
+        fail_msg("%s", err.text);
+    lgv_plan_free(plan);
+    lgv_store_free(store);
+    lgv_graph_free(g);
+    lgv_device_free(device);
+}
+
+static void device_step(void **state)
+{
+    static const char *const levels[] = {"scalar", "avx2", "avx512"};
+    static const lgv_step_coef k[ROWS] = {
+        {.a = 3.1f, .b = -2.9f, .clip = 1, .c = .3f, .d = .6f, .e = .2f, .s = .4f},
+        {.a = 1, .b = -.5f, .clip = INFINITY, .c = .9f, .d = 0, .e = .1f, .s = 0},
+        {.a = 2, .b = -1, .clip = INFINITY, .c = .5f, .d = .5f, .e = 0, .s = .1f, .threshold = 1, .threshold_ratio = .995f, .threshold_max = 3},
+    };
+    static float x[ROWS * ROW], out[ROWS * ROW], z[ROWS * ROW], want[ROWS * ROW], want0[ROWS * ROW], next[ROWS * ROW], x0[ROWS * ROW];
+    lgv_torch_rng rng;
+    lgv_torch_seed(&rng, 3);
+    lgv_torch_randn(&rng, ROWS * ROW, x);
+    lgv_torch_randn(&rng, ROWS * ROW, out);
+    lgv_torch_randn(&rng, ROWS * ROW, z);
+    for (int r = 0; r < ROWS; r++)
+        lgv_sampler_apply(&k[r], ROW, x + r * ROW, out + r * ROW, z + r * ROW, want + r * ROW, want0 + r * ROW, NULL);
+    for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
+        if (!lgv_cpu_has(levels[l])) continue;
+        char spec[32];
+        snprintf(spec, sizeof spec, "cpu:%s", levels[l]);
+        run_on(spec, k, x, out, z, next, x0);
+        for (int i = 0; i < ROWS * ROW; i++) {
+            near(next[i], want[i], 2e-6 * (1 + fabs(want[i])));
+            near(x0[i], want0[i], 2e-6 * (1 + fabs(want0[i])));
+        }
+    }
+}
+
+/* Whatever allocation fails, making a sampler reports it and leaves nothing behind (sanitizers watch). */
+static void out_of_memory(void **state)
+{
+    static const char json[] = "{\"trained_betas\": [0.1, 0.2, 0.3], \"num_train_timesteps\": 3}";
+    for (uint64_t nth = 1;; nth++) {
+        lgv_error err = {0};
+        lgv_scheduler_config cfg = {0}, copy = {0};
+        lgv_sampler *s = NULL;
+        lgv_alloc_fail_after(nth);
+        lgv_status status = lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err);
+        if (!status) status = lgv_scheduler_config_copy(&cfg, &copy, &err);
+        if (!status) status = lgv_sampler_new(&cfg, NULL, &s, &err);
+        lgv_alloc_fail_after(0);
+        lgv_sampler_free(s);
+        lgv_scheduler_config_clear(&copy);
+        lgv_scheduler_config_clear(&cfg);
+        if (!status) {
+            assert_true(nth > 5);
+            return;
+        }
+        assert_int_equal(status, LGV_ERR_MEMORY);
+        assert_true(err.text[0]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table),        cmocka_unit_test(known_timesteps), cmocka_unit_test(all_timesteps),
         cmocka_unit_test(known_steps),  cmocka_unit_test(trajectories),    cmocka_unit_test(published_sums),
         cmocka_unit_test(defects),      cmocka_unit_test(refusals),        cmocka_unit_test(thresholding),
-        cmocka_unit_test(inversion),    cmocka_unit_test(slerp),
+        cmocka_unit_test(inversion),    cmocka_unit_test(slerp),           cmocka_unit_test(device_step),
+        cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
