@@ -31,21 +31,7 @@ static lgv_status training_graph(const lgv_model *model, lgv_graph *g, int64_t n
     lgv_id target = info->in_channels == info->out_channels ? noise : lgv_random_normal(g, 4, odim, lgv_rng_stream("target"));
     lgv_id loss = lgv_weighted_sum(g, lgv_mse_rows(g, pred, target), lgv_step_row(g, n, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
-    int count = lgv_graph_params(g), trained = 0;
-    lgv_id *wrt = malloc(2 * (size_t)count * sizeof *wrt + 1);
-    const char **name = malloc((size_t)count * sizeof *name + 1);
-    if (!wrt || !name) status = LGV_ERR_MEMORY;
-    for (int i = 0; i < count && !status; i++) {
-        int frozen;
-        lgv_id v = lgv_graph_param_at(g, i, &name[trained], &frozen);
-        if (!frozen) wrt[trained++] = v;
-    }
-    if (!status) status = lgv_graph_grad(g, 1, &loss, NULL, trained, wrt, wrt + count, err);
-    for (int i = 0; i < trained && !status; i++)
-        if (wrt[count + i] != LGV_NONE) lgv_assign(g, "grad", name[i], wrt[count + i]);
-    free(wrt);
-    free(name);
-    return status ? status : lgv_graph_status(g, err);
+    return lgv_graph_grad_params(g, loss, "grad", err);
 }
 
 static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h, int64_t w, lgv_error *err)

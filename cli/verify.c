@@ -177,21 +177,8 @@ static lgv_status add_gradients(session *s, lgv_graph *g, lgv_id out, lgv_error 
     int rank = lgv_shape(g, out, dim);
     lgv_id target = lgv_input(g, "target", LGV_F32, rank, dim);
     lgv_id loss = lgv_weighted_sum(g, lgv_mse_rows(g, out, target), lgv_step_row(g, s->n, LGV_FIELD_WEIGHT));
-    int count = lgv_graph_params(g), trained = 0;
-    lgv_id *wrt = malloc(2 * (size_t)count * sizeof *wrt + 1);
-    const char **name = malloc((size_t)count * sizeof *name + 1);
-    lgv_status status = wrt && name ? lgv_store_add_set(s->store, "grad", err) : LGV_ERR_MEMORY;
-    for (int i = 0; i < count && !status; i++) {
-        int frozen;
-        lgv_id v = lgv_graph_param_at(g, i, &name[trained], &frozen);
-        if (!frozen) wrt[trained++] = v;
-    }
-    if (!status) status = lgv_graph_grad(g, 1, &loss, NULL, trained, wrt, wrt + count, err);
-    for (int i = 0; i < trained && !status; i++)
-        if (wrt[count + i] != LGV_NONE) lgv_assign(g, "grad", name[i], wrt[count + i]);
-    free(wrt);
-    free(name);
-    return status;
+    lgv_status status = lgv_store_add_set(s->store, "grad", err);
+    return status ? status : lgv_graph_grad_params(g, loss, "grad", err);
 }
 
 static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_plan **out, lgv_error *err)

@@ -112,12 +112,7 @@ static lgv_graph *training_graph(int n)
     lgv_id rows = lgv_mse_rows(g, pred, noise);
     lgv_id loss = lgv_weighted_sum(g, rows, lgv_step_row(g, n, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
-    lgv_id wrt[128], grads[128];
-    const char *names[128];
-    int count = lgv_graph_params(g);
-    for (int i = 0; i < count; i++) wrt[i] = lgv_graph_param_at(g, i, &names[i], NULL);
-    OK(lgv_graph_grad(g, 1, &loss, NULL, count, wrt, grads, &err));
-    for (int i = 0; i < count; i++) lgv_assign(g, "grad", names[i], grads[i]);
+    OK(lgv_graph_grad_params(g, loss, "grad", &err));
     OK(lgv_graph_status(g, &err));
     return g;
 }

@@ -62,7 +62,11 @@ LGV_API void lgv_assign(lgv_graph *g, const char *set, const char *name, lgv_id 
 LGV_API lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds, const lgv_id *seed_grads,
                                   int n_wrt, const lgv_id *wrt, lgv_id *grads, lgv_error *err);
 
-/* Every trained parameter of the graph, in the order of first use. */
+/* The gradient of the one-element value loss for every parameter that is trained, assigned to set `set` under the
+   parameter's name. Parameters the loss does not depend on are left out. */
+LGV_API lgv_status lgv_graph_grad_params(lgv_graph *g, lgv_id loss, const char *set, lgv_error *err);
+
+/* Every parameter of the graph, in the order of first use. */
 LGV_API int lgv_graph_params(const lgv_graph *g);
 LGV_API lgv_id lgv_graph_param_at(const lgv_graph *g, int i, const char **name, int *frozen);
 

@@ -114,3 +114,25 @@ done:
     lgv_free(s.grad);
     return status;
 }
+
+lgv_status lgv_graph_grad_params(lgv_graph *g, lgv_id loss, const char *set, lgv_error *err)
+{
+    size_t n = g->n_params;
+    int count = 0;
+    lgv_id *wrt = lgv_alloc(n + 1, sizeof *wrt), *grad = lgv_alloc(n + 1, sizeof *grad);
+    const char **name = lgv_alloc(n + 1, sizeof *name);
+    lgv_status status = LGV_OK;
+    if (!wrt || !grad || !name) status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %zu parameters", n);
+    for (size_t i = 0; i < n && !status; i++) {
+        if (g->param[i].frozen) continue;
+        name[count] = g->param[i].name;
+        wrt[count++] = g->param[i].value;
+    }
+    if (!status) status = lgv_graph_grad(g, 1, &loss, NULL, count, wrt, grad, err);
+    for (int i = 0; i < count && !status; i++)
+        if (grad[i] != LGV_NONE) lgv_assign(g, set, name[i], grad[i]);
+    lgv_free(wrt);
+    lgv_free(grad);
+    lgv_free(name);
+    return status ? status : lgv_graph_status(g, err);
+}

@@ -55,35 +55,13 @@ static lgv_status build(const lgv_trainer *t, bool training, draft *out, lgv_err
     return lgv_graph_status(g, err);
 }
 
-/* Gradients of all trained parameters, written to the set "grad". */
-static lgv_status add_gradients(lgv_graph *g, lgv_id loss, lgv_error *err)
-{
-    int n = lgv_graph_params(g), k = 0, frozen;
-    lgv_id *wrt = lgv_alloc((size_t)n, sizeof *wrt), *grad = lgv_alloc((size_t)n, sizeof *grad);
-    const char **name = lgv_alloc((size_t)n, sizeof *name);
-    lgv_status s = LGV_OK;
-    if (!wrt || !grad || !name)
-        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %d parameters", n);
-    for (int i = 0; i < n && !s; i++) {
-        lgv_id p = lgv_graph_param_at(g, i, &name[k], &frozen);
-        if (!frozen) wrt[k++] = p;
-    }
-    if (!s) s = lgv_graph_grad(g, 1, &loss, NULL, k, wrt, grad, err);
-    for (int i = 0; i < k && !s; i++)
-        if (grad[i] != LGV_NONE) lgv_assign(g, "grad", name[i], grad[i]);
-    lgv_free(wrt);
-    lgv_free(grad);
-    lgv_free(name);
-    return s ? s : lgv_graph_status(g, err);
-}
-
 static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
 {
     draft d = {.g = g};
     LGV_TRY(build(t, true, &d, err));
     lgv_id loss = lgv_weighted_sum(g, d.rows, lgv_step_row(g, t->batch, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
-    return add_gradients(g, loss, err);
+    return lgv_graph_grad_params(g, loss, "grad", err);
 }
 
 static lgv_status build_validation(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
