@@ -10,80 +10,7 @@
 
 #include <cmocka.h>
 
-#include "plan/backend.h"
-
-/* A value on a device: interior strides, guarded by a pattern that must survive. */
-typedef struct buffer {
-    lgv_device *device;
-    char *memory;
-    int64_t elements; /* of the whole memory */
-    lgv_tensor t;
-} buffer;
-
-static const float guard = 12345.0f;
-
-static uint32_t next_random(uint32_t *s)
-{
-    *s = *s * 1664525u + 1013904223u;
-    return *s >> 8;
-}
-
-/* slice: channels left and right of the value's own. Values from the seed, in logical order. */
-static buffer make(lgv_device *d, int rank, const int64_t *dim, int slice, int halo, uint32_t seed)
-{
-    buffer b = {.device = d};
-    lgv_tensor *t = &b.t;
-    t->rank = rank;
-    for (int i = 0; i < 4; i++) t->dim[i] = i < rank ? dim[i] : 1;
-    int64_t stride = 1, offset = slice;
-    for (int i = rank - 1; i >= 0; i--) {
-        t->stride[i] = stride;
-        int64_t pad = i == rank - 1 && rank > 1 ? slice : rank == 4 && (i == 1 || i == 2) ? halo : 0;
-        if (rank == 4 && (i == 1 || i == 2)) offset += halo * stride;
-        stride *= t->dim[i] + 2 * pad;
-    }
-    if (rank == 1) offset = 0;
-    t->halo = halo;
-    b.elements = stride + 2 * slice;
-    size_t size = d->element_size(d, LGV_F32);
-    b.memory = d->alloc(d, (size_t)b.elements * size);
-    assert_non_null(b.memory);
-    float fill = halo ? 0 : guard;
-    for (int64_t i = 0; i < b.elements; i++) d->write(d, LGV_F32, b.memory + (size_t)i * size, &fill, 1);
-    t->data = b.memory + (size_t)offset * size;
-    for (int64_t i = 0; i < lgv_tensor_elements(t); i++) {
-        int64_t at = i % t->dim[3] * t->stride[3] + i / t->dim[3] % t->dim[2] * t->stride[2] +
-                     i / t->dim[3] / t->dim[2] % t->dim[1] * t->stride[1] + i / t->dim[3] / t->dim[2] / t->dim[1] * t->stride[0];
-        float v = (float)next_random(&seed) / (float)(1 << 23) - 1.0f;
-        d->write(d, LGV_F32, (char *)t->data + (size_t)at * size, &v, 1);
-    }
-    return b;
-}
-
-/* The value in logical order; also checks the guards around it. */
-static float *values(const buffer *b)
-{
-    const lgv_tensor *t = &b->t;
-    lgv_device *d = b->device;
-    size_t size = d->element_size(d, LGV_F32);
-    int64_t n = lgv_tensor_elements(t);
-    float *out = malloc((size_t)n * sizeof *out), *all = malloc((size_t)b->elements * sizeof *all);
-    char *seen = calloc((size_t)b->elements, 1);
-    assert_true(out && all && seen);
-    d->read(d, LGV_F32, all, b->memory, b->elements);
-    int64_t first = (int64_t)((size_t)((char *)t->data - b->memory) / size);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t at = i % t->dim[3] * t->stride[3] + i / t->dim[3] % t->dim[2] * t->stride[2] +
-                     i / t->dim[3] / t->dim[2] % t->dim[1] * t->stride[1] + i / t->dim[3] / t->dim[2] / t->dim[1] * t->stride[0];
-        out[i] = all[first + at];
-        seen[first + at] = 1;
-    }
-    for (int64_t i = 0; i < b->elements; i++)
-        if (!seen[i]) assert_true(all[i] == (t->halo ? 0 : guard));
-    free(all);
-    free(seen);
-    return out;
-}
+#include "kernel_value.h"
 
 typedef struct shape {
     int64_t n, h, w, c, k;
@@ -107,14 +34,6 @@ static void dims(const shape *s, int64_t *x, int64_t *y, int64_t *w)
     memcpy(w, (int64_t[]){s->k, s->c, s->kh, s->kw}, 4 * sizeof *w);
 }
 
-static const lgv_kernel *find_kernel(lgv_device *d, const lgv_call *c, const char *name)
-{
-    const lgv_kernel *k;
-    for (int i = 0; (k = d->kernel(d, c->op, i)); i++)
-        if (!strcmp(k->name, name) && (!k->accepts || k->accepts(c))) return k;
-    return NULL;
-}
-
 /* Runs one pass with one kernel on one device and returns the result in logical order. */
 static float *run_case(const char *spec, int threads, const char *kernel, const shape *s, int pass, const options *o)
 {
@@ -130,11 +49,11 @@ static float *run_case(const char *spec, int threads, const char *kernel, const 
     memcpy(attr.dim, pass == 1 ? x : w, sizeof attr.dim);
     lgv_call c = {.op = (s->linear ? linear : conv)[pass], .attr = s->linear ? (void *)&linear_attr : (void *)&attr,
                   .n_in = 2, .n_out = 1, .threads = threads, .pool = d->pool, .accumulate = o->accumulate && pass == 2};
-    buffer bx = make(d, 4, x, o->slice, o->halo, 1), by = make(d, 4, y, o->slice, 0, 2);
-    buffer bw = make(d, s->linear ? 2 : 4, w, 0, 0, 3);
-    buffer bias = make(d, 1, &s->k, 0, 0, 4), row = make(d, 2, (int64_t[]){s->n, s->k}, o->slice, 0, 5);
-    buffer residual = make(d, 4, y, 2 * o->slice, 0, 6), gate = make(d, 2, (int64_t[]){s->n, s->k}, 0, 0, 7);
-    buffer *result = pass == 0 ? &by : pass == 1 ? &bx : &bw;
+    kernel_value bx = kernel_value_new(d, 4, x, o->slice, o->halo, 1), by = kernel_value_new(d, 4, y, o->slice, 0, 2);
+    kernel_value bw = kernel_value_new(d, s->linear ? 2 : 4, w, 0, 0, 3);
+    kernel_value bias = kernel_value_new(d, 1, &s->k, 0, 0, 4), row = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, o->slice, 0, 5);
+    kernel_value residual = kernel_value_new(d, 4, y, 2 * o->slice, 0, 6), gate = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, 0, 0, 7);
+    kernel_value *result = pass == 0 ? &by : pass == 1 ? &bx : &bw;
     c.in[0] = pass == 1 ? by.t : bx.t;
     c.in[1] = pass == 2 ? by.t : bw.t;
     c.out[0] = result->t;
@@ -145,20 +64,14 @@ static float *run_case(const char *spec, int threads, const char *kernel, const 
         if (o->epilogue & LGV_EPI_RESIDUAL) c.in[LGV_IN_RESIDUAL] = residual.t;
         if (o->epilogue & LGV_EPI_GATE) c.in[LGV_IN_GATE] = gate.t;
     }
-    const lgv_kernel *k = find_kernel(d, &c, kernel);
+    const lgv_kernel *k = kernel_find(d, &c, kernel);
     float *out = NULL;
     if (k) {
-        void *packed = k->pack ? d->alloc(d, k->pack(&c).bytes) : NULL;
-        c.workspace = k->workspace ? d->alloc(d, k->workspace(&c)) : NULL;
-        if (packed) k->run_pack(&c, packed);
-        c.packed = packed;
-        k->run(&c);
-        out = values(result);
-        d->free(d, packed);
-        d->free(d, c.workspace);
+        kernel_run(d, k, &c);
+        out = kernel_value_read(result);
     }
-    buffer *all[] = {&bx, &by, &bw, &bias, &row, &residual, &gate};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]->memory);
+    kernel_value *all[] = {&bx, &by, &bw, &bias, &row, &residual, &gate};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) kernel_value_free(all[i]);
     lgv_device_free(d);
     return out;
 }

@@ -1,37 +1,9 @@
-/* attention.c - scaled dot-product attention and its gradient.
+/* attention.c - scaled dot-product attention and its gradient: the plain kernels, and the table of all.
    The plain kernels work one query (or key) at a time with an exact softmax; the score matrix never
    exists as a whole. */
-#include "plan/backend.h"
+#include "attention.h"
 
-#include "cpu/simd.h"
-
-/* Rows of one operand: position l of row n, head h starts at data + n*sn + l*sl + h*d. */
-typedef struct tokens {
-    real *data;
-    int64_t n, length, sn, w, sh, sw;
-} tokens;
-
-static tokens as_tokens(const lgv_tensor *t)
-{
-    lgv_nhwc a = lgv_as_nhwc(t);
-    return (tokens){t->data, a.n, a.h * a.w, a.sn, a.w, a.sh, a.sw};
-}
-
-static inline real *token(const tokens *t, int64_t n, int64_t l, int64_t offset)
-{
-    return t->data + n * t->sn + l / t->w * t->sh + l % t->w * t->sw + offset;
-}
-
-typedef struct attention_run {
-    tokens q, k, v, y, dy, dq, dk, dv;
-    real *lse; /* [N,heads,Lq] dense */
-    int64_t heads, d;
-    real scale;
-    real *scratch; /* plain: a row of scores a thread */
-    int64_t scratch_row;
-} attention_run;
-
-static real dot(const real *a, const real *b, int64_t n)
+real attention_dot(const real *a, const real *b, int64_t n)
 {
     vreal s = v_zero();
     for (int64_t i = 0; i < n; i += VL) s = v_fma(v_load_n(a + i, n - i), v_load_n(b + i, n - i), s);
@@ -58,7 +30,7 @@ static size_t plain_workspace(const lgv_call *c)
     return (size_t)c->threads * (size_t)lgv_max_i64(lq, lk) * sizeof(real);
 }
 
-static void describe(const lgv_call *c, attention_run *r)
+void attention_describe(const lgv_call *c, attention_run *r)
 {
     const lgv_attr_attention *a = c->attr;
     r->q = as_tokens(&c->in[0]);
@@ -71,6 +43,17 @@ static void describe(const lgv_call *c, attention_run *r)
     r->scratch_row = lgv_max_i64(r->q.length, r->k.length);
 }
 
+void attention_describe_grad(const lgv_call *c, attention_run *r)
+{
+    attention_describe(c, r);
+    r->y = as_tokens(&c->in[3]);
+    r->lse = c->in[4].data;
+    r->dy = as_tokens(&c->in[5]);
+    r->dq = as_tokens(&c->out[0]);
+    r->dk = as_tokens(&c->out[1]);
+    r->dv = as_tokens(&c->out[2]);
+}
+
 /* One query: scores, softmax, weighted sum of v. */
 static void plain_query(void *arg, int64_t block, int thread)
 {
@@ -80,7 +63,7 @@ static void plain_query(void *arg, int64_t block, int thread)
     const real *q = token(&r->q, n, l, h * r->d);
     real max = -INFINITY, sum = 0;
     for (int64_t j = 0; j < r->k.length; j++) {
-        s[j] = r->scale * dot(q, token(&r->k, n, j, h * r->d), r->d);
+        s[j] = r->scale * attention_dot(q, token(&r->k, n, j, h * r->d), r->d);
         max = s[j] > max || s[j] != s[j] ? s[j] : max;
     }
     for (int64_t j = 0; j < r->k.length; j++) sum += s[j] = r_exp(s[j] - max);
@@ -92,7 +75,7 @@ static void plain_query(void *arg, int64_t block, int thread)
 static void run_plain(const lgv_call *c)
 {
     attention_run r = {0};
-    describe(c, &r);
+    attention_describe(c, &r);
     r.y = as_tokens(&c->out[0]);
     r.lse = c->out[1].data;
     lgv_parallel(c, r.q.n * r.heads * r.q.length, plain_query, &r);
@@ -106,12 +89,12 @@ static void plain_grad_query(void *arg, int64_t block, int thread)
     int64_t o = h * r->d;
     const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
     real *dq = token(&r->dq, n, l, o);
-    real d = dot(dy, token(&r->y, n, l, o), r->d);
+    real d = attention_dot(dy, token(&r->y, n, l, o), r->d);
     for (int64_t i = 0; i < r->d; i++) dq[i] = 0;
     for (int64_t j = 0; j < r->k.length; j++) {
         const real *k = token(&r->k, n, j, o);
-        real p = r_exp(r->scale * dot(q, k, r->d) - r->lse[block]);
-        real ds = p * (dot(dy, token(&r->v, n, j, o), r->d) - d) * r->scale;
+        real p = r_exp(r->scale * attention_dot(q, k, r->d) - r->lse[block]);
+        real ds = p * (attention_dot(dy, token(&r->v, n, j, o), r->d) - d) * r->scale;
         add_scaled(dq, k, ds, r->d);
     }
 }
@@ -127,33 +110,25 @@ static void plain_grad_key(void *arg, int64_t block, int thread)
     for (int64_t i = 0; i < r->d && dv; i++) dv[i] = 0;
     for (int64_t l = 0; l < r->q.length; l++) {
         const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
-        real d = dot(dy, token(&r->y, n, l, o), r->d);
-        real p = r_exp(r->scale * dot(q, k, r->d) - r->lse[(n * r->heads + h) * r->q.length + l]);
-        if (dk) add_scaled(dk, q, p * (dot(dy, v, r->d) - d) * r->scale, r->d);
+        real d = attention_dot(dy, token(&r->y, n, l, o), r->d);
+        real p = r_exp(r->scale * attention_dot(q, k, r->d) - r->lse[(n * r->heads + h) * r->q.length + l]);
+        if (dk) add_scaled(dk, q, p * (attention_dot(dy, v, r->d) - d) * r->scale, r->d);
         if (dv) add_scaled(dv, dy, p, r->d);
     }
-}
-
-static void describe_grad(const lgv_call *c, attention_run *r)
-{
-    describe(c, r);
-    r->y = as_tokens(&c->in[3]);
-    r->lse = c->in[4].data;
-    r->dy = as_tokens(&c->in[5]);
-    r->dq = as_tokens(&c->out[0]);
-    r->dk = as_tokens(&c->out[1]);
-    r->dv = as_tokens(&c->out[2]);
 }
 
 static void run_plain_grad(const lgv_call *c)
 {
     attention_run r = {0};
-    describe_grad(c, &r);
+    attention_describe_grad(c, &r);
     if (r.dq.data) lgv_parallel(c, r.q.n * r.heads * r.q.length, plain_grad_query, &r);
     if (r.dk.data || r.dv.data) lgv_parallel(c, r.q.n * r.heads * r.k.length, plain_grad_key, &r);
 }
 
 static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_attention, .name = "gemm", .accepts = accepts, .workspace = attention_gemm_workspace, .run = attention_gemm},
+    {.op = LGV_OP_attention_grad, .name = "gemm", .accepts = accepts, .workspace = attention_gemm_grad_workspace,
+     .run = attention_gemm_grad},
     {.op = LGV_OP_attention, .name = "plain", .accepts = accepts, .workspace = plain_workspace, .run = run_plain},
     {.op = LGV_OP_attention_grad, .name = "plain", .accepts = accepts, .run = run_plain_grad},
 };

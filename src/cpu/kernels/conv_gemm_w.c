@@ -5,7 +5,7 @@
    positions of dy and of x are packed as tiles want them. */
 #include "gemm.h"
 
-enum { BLOCK = GEMM_KC, K_TILES = 192 / GEMM_MR, MAX_PIECES = 8 };
+enum { BLOCK = GEMM_KC, K_TILES = 192 / GEMM_MR, MAX_PIECES = 8, LINE = 64 / sizeof(real), AHEAD = 8 };
 
 /* How the work is cut; from the shape alone. */
 typedef struct cut {
@@ -28,7 +28,7 @@ typedef struct run_w {
 typedef struct scratch {
     real *a, *b;           /* dy [tile][position][GEMM_MR]; x of one panel [position][GEMM_NR] */
     const real **dy, **x0; /* of each position: its dy, and the x that tap (0,0) reads (may lie outside) */
-    const real **x;        /* at the current tap; NULL outside */
+    const real **x;        /* at the current tap; NULL outside; AHEAD more are read for prefetching */
     int32_t *h, *w;        /* of x0 */
 } scratch;
 
@@ -45,7 +45,7 @@ static cut make_cut(const conv_problem *p)
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
     c.thread_bytes = gemm_lines((size_t)(c.k_tiles * GEMM_MR * BLOCK) * sizeof(real)) + gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
-                     3 * gemm_lines(BLOCK * sizeof(real *)) + 2 * gemm_lines(BLOCK * sizeof(int32_t));
+                     3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) + 2 * gemm_lines(BLOCK * sizeof(int32_t));
     return c;
 }
 
@@ -62,9 +62,9 @@ static scratch scratch_of(const run_w *r, int thread)
     scratch s;
     s.a = take(&p, (size_t)(r->c.k_tiles * GEMM_MR * BLOCK) * sizeof(real));
     s.b = take(&p, BLOCK * GEMM_NR * sizeof(real));
-    s.dy = take(&p, BLOCK * sizeof(real *));
-    s.x0 = take(&p, BLOCK * sizeof(real *));
-    s.x = take(&p, BLOCK * sizeof(real *));
+    s.dy = take(&p, (BLOCK + AHEAD) * sizeof(real *));
+    s.x0 = take(&p, (BLOCK + AHEAD) * sizeof(real *));
+    s.x = take(&p, (BLOCK + AHEAD) * sizeof(real *));
     s.h = take(&p, BLOCK * sizeof(int32_t));
     s.w = take(&p, BLOCK * sizeof(int32_t));
     return s;
@@ -100,8 +100,10 @@ static void locate_tap(const conv_problem *p, const scratch *s, int64_t tap, int
 static void pack_dy(const scratch *s, int64_t k0, int64_t k1, int64_t count)
 {
     for (int64_t q0 = 0; q0 < count; q0 += 16) {
-        int64_t q1 = lgv_min_i64(q0 + 16, count);
+        int64_t q1 = lgv_min_i64(q0 + 16, count), q2 = lgv_min_i64(q1 + 16, count);
         real *tile = s->a;
+        for (int64_t q = q1; q < q2; q++)
+            for (int64_t k = k0; k < k1; k += LINE) __builtin_prefetch(s->dy[q] + k);
         for (int64_t k = k0; k < k1; k += GEMM_MR, tile += BLOCK * GEMM_MR) {
             if (k + GEMM_MR <= k1) {
                 for (int64_t q = q0; q < q1; q++) memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
@@ -120,6 +122,8 @@ static void pack_segment(const scratch *s, int64_t c, int64_t n, int64_t at, int
     if (n == GEMM_NR) {
         for (int64_t q = 0; q < count; q++, to += GEMM_NR) {
             const real *x = s->x[q];
+            LGV_UNROLL
+            for (int v = 0; v < GEMM_NR; v += LINE) __builtin_prefetch((const void *)((uintptr_t)s->x[q + AHEAD] + (size_t)(c + v) * sizeof(real)));
             LGV_UNROLL
             for (int v = 0; v < GEMM_NV; v++) v_store(to + v * VL, x ? v_load(x + c + v * VL) : v_zero());
         }
@@ -178,6 +182,7 @@ static void sum_task(void *arg, int64_t block, int thread)
             int64_t stop = lgv_min_i64(j + GEMM_NR, j1);
             pack_x(p, &s, j, stop, count, &tap);
             for (int64_t k = k0; k < k1; k += GEMM_MR) {
+                for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(partial + (k + i) * c->columns + j, 1);
                 gemm_outer_tile(s.a + (k - k0) * BLOCK, s.b, count, tile);
                 add_tile(r, partial, tile, k, k1, j, stop, q == start);
             }
@@ -185,22 +190,23 @@ static void sum_task(void *arg, int64_t block, int thread)
     }
 }
 
-/* dw[k] of all taps and channels: the pieces in order. */
+/* dw[k] of all taps and channels: the pieces added in order, then transposed to the weights' layout. */
 static void combine_task(void *arg, int64_t k, int thread)
 {
     const run_w *r = arg;
     const conv_problem *p = &r->p;
-    int64_t taps = p->kh * p->kw;
-    for (int64_t t = 0; t < taps; t++) {
-        const real *from = r->partial + k * r->c.columns + t * p->x.c;
-        real *to = p->wd + k * p->ws[0] + t / p->kw * p->ws[2] + t % p->kw * p->ws[3];
-        for (int64_t c = 0; c < p->x.c; c++) {
-            real sum = from[c];
-            for (int64_t s = 1; s < r->c.pieces; s++) sum += from[s * p->y.c * r->c.columns + c];
-            real *dw = to + c * p->ws[1];
-            *dw = r->accumulate ? *dw + sum : sum;
-        }
+    int64_t taps = p->kh * p->kw, columns = r->c.columns;
+    real *sum = r->partial + k * columns, *to = p->wd + k * p->ws[0];
+    for (int64_t s = 1; s < r->c.pieces; s++) {
+        const real *from = sum + s * p->y.c * columns;
+        for (int64_t j = 0; j < columns; j++) sum[j] += from[j];
     }
+    for (int64_t c = 0; c < p->x.c; c++)
+        for (int64_t i = 0, t = 0; t < taps; i++)
+            for (int64_t j = 0; j < p->kw; j++, t++) {
+                real *dw = to + c * p->ws[1] + i * p->ws[2] + j * p->ws[3], v = sum[t * p->x.c + c];
+                *dw = r->accumulate ? *dw + v : v;
+            }
 }
 
 static size_t partial_bytes(const conv_problem *p, const cut *c)

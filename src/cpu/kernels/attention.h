@@ -1,0 +1,49 @@
+/* attention.h - one view of attention's operands for the kernels of attention.c and attention_gemm.c. */
+#ifndef LGV_ATTENTION_H
+#define LGV_ATTENTION_H
+
+#include "conv.h"
+
+/* Rows of one operand: position l of row n, head h starts at data + n*sn + l*sl + h*d. */
+typedef struct tokens {
+    real *data;
+    int64_t n, length, sn, w, sh, sw;
+} tokens;
+
+static inline tokens as_tokens(const lgv_tensor *t)
+{
+    lgv_nhwc a = lgv_as_nhwc(t);
+    return (tokens){t->data, a.n, a.h * a.w, a.sn, a.w, a.sh, a.sw};
+}
+
+static inline real *token(const tokens *t, int64_t n, int64_t l, int64_t offset)
+{
+    return t->data + n * t->sn + l / t->w * t->sh + l % t->w * t->sw + offset;
+}
+
+/* Everything a task needs; kernels fill what they use. */
+typedef struct attention_run {
+    tokens q, k, v, y, dy, dq, dk, dv; /* data NULL: not wanted */
+    real *lse;                         /* [N,heads,Lq] dense */
+    int64_t heads, d;
+    real scale;
+    real *scratch; /* plain: a row of scores a thread */
+    int64_t scratch_row;
+} attention_run;
+
+#define attention_describe LGV_AT(lgv_attention_describe)
+#define attention_describe_grad LGV_AT(lgv_attention_describe_grad)
+#define attention_dot LGV_AT(lgv_attention_dot)
+#define attention_gemm_workspace LGV_AT(lgv_attention_gemm_workspace)
+#define attention_gemm LGV_AT(lgv_attention_gemm)
+#define attention_gemm_grad_workspace LGV_AT(lgv_attention_gemm_grad_workspace)
+#define attention_gemm_grad LGV_AT(lgv_attention_gemm_grad)
+void attention_describe(const lgv_call *c, attention_run *r);
+void attention_describe_grad(const lgv_call *c, attention_run *r);
+real attention_dot(const real *a, const real *b, int64_t n);
+size_t attention_gemm_workspace(const lgv_call *c);
+void attention_gemm(const lgv_call *c);
+size_t attention_gemm_grad_workspace(const lgv_call *c);
+void attention_gemm_grad(const lgv_call *c);
+
+#endif
