@@ -58,7 +58,7 @@ typedef struct lgv_unet2d_config {
     double dropout;
     int act_fn;                      /* lgv_act_kind (ops.h): silu (or swish), mish, gelu, relu */
     int attention_head_dim;          /* channels per head; 0: one head */
-    int norm_num_groups;             /* 0: None, legal when all blocks are Skip blocks */
+    int norm_num_groups;             /* 0: None, legal when all blocks are Skip or K blocks */
     int attn_norm_num_groups;        /* of the mid block's attention; 0: None */
     double norm_eps;
     int scale_shift;                 /* resnet_time_scale_shift: 1 "scale_shift", 0 "default" */

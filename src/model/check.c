@@ -48,8 +48,8 @@ static lgv_status check_stage(walk *w, const lgv_stage_plan *s, int level)
 {
     lgv_resnet_plan r;
     lgv_attention_plan a;
-    if (!w->c->norm_num_groups && !lgv_block_has_skip(s->kind))
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "norm_num_groups is null, but %s[%d] (%s) needs it; only Skip blocks do not",
+    if (!w->c->norm_num_groups && !lgv_block_has_skip(s->kind) && s->kind != LGV_BLOCK_K)
+        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "norm_num_groups is null, but %s[%d] (%s) needs it; only Skip and K blocks do not",
                         list_name(s), level, lgv_block_name(s->kind, s->up));
     for (int i = 0; i < s->layers; i++) {
         lgv_plan_resnet(w->c, s, i, &r);
