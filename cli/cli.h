@@ -47,6 +47,9 @@ lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_er
 /* "512M", "2G", "1.5GiB", plain bytes. False when it is not a size. */
 bool cli_parse_size(const char *text, size_t *bytes);
 
+/* A seed: 0 .. 2^64-1, or -1 to draw one (of 31 bits, so that it is short to type again). False when it is neither. */
+bool cli_parse_seed(const char *text, uint64_t *seed);
+
 /* --- Messages ---------------------------------------------------------------------------------------- */
 /* "langevin NAME: sentence" on stderr; returns code. */
 int cli_error(const cli_command *self, int code, const char *fmt, ...) LGV_PRINTF(3, 4);
@@ -56,6 +59,8 @@ int cli_fail(const cli_command *self, const lgv_error *err);         /* err->tex
 const char *cli_bytes(double bytes, char text[32]);
 const char *cli_duration(double seconds, char text[32]);
 const char *cli_count(double n, char text[32]);
+/* A word of a command line as a shell wants it, quoted where needed. */
+void cli_print_word(const char *word);
 
 /* --- Signals ------------------------------------------------------------------------------------------ */
 /* After this the first SIGINT, SIGTERM or SIGHUP only sets a flag; a second one exits at once. */

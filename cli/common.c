@@ -1,9 +1,12 @@
 /* common.c - options, messages, sizes and signals for all commands. */
 #include <ctype.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -54,6 +57,20 @@ const char *cli_count(double n, char text[32])
     else if (n < 1e9) snprintf(text, 32, "%.2f M", n / 1e6);
     else snprintf(text, 32, "%.2f G", n / 1e9);
     return text;
+}
+
+void cli_print_word(const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    if (*word && word[strspn(word, plain)] == 0) {
+        fputs(word, stdout);
+        return;
+    }
+    putchar('\'');
+    for (; *word; word++)
+        if (*word == '\'') fputs("'\\''", stdout);
+        else putchar(*word);
+    putchar('\'');
 }
 
 /* --- Options ------------------------------------------------------------------------------------------ */
@@ -198,6 +215,21 @@ bool cli_parse_size(const char *text, size_t *bytes)
     if (v > 9e18) return false;
     *bytes = (size_t)v;
     return true;
+}
+
+bool cli_parse_seed(const char *text, uint64_t *seed)
+{
+    char *end;
+    errno = 0;
+    if (!strcmp(text, "-1")) {
+        uint32_t drawn;
+        if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn) drawn = (uint32_t)time(NULL);
+        *seed = drawn >> 1;
+        return true;
+    }
+    if (*text < '0' || *text > '9') return false;
+    *seed = strtoull(text, &end, 10);
+    return !*end && !errno;
 }
 
 /* --- Signals ------------------------------------------------------------------------------------------ */

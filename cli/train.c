@@ -1,0 +1,527 @@
+/* train.c - langevin train: from a folder of pictures to a model folder.
+   The command decides nothing the library does not: it finds the checkpoint, opens pictures and
+   network, says what was chosen, and shows what happens. */
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "langevin/model.h"
+#include "plot.h"
+#include "progress.h"
+#include "train.h"
+
+typedef struct job {
+    const cli_command *self;
+    train_args args;
+    char *parent; /* output folder when only a checkpoint was named */
+    const char *output;
+    lgv_checkpoint *resume;
+    lgv_scheduler_config cfg;
+    lgv_dataset *data;
+    lgv_model *model;
+    lgv_device *device;
+    lgv_trainer *trainer;
+    cli_plot *plot;
+    /* while running */
+    cli_progress progress;
+    bool begun;         /* the progress has */
+    int64_t first;      /* step at the start */
+    double warm;        /* clock after the first step, 0 before */
+    int64_t warm_steps; /* steps since */
+    double start, loss; /* clock; smoothed loss, weighted sum over `weight` */
+    double weight;
+    char sampled[512]; /* the newest grid */
+} job;
+
+/* ---- preparing ---- */
+
+/* "out" of "out/checkpoint-500/". */
+static char *parent_of(const char *path)
+{
+    char *copy = strdup(path);
+    size_t n = copy ? strlen(copy) : 0;
+    while (n > 1 && copy[n - 1] == '/') n--;
+    while (n > 0 && copy[n - 1] != '/') n--;
+    while (n > 1 && copy[n - 1] == '/') n--;
+    if (!copy) return NULL;
+    if (n) {
+        copy[n] = 0;
+        return copy;
+    }
+    free(copy);
+    return strdup(".");
+}
+
+static lgv_status fail(lgv_error *err, lgv_status status, const char *text)
+{
+    err->status = status;
+    snprintf(err->text, sizeof err->text, "%s", text);
+    return status;
+}
+
+static lgv_status find_run(job *j, lgv_error *err)
+{
+    train_args *a = &j->args;
+    j->output = a->output;
+    if (!j->output && !(j->output = j->parent = parent_of(a->resume)))
+        return fail(err, LGV_ERR_MEMORY, "out of memory");
+    a->train.output_dir = j->output;
+    lgv_status status =
+        lgv_checkpoint_find(j->output, a->resume, a->train.overwrite, &j->resume, err);
+    if (status) return status;
+    if (a->resume && !j->resume)
+        printf("no checkpoint in '%s' yet: starting from the beginning\n", j->output);
+    if (!j->resume)
+        return a->data
+                   ? LGV_OK
+                   : fail(err, LGV_ERR_ARGUMENT, "which pictures? give a folder with --data PATH");
+    printf("going on from %s (step %lld)\n", lgv_checkpoint_path(j->resume),
+           (long long)lgv_checkpoint_step(j->resume));
+    if ((status = lgv_checkpoint_merge(j->resume, &a->train, &a->pictures, err))) return status;
+    for (int i = 0; i < lgv_checkpoint_changes(j->resume); i++)
+        printf("note: %s\n", lgv_checkpoint_change_at(j->resume, i));
+    train_args_zeros(&a->train);
+    if (!a->data) a->data = lgv_checkpoint_data(j->resume);
+    return LGV_OK;
+}
+
+/* The same parameters: a resumed command line may still name the model it began with. */
+static bool same_network(const lgv_model *a, const lgv_model *b)
+{
+    const lgv_model_info *p = lgv_model_describe(a), *q = lgv_model_describe(b);
+    if (p->tensors != q->tensors) return false;
+    for (int i = 0; i < p->tensors; i++) {
+        int rank_a, rank_b, frozen;
+        int64_t dim_a[LGV_MAX_RANK], dim_b[LGV_MAX_RANK];
+        const char *name_a = lgv_model_parameter(a, i, &rank_a, dim_a, &frozen);
+        const char *name_b = lgv_model_parameter(b, i, &rank_b, dim_b, &frozen);
+        if (rank_a != rank_b || strcmp(name_a, name_b)) return false;
+        for (int k = 0; k < rank_a; k++)
+            if (dim_a[k] != dim_b[k]) return false;
+    }
+    return true;
+}
+
+static lgv_status check_same(const job *j, const lgv_model_options *o, lgv_error *err)
+{
+    lgv_model *named = NULL;
+    if (!j->resume || !j->args.model) return LGV_OK;
+    lgv_status status = lgv_model_open(j->args.model, o, &named, err);
+    if (!status && !same_network(named, j->model)) {
+        status = LGV_ERR_ARGUMENT;
+        fail(err, status,
+             "--model is another network than that of the checkpoint; leave it out, or start a new "
+             "run");
+    }
+    lgv_model_free(named);
+    return status;
+}
+
+/* What the network fixes about the pictures: its size and its channels. */
+static lgv_status size_from_model(const char *what, lgv_dataset_options *o, lgv_error *err)
+{
+    lgv_model *model = NULL;
+    lgv_status status = lgv_model_open(what, NULL, &model, err);
+    if (status) return status;
+    const lgv_model_info *info = lgv_model_describe(model);
+    if (!o->resolution && info->height != info->width)
+        status = fail(err, LGV_ERR_UNSUPPORTED,
+                      "the model's pictures are not square; state a --resolution");
+    else if (!o->resolution)
+        o->resolution = info->height;
+    if (!status && !info->from_preset && info->in_channels != 1 && info->in_channels != 3) {
+        status = LGV_ERR_UNSUPPORTED;
+        snprintf(err->text, sizeof err->text, "model '%s' takes %d channels; pictures have 1 or 3",
+                 what, info->in_channels);
+    }
+    if (!status && !info->from_preset && !o->channels) o->channels = info->in_channels;
+    lgv_model_free(model);
+    return status;
+}
+
+static const char *preset_for(int resolution)
+{
+    return resolution <= 32    ? "unet-32"
+           : resolution <= 64  ? "unet-64"
+           : resolution <= 128 ? "unet-128"
+                               : NULL;
+}
+
+static lgv_status open_data_and_model(job *j, lgv_error *err)
+{
+    train_args *a = &j->args;
+    const char *what = j->resume ? lgv_checkpoint_unet(j->resume) : a->model;
+    lgv_status status = LGV_OK;
+    if (what) status = size_from_model(what, &a->pictures, err);
+    if (!status && !what && a->pictures.resolution && !preset_for(a->pictures.resolution))
+        status = fail(err, LGV_ERR_ARGUMENT,
+                      "there is no default model above 128x128; give one with --model");
+    if (!status) status = lgv_dataset_open(a->data, &a->pictures, &j->data, err);
+    if (status) return status;
+    lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
+                           .resolution = lgv_dataset_resolution(j->data)};
+    status = lgv_model_open(what ? what : preset_for(o.resolution), &o, &j->model, err);
+    return status ? status : check_same(j, &o, err);
+}
+
+static lgv_status choose_schedule(job *j, lgv_error *err)
+{
+    const char *folder = lgv_model_describe(j->model)->scheduler;
+    lgv_status status;
+    if (j->resume) {
+        status = lgv_checkpoint_scheduler(j->resume, &j->cfg, err);
+    } else if (folder) {
+        size_t n = strlen(folder) + sizeof "/scheduler_config.json";
+        char *path = malloc(n);
+        if (!path) return fail(err, LGV_ERR_MEMORY, "out of memory");
+        snprintf(path, n, "%s/scheduler_config.json", folder);
+        status = lgv_scheduler_config_load(path, &j->cfg, err);
+        free(path);
+    } else {
+        status = lgv_scheduler_config_init(&j->cfg, NULL, err);
+    }
+    return status ? status : train_args_schedule(&j->cfg, err);
+}
+
+static lgv_status prepare(job *j, lgv_error *err)
+{
+    lgv_status status = find_run(j, err);
+    if (!status) status = open_data_and_model(j, err);
+    if (!status) status = choose_schedule(j, err);
+    if (!status) status = cli_open_device(&j->args.device, &j->device, err);
+    if (!status)
+        status = lgv_trainer_new(j->model, j->data, &j->cfg, j->device, &j->args.train, j->resume,
+                                 &j->trainer, err);
+    if (status) return status;
+    size_t n = strlen(j->output) + sizeof "/log.jsonl";
+    char *log = malloc(n);
+    if (log) {
+        snprintf(log, n, "%s/log.jsonl", j->output);
+        j->plot = cli_plot_new(log);
+    }
+    free(log);
+    return j->plot ? LGV_OK : fail(err, LGV_ERR_MEMORY, "out of memory");
+}
+
+/* ---- what was chosen ---- */
+
+static void row(const char *name)
+{
+    printf("  %-14s", name);
+}
+
+static void print_data(const job *j, const lgv_trainer_info *t)
+{
+    lgv_dataset_probe probe;
+    lgv_dataset_probed(j->data, &probe);
+    row("pictures");
+    printf("%s: %lld", lgv_dataset_path(j->data), (long long)t->pictures);
+    if (t->validation_pictures)
+        printf(", and %lld for validation", (long long)t->validation_pictures);
+    if (probe.sampled && probe.smallest_side == probe.largest_side)
+        printf(" (%dx%d)", probe.largest_side, probe.largest_side);
+    else if (probe.sampled)
+        printf(" (sides of %d to %d pixels)", probe.smallest_side, probe.largest_side);
+    printf("\n");
+}
+
+static void print_model(const job *j)
+{
+    const lgv_model_info *m = lgv_model_describe(j->model);
+    char count[32];
+    int side = lgv_dataset_resolution(j->data), channels = lgv_dataset_channels(j->data);
+    row("model");
+    printf("%s, %s parameters, %s\n", m->source, cli_count((double)m->parameters, count),
+           j->resume                          ? "from the checkpoint"
+           : m->weights_raw || m->weights_ema ? "fine-tuned from its weights"
+                                              : "from scratch");
+    row("resolution");
+    printf("%dx%d, %d channel%s (%s)\n", side, side, channels, channels == 1 ? "" : "s",
+           channels == 1 ? "grey" : "colour");
+}
+
+static void print_steps(const lgv_trainer_info *t)
+{
+    const lgv_train_options *o = &t->options;
+    row("batch");
+    printf("%lld", (long long)o->train_batch_size);
+    if (o->gradient_accumulation_steps > 1)
+        printf(" x %lld accumulated = %lld", (long long)o->gradient_accumulation_steps,
+               (long long)t->effective_batch);
+    printf("\n");
+    row("steps");
+    printf("%lld (%.3g epochs)", (long long)o->max_train_steps, t->epochs);
+    if (t->step) printf(", %lld done", (long long)t->step);
+    printf("\n");
+    row("learning rate");
+    printf("%g, %s", o->learning_rate, lgv_lr_scheduler_name(o->lr_scheduler));
+    if (o->lr_warmup_steps > 0 && o->lr_scheduler != LGV_LR_CONSTANT)
+        printf(", %lld warm-up steps", (long long)o->lr_warmup_steps);
+    if (o->lr_scheduler > LGV_LR_CONSTANT_WITH_WARMUP)
+        printf(", laid out for %lld steps", (long long)t->lr_horizon);
+    printf("\n");
+}
+
+static void print_objective(const job *j, const lgv_train_options *o)
+{
+    row("objective");
+    printf("%s prediction, %s schedule, T %lld", lgv_prediction_name(j->cfg.prediction_type),
+           lgv_beta_schedule_name(j->cfg.beta_schedule), (long long)j->cfg.num_train_timesteps);
+    if (o->snr_gamma > 0) printf(", min-SNR gamma %g", o->snr_gamma);
+    if (o->noise_offset > 0) printf(", noise offset %g", o->noise_offset);
+    printf("\n");
+    row("averaging");
+    if (o->ema_decay > 0)
+        printf("on, decay up to %g\n", o->ema_decay);
+    else
+        printf("off\n");
+    row("seed");
+    printf("%llu (%s)\n", (unsigned long long)o->seed,
+           o->rng == LGV_RNG_TORCH ? "torch" : "philox");
+}
+
+static void print_machine(const job *j, const lgv_trainer_info *t)
+{
+    char all[32], a[32], b[32], c[32];
+    const lgv_train_options *o = &t->options;
+    row("device");
+    printf("%s, %d thread%s, float32\n", lgv_device_name(j->device), lgv_device_threads(j->device),
+           lgv_device_threads(j->device) == 1 ? "" : "s");
+    row("memory");
+    printf("%s (%s activations, %s weights and optimizer, %s pictures)\n",
+           cli_bytes((double)t->arena_bytes + (double)t->store_bytes + (double)t->data_bytes, all),
+           cli_bytes((double)t->arena_bytes, a), cli_bytes((double)t->store_bytes, b),
+           cli_bytes((double)t->data_bytes, c));
+    row("output");
+    printf("%s, a checkpoint ", j->output);
+    if (o->checkpointing_steps == LGV_OFF)
+        printf("at the end");
+    else if (o->checkpointing_steps)
+        printf("every %lld steps", (long long)o->checkpointing_steps);
+    else
+        printf("every 500 steps or 10 minutes");
+    if (o->checkpoints_total_limit > 0)
+        printf(", %lld kept", (long long)o->checkpoints_total_limit);
+    printf("\n");
+}
+
+static void print_chosen(const job *j)
+{
+    lgv_trainer_info t;
+    lgv_trainer_describe(j->trainer, &t);
+    printf("training\n");
+    print_data(j, &t);
+    print_model(j);
+    print_steps(&t);
+    print_objective(j, &t.options);
+    print_machine(j, &t);
+    if (lgv_cpu_has("amx"))
+        printf("note: this processor has AMX; training here is float32 throughout and does not use "
+               "it\n");
+    fflush(stdout);
+}
+
+/* Seconds per step, once a few steps after the first (which warms caches up) were timed. */
+static void print_speed(job *j, int64_t left)
+{
+    char each[32], all[32], at[32] = "";
+    double seconds = (cli_now() - j->warm) / (double)j->warm_steps;
+    time_t end = time(NULL) + (time_t)(seconds * (double)left);
+    struct tm tm;
+    if (localtime_r(&end, &tm)) strftime(at, sizeof at, "%a %d %b %H:%M", &tm);
+    row("speed");
+    printf("%s per step, %s to go, ends about %s\n", cli_duration(seconds, each),
+           cli_duration(seconds * (double)left, all), at);
+    fflush(stdout);
+}
+
+/* ---- while it runs ---- */
+
+static void extra_text(const job *j, const lgv_train_report *r, char text[128])
+{
+    size_t n = 0;
+    text[0] = 0;
+    if (j->weight > 0) n = (size_t)snprintf(text, 128, "loss %.4g  ", j->loss / j->weight);
+    n += (size_t)snprintf(text + n, 128 - n, "lr %.3g", r->lr);
+    if (r->skipped_updates)
+        snprintf(text + n, 128 - n, "  %lld skipped", (long long)r->skipped_updates);
+}
+
+static void stepped(job *j, const lgv_train_report *r)
+{
+    char extra[128];
+    lgv_trainer_info t;
+    lgv_trainer_describe(j->trainer, &t);
+    if (isfinite(r->loss)) {
+        double keep = j->weight < 20 ? 0.95 : 0.99; /* follows the fall at first, then settles */
+        j->loss = keep * j->loss + r->loss;
+        j->weight = keep * j->weight + 1;
+    }
+    double now = cli_now();
+    if (!j->warm) {
+        j->warm = now;
+        j->start = now - r->seconds;
+    } else {
+        j->warm_steps++;
+    }
+    int64_t left = t.options.max_train_steps - r->step;
+    if (!j->begun && j->warm_steps && (now - j->warm > 2 || j->warm_steps >= 20 || !left)) {
+        print_speed(j, left);
+        cli_progress_begin(&j->progress, "training", "it/s", 1, r->step, t.options.max_train_steps);
+        j->begun = true;
+    }
+    extra_text(j, r, extra);
+    if (j->begun) cli_progress_show(&j->progress, r->step, extra);
+}
+
+static void say(job *j, const char *what, const char *text)
+{
+    cli_progress_clear(&j->progress);
+    printf("%s%s\n", what, text);
+    fflush(stdout);
+}
+
+/* The curve is a view of the log: failing to draw it stops nothing. */
+static void draw(job *j)
+{
+    lgv_error err = {0};
+    size_t n = strlen(j->output) + sizeof "/loss.png";
+    char *png = malloc(n);
+    if (!png) return;
+    snprintf(png, n, "%s/loss.png", j->output);
+    if (cli_plot_write(j->plot, j->output, png, &err)) say(j, "note: no loss curve: ", err.text);
+    free(png);
+}
+
+static int on_event(void *user, const lgv_train_event *event)
+{
+    job *j = user;
+    char text[160];
+    switch (event->kind) {
+    case LGV_TRAIN_STEPPED: stepped(j, event->report); break;
+    case LGV_TRAIN_NOTE: say(j, "note: ", event->text); break;
+    case LGV_TRAIN_SAVED:
+        say(j, "saved ", event->text);
+        draw(j);
+        break;
+    case LGV_TRAIN_SAMPLED:
+        say(j, "drew ", event->text);
+        snprintf(j->sampled, sizeof j->sampled, "%s", event->text);
+        break;
+    case LGV_TRAIN_VALIDATED:
+        snprintf(text, sizeof text, "%.4g (by quarter of t: %.3g %.3g %.3g %.3g)",
+                 event->validation->loss, event->validation->quartile[0],
+                 event->validation->quartile[1], event->validation->quartile[2],
+                 event->validation->quartile[3]);
+        say(j, "validation loss ", text);
+        draw(j);
+        break;
+    case LGV_TRAIN_SAMPLING: break;
+    }
+    return cli_signal() != 0;
+}
+
+/* ---- the end ---- */
+
+static void print_resume(const job *j)
+{
+    printf("go on with: langevin train --output ");
+    cli_print_word(j->output);
+    printf(" --resume-from-checkpoint latest");
+    if (j->args.device.device) {
+        printf(" --device ");
+        cli_print_word(j->args.device.device);
+    }
+    if (j->args.device.threads) printf(" --threads %d", j->args.device.threads);
+    printf("\n");
+}
+
+static void print_done(const job *j)
+{
+    lgv_trainer_info t;
+    char time_text[32];
+    lgv_trainer_describe(j->trainer, &t);
+    if (j->warm)
+        printf("done: %lld steps in %s, loss %.4g\n", (long long)(t.step - j->first),
+               cli_duration(cli_now() - j->start, time_text),
+               j->weight > 0 ? j->loss / j->weight : NAN);
+    else
+        printf("nothing to do: the run has its %lld steps; more with --max-train-steps\n",
+               (long long)t.step);
+    row("model");
+    printf("%s\n", j->output);
+    if (*j->sampled) {
+        row("samples");
+        printf("%s\n", j->sampled);
+    }
+    row("loss curve");
+    printf("%s/loss.png\n", j->output);
+    row("log");
+    printf("%s/log.jsonl\n", j->output);
+    row("pictures");
+    printf("langevin sample ");
+    cli_print_word(j->output);
+    printf(" --output samples.png --num-images 16\n");
+}
+
+static int finish(job *j, lgv_status status, const lgv_error *err)
+{
+    int caught = cli_signal();
+    if (j->begun) cli_progress_clear(&j->progress);
+    if (status && status != LGV_ERR_CANCELLED) {
+        draw(j);
+        fflush(stdout);
+        return cli_fail(j->self, err);
+    }
+    draw(j);
+    if (!status) {
+        print_done(j);
+        return CLI_OK;
+    }
+    printf("%s\n", err->text);
+    print_resume(j);
+    return 128 + caught;
+}
+
+static int run(const cli_command *self, int argc, const char **argv)
+{
+    job j = {.self = self};
+    lgv_error err = {0};
+    lgv_trainer_info t;
+    int code = train_args_read(self, argc, argv, &j.args);
+    if (code >= 0) return code;
+    cli_catch_signals();
+    lgv_status status = prepare(&j, &err);
+    if (status) {
+        code = cli_fail(self, &err);
+    } else {
+        lgv_trainer_describe(j.trainer, &t);
+        j.first = t.step;
+        print_chosen(&j);
+        status = lgv_trainer_run(j.trainer, on_event, &j, &err);
+        code = finish(&j, status, &err);
+    }
+    cli_plot_free(j.plot);
+    lgv_trainer_free(j.trainer);
+    lgv_device_free(j.device);
+    lgv_model_free(j.model);
+    lgv_dataset_free(j.data);
+    lgv_checkpoint_free(j.resume);
+    lgv_scheduler_config_clear(&j.cfg);
+    free(j.parent);
+    return code;
+}
+
+const cli_command cli_train = {
+    .name = "train",
+    .summary = "train a model on a folder of pictures",
+    .usage = "train --data PATH --output DIR",
+    .examples = "  langevin train --data pictures --output model\n"
+                "  langevin train --data photos --output model --resolution 64 --random-flip "
+                "--max-train-steps 50000\n"
+                "  langevin train --output model --resume-from-checkpoint latest\n"
+                "  langevin train --data mine --output tuned --model model --learning-rate 2e-5\n",
+    .run = run,
+};
