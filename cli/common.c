@@ -166,6 +166,7 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
     };
     /* The normalised copies stay for the life of the process: popt and the caller keep pointers into them. */
     const char **args = normalise(argc, argv);
+    if (args && argc) args[0] = "langevin"; /* usage lines name the program, then the command */
     poptContext context = args ? poptGetContext("langevin", argc, args, all, 0) : NULL;
     if (!context) return cli_error(self, CLI_FAILED, "out of memory");
     poptSetOtherOptionHelp(context, self->usage);

@@ -284,7 +284,7 @@ static void axes(cairo_t *c, const panel *a, bool steps)
 static void inside(cairo_t *c, const panel *a)
 {
     cairo_save(c);
-    cairo_rectangle(c, a->x - 1, a->y - 1, a->w + 2, a->h + 2);
+    cairo_rectangle(c, a->x - 1, a->y - 1, a->w + 7, a->h + 2);
     cairo_clip(c);
 }
 
