@@ -1,5 +1,5 @@
-/* test_pipeline.c - whole sampling runs: equal to diffusers' with PyTorch's generators, independent of
-   batches, cancellable, and clear about what does not fit.
+/* test_pipeline.c - whole sampling runs: equal to diffusers' with PyTorch's generators, independent
+   of batches, cancellable, and clear about what does not fit.
    Tolerance 1e-4 of the largest value: the network's own 1e-5, carried through the steps. */
 #include <math.h>
 #include <setjmp.h>
@@ -70,7 +70,9 @@ static lgv_pipeline *open_golden(const char *config_key)
 {
     lgv_error err = {0};
     lgv_pipeline *p;
-    must(lgv_pipeline_open(device(), model_folder(config_key, config_key), LGV_WEIGHTS_BEST, &p, &err), &err);
+    must(lgv_pipeline_open(device(), model_folder(config_key, config_key), LGV_WEIGHTS_BEST, &p,
+                           &err),
+         &err);
     return p;
 }
 
@@ -98,7 +100,8 @@ static void against(lgv_pipeline *p, const char *name, lgv_sample_options o)
     }
     print_message("%s: error %.2g\n", name, worst);
     if (!(worst <= 1e-4)) fail_msg("%s differs by %g of its largest value", name, worst);
-    assert_memory_equal(s->sample, s->trajectory + (s->calls - 1) * N * IMAGE, sizeof(float) * N * IMAGE);
+    assert_memory_equal(s->sample, s->trajectory + (s->calls - 1) * N * IMAGE,
+                        sizeof(float) * N * IMAGE);
     lgv_samples_free(s);
     free(want);
     lgv_safetensors_close(f);
@@ -107,21 +110,30 @@ static void against(lgv_pipeline *p, const char *name, lgv_sample_options o)
 static void equals_diffusers(void **state)
 {
     lgv_pipeline *p = open_golden("config");
-    lgv_sample_options o = {.seed = 7, .rng = LGV_SAMPLE_TORCH, .sampler = {.num_inference_steps = 5}};
+    lgv_sample_options o = {
+        .seed = 7, .rng = LGV_SAMPLE_TORCH, .sampler = {.num_inference_steps = 5}};
     against(p, "ddim", o);
     o.batch_size = 2; /* one generator per picture: batches do not matter */
     against(p, "ddim", o);
     o.sampler.eta = 0.7;
     o.sampler.use_clipped_model_output = 1;
     against(p, "ddim_eta", o);
-    against(p, "ddpm", (lgv_sample_options){.seed = 7, .rng = LGV_SAMPLE_TORCH,
-                                           .sampler = {.sampler = "model", .num_inference_steps = 12}});
-    against(p, "ddim_batch", (lgv_sample_options){.seed = 7, .rng = LGV_SAMPLE_TORCH_BATCH,
-                                                 .sampler = {.num_inference_steps = 5, .eta = 0.7}});
+    against(p, "ddpm",
+            (lgv_sample_options){.seed = 7,
+                                 .rng = LGV_SAMPLE_TORCH,
+                                 .sampler = {.sampler = "model", .num_inference_steps = 12}});
+    against(p, "ddim_batch",
+            (lgv_sample_options){.seed = 7,
+                                 .rng = LGV_SAMPLE_TORCH_BATCH,
+                                 .sampler = {.num_inference_steps = 5, .eta = 0.7}});
     lgv_safetensors *f = golden_open("pipeline");
-    float *noise = golden_floats(f, "noise", NULL), *step_noise = golden_floats(f, "step_noise", NULL);
-    against(p, "given", (lgv_sample_options){.batch_size = 2, .init_noise = noise, .step_noise = step_noise,
-                                            .sampler = {.sampler = "ddpm", .num_inference_steps = 12}});
+    float *noise = golden_floats(f, "noise", NULL),
+          *step_noise = golden_floats(f, "step_noise", NULL);
+    against(p, "given",
+            (lgv_sample_options){.batch_size = 2,
+                                 .init_noise = noise,
+                                 .step_noise = step_noise,
+                                 .sampler = {.sampler = "ddpm", .num_inference_steps = 12}});
     free(noise);
     free(step_noise);
     lgv_safetensors_close(f);
@@ -134,7 +146,11 @@ static void labels(void **state)
     lgv_error err = {0};
     lgv_samples *s = NULL;
     static const int32_t right[] = {4, 0, 2}, wrong[] = {4, 5, 0};
-    lgv_sample_options o = {.num_images = N, .seed = 7, .rng = LGV_SAMPLE_TORCH, .labels = right, .sampler = {.num_inference_steps = 5}};
+    lgv_sample_options o = {.num_images = N,
+                            .seed = 7,
+                            .rng = LGV_SAMPLE_TORCH,
+                            .labels = right,
+                            .sampler = {.num_inference_steps = 5}};
     against(p, "labels", o);
     o.labels = wrong;
     assert_int_equal(lgv_pipeline_sample(p, &o, &s, &err), LGV_ERR_ARGUMENT);
@@ -150,7 +166,8 @@ static void pixels(void **state)
     static const float x[] = {-2, -1, -0.5f, 0, 0.5f, 1, 3, NAN};
     uint8_t out[8];
     lgv_images_u8(1, 1, 1, 8, x, out);
-    static const uint8_t want_out[] = {0, 0, 64, 128, 191, 255, 255, 0}; /* 63.75, 127.5 to even, 191.25 */
+    static const uint8_t want_out[] = {0,   0,   64,  128,
+                                       191, 255, 255, 0}; /* 63.75, 127.5 to even, 191.25 */
     assert_memory_equal(out, want_out, 8);
 
     lgv_pipeline *p = open_golden("config");
@@ -160,8 +177,10 @@ static void pixels(void **state)
     assert_int_equal(t->count, N * IMAGE);
     const uint8_t *want = t->data;
     uint8_t got[N * IMAGE];
-    lgv_samples *s = sample(p, &(lgv_sample_options){.num_images = N, .seed = 7, .rng = LGV_SAMPLE_TORCH,
-                                                    .sampler = {.num_inference_steps = 5}});
+    lgv_samples *s = sample(p, &(lgv_sample_options){.num_images = N,
+                                                     .seed = 7,
+                                                     .rng = LGV_SAMPLE_TORCH,
+                                                     .sampler = {.num_inference_steps = 5}});
     lgv_images_u8(N, 3, 8, 8, s->sample, got);
     for (int i = 0; i < N * IMAGE; i++) assert_true(abs(got[i] - want[i]) <= 1);
     lgv_samples_free(s);
@@ -180,8 +199,11 @@ static void independent(void **state)
     must(lgv_device_new("cpu", 1, &one, &err), &err);
     must(lgv_pipeline_open(one, folder, LGV_WEIGHTS_BEST, &single, &err), &err);
     for (int k = 0; k < 2; k++) {
-        lgv_sample_options o = {.num_images = 5, .batch_size = 5, .seed = 40, .sampler = {.sampler = samplers[k], .num_inference_steps = 4,
-                                                                                     .eta = 0.5}};
+        lgv_sample_options o = {
+            .num_images = 5,
+            .batch_size = 5,
+            .seed = 40,
+            .sampler = {.sampler = samplers[k], .num_inference_steps = 4, .eta = 0.5}};
         lgv_samples *all = sample(p, &o);
         o.batch_size = 4; /* 4 and 1 */
         lgv_samples *split = sample(p, &o);
@@ -192,7 +214,8 @@ static void independent(void **state)
         assert_memory_equal(all->sample + 3 * IMAGE, alone->sample, sizeof(float) * IMAGE);
         assert_int_equal(all->seeds[3], 43);
         uint64_t seeds[] = {43, 40};
-        lgv_samples *listed = sample(p, &(lgv_sample_options){.num_images = 2, .seeds = seeds, .sampler = o.sampler});
+        lgv_samples *listed =
+            sample(p, &(lgv_sample_options){.num_images = 2, .seeds = seeds, .sampler = o.sampler});
         assert_memory_equal(all->sample + 3 * IMAGE, listed->sample, sizeof(float) * IMAGE);
         assert_memory_equal(all->sample, listed->sample + IMAGE, sizeof(float) * IMAGE);
         assert_memory_not_equal(all->sample, all->sample + IMAGE, sizeof(float) * IMAGE);
@@ -228,7 +251,11 @@ static void progress(void **state)
     lgv_error err = {0};
     lgv_samples *s = NULL;
     watch w = {0};
-    lgv_sample_options o = {.num_images = 5, .batch_size = 2, .discard = 1, .callback = watched, .user = &w,
+    lgv_sample_options o = {.num_images = 5,
+                            .batch_size = 2,
+                            .discard = 1,
+                            .callback = watched,
+                            .user = &w,
                             .sampler = {.num_inference_steps = 3}};
     must(lgv_pipeline_sample(p, &o, NULL, &err), &err);
     assert_int_equal(w.calls, 9);
@@ -248,10 +275,15 @@ static void refusals(void **state)
     lgv_error err = {0};
     lgv_samples *s = NULL;
     static const int32_t label[] = {0};
-    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.height = 9}, &s, &err), LGV_ERR_SHAPE);
-    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.labels = label}, &s, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.num_images = -1}, &s, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.sampler = {.sampler = "euler"}}, &s, &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.height = 9}, &s, &err),
+                     LGV_ERR_SHAPE);
+    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.labels = label}, &s, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_pipeline_sample(p, &(lgv_sample_options){.num_images = -1}, &s, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(
+        lgv_pipeline_sample(p, &(lgv_sample_options){.sampler = {.sampler = "euler"}}, &s, &err),
+        LGV_ERR_ARGUMENT);
     assert_null(s);
     int64_t calls = 0;
     must(lgv_pipeline_calls(p, NULL, &calls, &err), &err);
@@ -260,8 +292,10 @@ static void refusals(void **state)
     assert_int_equal(calls, 1000);
     lgv_pipeline_free(p);
     lgv_pipeline *none = NULL;
-    assert_int_equal(lgv_pipeline_open(device(), "unet-32", LGV_WEIGHTS_BEST, &none, &err), LGV_ERR_ARGUMENT);
-    assert_true(lgv_pipeline_open(device(), "/nonexistent/model", LGV_WEIGHTS_BEST, &none, &err) != LGV_OK);
+    assert_int_equal(lgv_pipeline_open(device(), "unet-32", LGV_WEIGHTS_BEST, &none, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_true(lgv_pipeline_open(device(), "/nonexistent/model", LGV_WEIGHTS_BEST, &none, &err) !=
+                LGV_OK);
     assert_null(none);
 }
 
@@ -312,8 +346,13 @@ static int done(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_diffusers), cmocka_unit_test(labels),   cmocka_unit_test(pixels), cmocka_unit_test(independent),
-        cmocka_unit_test(progress),         cmocka_unit_test(refusals), cmocka_unit_test(hash),
+        cmocka_unit_test(equals_diffusers),
+        cmocka_unit_test(labels),
+        cmocka_unit_test(pixels),
+        cmocka_unit_test(independent),
+        cmocka_unit_test(progress),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(hash),
         cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, done);

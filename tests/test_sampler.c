@@ -1,6 +1,6 @@
-/* test_sampler.c - timesteps and steps of the samplers against diffusers.
-   Trajectories: every value within 1e-5 of the largest of its image; float32 rounding over ten steps
-   with coefficients folded in another order stays well below. */
+/* test_sampler.c - timesteps and steps of the samplers against diffusers. Trajectories: every
+   value within 1e-5 of the largest of its image; float32 rounding over ten steps with
+   coefficients folded in another order stays well below. */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <setjmp.h>
@@ -32,7 +32,8 @@ static lgv_sampler *sampler_of(const char *json, const lgv_sampler_options *o)
     lgv_error err = {0};
     lgv_scheduler_config cfg;
     lgv_sampler *s = NULL;
-    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) || lgv_sampler_new(&cfg, o, &s, &err))
+    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) ||
+        lgv_sampler_new(&cfg, o, &s, &err))
         fail_msg("%s: %s", json, err.text);
     lgv_scheduler_config_clear(&cfg);
     return s;
@@ -43,7 +44,8 @@ static lgv_status refuse(const char *json, const lgv_sampler_options *o)
     lgv_error err = {0};
     lgv_scheduler_config cfg;
     lgv_sampler *s = NULL;
-    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err)) fail_msg("%s", err.text);
+    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err))
+        fail_msg("%s", err.text);
     lgv_status status = lgv_sampler_new(&cfg, o, &s, &err);
     lgv_scheduler_config_clear(&cfg);
     assert_null(s);
@@ -71,18 +73,26 @@ static void known_timesteps(void **state)
         int n;
         int t[13];
     } want[] = {
-        {"{\"timestep_spacing\": \"linspace\"}", 10, {999, 888, 777, 666, 555, 444, 333, 222, 111, 0}},
+        {"{\"timestep_spacing\": \"linspace\"}",
+         10,
+         {999, 888, 777, 666, 555, 444, 333, 222, 111, 0}},
         {"{}", 10, {900, 800, 700, 600, 500, 400, 300, 200, 100, 0}},
-        {"{\"timestep_spacing\": \"trailing\"}", 10, {999, 899, 799, 699, 599, 499, 399, 299, 199, 99}},
+        {"{\"timestep_spacing\": \"trailing\"}",
+         10,
+         {999, 899, 799, 699, 599, 499, 399, 299, 199, 99}},
         {"{\"timestep_spacing\": \"trailing\"}", 7, {999, 856, 713, 570, 428, 285, 142}},
         {"{\"timestep_spacing\": \"linspace\"}", 7, {999, 832, 666, 500, 333, 166, 0}},
         {"{}", 13, {912, 836, 760, 684, 608, 532, 456, 380, 304, 228, 152, 76, 0}},
-        {"{\"timestep_spacing\": \"trailing\"}", 13, {999, 922, 845, 768, 691, 614, 537, 461, 384, 307, 230, 153, 76}},
+        {"{\"timestep_spacing\": \"trailing\"}",
+         13,
+         {999, 922, 845, 768, 691, 614, 537, 461, 384, 307, 230, 153, 76}},
     };
     for (size_t k = 0; k < sizeof want / sizeof want[0]; k++) {
-        lgv_sampler *s = sampler_of(want[k].json, &(lgv_sampler_options){.num_inference_steps = want[k].n});
+        lgv_sampler *s =
+            sampler_of(want[k].json, &(lgv_sampler_options){.num_inference_steps = want[k].n});
         assert_int_equal(lgv_sampler_steps(s), want[k].n);
-        for (int i = 0; i < want[k].n; i++) assert_true(lgv_sampler_coef(s, i)->t == (float)want[k].t[i]);
+        for (int i = 0; i < want[k].n; i++)
+            assert_true(lgv_sampler_coef(s, i)->t == (float)want[k].t[i]);
         lgv_sampler_free(s);
     }
 }
@@ -118,8 +128,8 @@ static const void *data_of(const lgv_safetensors *f, const char *name, int64_t c
     return t->data;
 }
 
-/* Every n of T = 1000, 100 and 37 in each spacing: equal in compat mode; by default exactly n steps,
-   all within 0 .. T-1, and equal wherever diffusers has n. */
+/* Every n of T = 1000, 100 and 37 in each spacing: equal in compat mode; by default exactly n
+   steps, all within 0 .. T-1, and equal wherever diffusers has n. */
 static void all_timesteps(void **state)
 {
     static const char *const spacing[] = {"leading", "linspace", "trailing"};
@@ -130,7 +140,8 @@ static void all_timesteps(void **state)
         int T = Ts[k / 3];
         char name[64], json[128];
         snprintf(name, sizeof name, "timesteps.%s.%d", spacing[k % 3], T);
-        snprintf(json, sizeof json, "{\"timestep_spacing\": \"%s\", \"num_train_timesteps\": %d}", spacing[k % 3], T);
+        snprintf(json, sizeof json, "{\"timestep_spacing\": \"%s\", \"num_train_timesteps\": %d}",
+                 spacing[k % 3], T);
         const char *hashes = data_of(f, name, T);
         for (int n = 1; n <= T; n++) {
             lgv_sampler_options o = {.num_inference_steps = n, .compat_diffusers = 1};
@@ -139,7 +150,8 @@ static void all_timesteps(void **state)
             lgv_sampler *compat = sampler_of(json, &o);
             o.compat_diffusers = 0;
             lgv_sampler *fixed = sampler_of(json, &o);
-            if (hash_of(compat) != want) fail_msg("%s n=%d: other timesteps than diffusers", json, n);
+            if (hash_of(compat) != want)
+                fail_msg("%s n=%d: other timesteps than diffusers", json, n);
             assert_int_equal(lgv_sampler_steps(fixed), n);
             for (int i = 0; i < n; i++) {
                 float t = lgv_sampler_coef(fixed, i)->t;
@@ -155,7 +167,8 @@ static void all_timesteps(void **state)
     lgv_safetensors_close(f);
 }
 
-static void apply_at(const lgv_sampler *s, int t, int n, const float *x, const float *out, const float *z, float *next)
+static void apply_at(const lgv_sampler *s, int t, int n, const float *x, const float *out,
+                     const float *z, float *next)
 {
     for (int64_t i = 0; i < lgv_sampler_steps(s); i++) {
         const lgv_step_coef *k = lgv_sampler_coef(s, i);
@@ -168,7 +181,8 @@ static void apply_at(const lgv_sampler *s, int t, int n, const float *x, const f
 
 static void known_steps(void **state)
 {
-    static const float x[] = {.5f, -1, 2, .1f}, out[] = {.2f, -.3f, 1.1f, .7f}, one[] = {1, 1, 1, 1};
+    static const float x[] = {.5f, -1, 2, .1f}, out[] = {.2f, -.3f, 1.1f, .7f},
+                       one[] = {1, 1, 1, 1};
     static const struct {
         const char *json;
         double eta;
@@ -176,14 +190,19 @@ static void known_steps(void **state)
         double want[4];
     } steps[] = {
         {"{}", 0, 0, {.619570851, -.709372163, 1.42778289, .188641191}},
-        {"{\"prediction_type\": \"v_prediction\"}", 0, 0, {.458138913, -.933481097, 1.78094566, -.0219141841}},
+        {"{\"prediction_type\": \"v_prediction\"}",
+         0,
+         0,
+         {.458138913, -.933481097, 1.78094566, -.0219141841}},
         {"{\"clip_sample\": false}", 0, 0, {.665341496, -1.39236128, 2.47633147, -.274008155}},
         {"{}", 0, 1, {.646704972, -1.11426735, 2.04939175, -.0856302977}},
         {"{}", 1, 0, {1.26963806, .123517931, 1.74876857, .655885339}},
     };
     float next[4];
     for (size_t k = 0; k < sizeof steps / sizeof steps[0]; k++) {
-        lgv_sampler_options o = {.num_inference_steps = 10, .eta = steps[k].eta, .use_clipped_model_output = steps[k].clipped};
+        lgv_sampler_options o = {.num_inference_steps = 10,
+                                 .eta = steps[k].eta,
+                                 .use_clipped_model_output = steps[k].clipped};
         lgv_sampler *s = sampler_of(steps[k].json, &o);
         assert_int_equal(lgv_sampler_stochastic(s), steps[k].eta > 0);
         apply_at(s, 500, 4, x, out, one, next);
@@ -191,7 +210,8 @@ static void known_steps(void **state)
         lgv_sampler_free(s);
     }
     lgv_sampler_options o = {.sampler = "ddpm", .num_inference_steps = 10};
-    lgv_sampler *small = sampler_of("{}", &o), *large = sampler_of("{\"variance_type\": \"fixed_large\"}", &o);
+    lgv_sampler *small = sampler_of("{}", &o),
+                *large = sampler_of("{\"variance_type\": \"fixed_large\"}", &o);
     near(pow(lgv_sampler_coef(small, 4)->s, 2), .523012936, 1e-6);
     near(pow(lgv_sampler_coef(large, 4)->s, 2), .598099589, 1e-6);
     assert_int_equal(lgv_sampler_coef(small, 9)->wants_noise, 0);
@@ -209,10 +229,12 @@ static void analytic_model(const float *x, const float *q, float t, float *out)
 
 static double run_case(const json_t *c, const lgv_safetensors *f, int compat)
 {
-    char *config = json_dumps(json_object_get(c, "config"), JSON_COMPACT), *text = json_dumps(c, JSON_COMPACT);
+    char *config = json_dumps(json_object_get(c, "config"), JSON_COMPACT),
+         *text = json_dumps(c, JSON_COMPACT);
     const json_t *list = json_object_get(c, "timesteps");
     int64_t own[16];
-    for (size_t i = 0; i < json_array_size(list); i++) own[i] = json_integer_value(json_array_get(list, i));
+    for (size_t i = 0; i < json_array_size(list); i++)
+        own[i] = json_integer_value(json_array_get(list, i));
     lgv_sampler_options o = {
         .sampler = json_string_value(json_object_get(c, "class")),
         .num_inference_steps = json_integer_value(json_object_get(c, "n")),
@@ -223,9 +245,11 @@ static double run_case(const json_t *c, const lgv_safetensors *f, int compat)
         .compat_diffusers = compat,
     };
     lgv_sampler *s = sampler_of(config, &o);
-    int64_t steps = json_integer_value(json_object_get(c, "steps")), at = json_integer_value(json_object_get(c, "at"));
+    int64_t steps = json_integer_value(json_object_get(c, "steps")),
+            at = json_integer_value(json_object_get(c, "at"));
     if (lgv_sampler_steps(s) != steps) fail_msg("%s: %d steps", text, (int)lgv_sampler_steps(s));
-    const float *want = (const float *)data_of(f, "trajectory", 0) + at * SIZE, *z = data_of(f, "z", 40 * SIZE);
+    const float *want = (const float *)data_of(f, "trajectory", 0) + at * SIZE,
+                *z = data_of(f, "z", 40 * SIZE);
     const float *q = data_of(f, "q", SIZE);
     float x[SIZE], out[SIZE];
     double worst = 0;
@@ -234,14 +258,18 @@ static double run_case(const json_t *c, const lgv_safetensors *f, int compat)
         const lgv_step_coef *k = lgv_sampler_coef(s, i);
         double largest = 0, error = 0;
         analytic_model(x, q, k->t, out);
-        assert_int_equal(lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
+        assert_int_equal(
+            lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
         for (int e = 0; e < SIZE; e++) {
-            if (isnan(want[e]) != isnan(x[e])) fail_msg("%s compat %d step %d: %g, wanted %g", text, compat, (int)i, x[e], want[e]);
+            if (isnan(want[e]) != isnan(x[e]))
+                fail_msg("%s compat %d step %d: %g, wanted %g", text, compat, (int)i, x[e],
+                         want[e]);
             if (isnan(want[e])) continue;
             largest = fmax(largest, fabs(want[e]));
             error = fmax(error, fabs((double)x[e] - want[e]));
         }
-        if (error > 1e-5 * largest) fail_msg("%s compat %d step %d: off by %g of %g", text, compat, (int)i, error, largest);
+        if (error > 1e-5 * largest)
+            fail_msg("%s compat %d step %d: off by %g of %g", text, compat, (int)i, error, largest);
         if (largest > 0) worst = fmax(worst, error / largest);
     }
     lgv_sampler_free(s);
@@ -265,7 +293,8 @@ static void trajectories(void **state)
         if (strcmp(mode, "fixed")) worst = fmax(worst, run_case(c, f, 1));
         if (strcmp(mode, "compat")) worst = fmax(worst, run_case(c, f, 0));
     }
-    print_message("%d cases, largest difference %.2g of the image's largest value\n", (int)json_array_size(cases), worst);
+    print_message("%d cases, largest difference %.2g of the image's largest value\n",
+                  (int)json_array_size(cases), worst);
     assert_true(json_array_size(cases) > 500);
     lgv_json_free(&j);
     lgv_safetensors_close(f);
@@ -280,7 +309,8 @@ static void loop_start(float *x)
         for (int i = 0; i < 192; i++) x[n * 192 + i] = (float)(i * 4 + n) / 768.0f;
 }
 
-static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t first, int add_noise, lgv_torch_rng *rng)
+static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t first, int add_noise,
+                       lgv_torch_rng *rng)
 {
     float x[LOOP], out[LOOP], z[LOOP], noise[LOOP];
     lgv_sampler *s = sampler_of(json, o);
@@ -289,7 +319,8 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
         lgv_error err = {0};
         lgv_scheduler_config cfg;
         lgv_schedule *schedule = NULL;
-        if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) || lgv_schedule_new(&cfg, &schedule, &err))
+        if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) ||
+            lgv_schedule_new(&cfg, &schedule, &err))
             fail_msg("%s", err.text);
         /* diffusers' dummy noise: the same numbers reversed */
         for (int n = 0; n < 4; n++)
@@ -302,7 +333,8 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
         const lgv_step_coef *k = lgv_sampler_coef(s, i);
         for (int e = 0; e < LOOP; e++) out[e] = x[e] * k->t / (k->t + 1);
         if (k->wants_noise) lgv_torch_randn(rng, LOOP, z);
-        assert_int_equal(lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
+        assert_int_equal(
+            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
     }
     lgv_sampler_free(s);
     double sum = 0;
@@ -312,11 +344,13 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
 
 static void published_sums(void **state)
 {
-    lgv_sampler_options ten = {.num_inference_steps = 10}, inverse = {.sampler = "ddim_inverse", .num_inference_steps = 10};
+    lgv_sampler_options ten = {.num_inference_steps = 10},
+                        inverse = {.sampler = "ddim_inverse", .num_inference_steps = 10};
     near(loop_sum("{}", &ten, 0, 0, NULL), 172.0067, 1e-2);
     near(loop_sum("{\"prediction_type\": \"v_prediction\"}", &ten, 0, 0, NULL), 52.5302, 1e-2);
     near(loop_sum("{\"beta_start\": 0.01}", &ten, 0, 0, NULL), 149.8295, 1e-2);
-    near(loop_sum("{\"beta_start\": 0.01, \"set_alpha_to_one\": false}", &ten, 0, 0, NULL), 149.0784, 1e-2);
+    near(loop_sum("{\"beta_start\": 0.01, \"set_alpha_to_one\": false}", &ten, 0, 0, NULL),
+         149.0784, 1e-2);
     near(loop_sum("{}", &ten, 8, 1, NULL), 354.5418, 1e-2);
     near(loop_sum("{}", &inverse, 0, 0, NULL), 671.6816, 1e-2);
 
@@ -334,7 +368,8 @@ static void defects(void **state)
     lgv_sampler_options o = {.sampler = "ddpm", .num_inference_steps = 10};
     lgv_sampler *a = sampler_of("{\"variance_type\": \"fixed_large_log\"}", &o);
     lgv_sampler *b = sampler_of("{\"variance_type\": \"fixed_large\"}", &o);
-    for (int i = 0; i < 10; i++) assert_true(lgv_sampler_coef(a, i)->s == lgv_sampler_coef(b, i)->s);
+    for (int i = 0; i < 10; i++)
+        assert_true(lgv_sampler_coef(a, i)->s == lgv_sampler_coef(b, i)->s);
     lgv_sampler_free(a);
     lgv_sampler_free(b);
     o.compat_diffusers = 1;
@@ -354,25 +389,41 @@ static void defects(void **state)
 static void refusals(void **state)
 {
     int64_t rising[] = {1, 5}, high[] = {1000, 5}, negative[] = {5, -1}, falling[] = {5, 1};
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.num_inference_steps = 1001}), LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.num_inference_steps = -7}), LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.num_inference_steps = 1001}),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.num_inference_steps = -7}),
+                     LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.sampler = "euler"}), LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.eta = -1}), LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.eta = 3}), LGV_ERR_NUMERIC);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = rising, .timestep_count = 2}), LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = high, .timestep_count = 2}), LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = negative, .timestep_count = 2}), LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = rising, .timestep_count = 2}),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = high, .timestep_count = 2}),
+                     LGV_ERR_ARGUMENT);
+    assert_int_equal(
+        refuse("{}", &(lgv_sampler_options){.timesteps = negative, .timestep_count = 2}),
+        LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.timestep_count = 2}), LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = falling, .timestep_count = 2, .num_inference_steps = 2}),
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = falling,
+                                                         .timestep_count = 2,
+                                                         .num_inference_steps = 2}),
                      LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.sampler = "ddim_inverse", .timesteps = falling, .timestep_count = 2}),
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.sampler = "ddim_inverse",
+                                                         .timesteps = falling,
+                                                         .timestep_count = 2}),
                      LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{\"variance_type\": \"learned\"}", &(lgv_sampler_options){.sampler = "ddpm"}), LGV_ERR_UNSUPPORTED);
+    assert_int_equal(
+        refuse("{\"variance_type\": \"learned\"}", &(lgv_sampler_options){.sampler = "ddpm"}),
+        LGV_ERR_UNSUPPORTED);
     /* noise prediction says nothing at zero SNR, unless a clip bounds it */
-    assert_int_equal(refuse("{\"rescale_betas_zero_snr\": true, \"clip_sample\": false, \"timestep_spacing\": \"trailing\"}", NULL),
+    assert_int_equal(refuse("{\"rescale_betas_zero_snr\": true, \"clip_sample\": false, "
+                            "\"timestep_spacing\": \"trailing\"}",
+                            NULL),
                      LGV_ERR_NUMERIC);
     /* so does a predicted image that is still at SNR infinity */
-    assert_int_equal(refuse("{\"prediction_type\": \"sample\"}", &(lgv_sampler_options){.sampler = "ddim_inverse"}), LGV_ERR_NUMERIC);
+    assert_int_equal(refuse("{\"prediction_type\": \"sample\"}",
+                            &(lgv_sampler_options){.sampler = "ddim_inverse"}),
+                     LGV_ERR_NUMERIC);
     /* a default number of steps never exceeds T */
     lgv_sampler *s = sampler_of("{\"num_train_timesteps\": 20, \"beta_end\": 0.3}", NULL);
     assert_int_equal(lgv_sampler_steps(s), 20);
@@ -383,7 +434,12 @@ static void refusals(void **state)
 static void thresholding(void **state)
 {
     float x[] = {1, -2, 3, -4, 5}, x0[5];
-    lgv_step_coef k = {.a = 1, .c = 1, .clip = INFINITY, .threshold = 1, .threshold_ratio = 0.83f, .threshold_max = 100};
+    lgv_step_coef k = {.a = 1,
+                       .c = 1,
+                       .clip = INFINITY,
+                       .threshold = 1,
+                       .threshold_ratio = 0.83f,
+                       .threshold_max = 100};
     assert_int_equal(lgv_sampler_apply(&k, 5, x, x, NULL, x0, NULL, NULL), LGV_OK);
     near(x0[0], 1 / 4.32, 1e-6);
     near(x0[3], -4 / 4.32, 1e-6);
@@ -397,14 +453,17 @@ static void thresholding(void **state)
 /* To noise and back with DDIM under a model that does not depend on x: the round trip is exact. */
 static void inversion(void **state)
 {
-    lgv_sampler_options to = {.sampler = "ddim_inverse", .num_inference_steps = 20}, from = {.num_inference_steps = 20};
+    lgv_sampler_options to = {.sampler = "ddim_inverse", .num_inference_steps = 20},
+                        from = {.num_inference_steps = 20};
     const char *json = "{\"clip_sample\": false}";
     lgv_sampler *up = sampler_of(json, &to), *down = sampler_of(json, &from);
     float x[] = {.5f, -.8f, .1f}, eps[] = {1.2f, -.4f, .3f};
     const float start[] = {.5f, -.8f, .1f};
-    for (int i = 0; i < 20; i++) lgv_sampler_apply(lgv_sampler_coef(up, i), 3, x, eps, NULL, x, NULL, NULL);
+    for (int i = 0; i < 20; i++)
+        lgv_sampler_apply(lgv_sampler_coef(up, i), 3, x, eps, NULL, x, NULL, NULL);
     assert_true(fabsf(x[0] - start[0]) > .3f);
-    for (int i = 0; i < 20; i++) lgv_sampler_apply(lgv_sampler_coef(down, i), 3, x, eps, NULL, x, NULL, NULL);
+    for (int i = 0; i < 20; i++)
+        lgv_sampler_apply(lgv_sampler_coef(down, i), 3, x, eps, NULL, x, NULL, NULL);
     for (int i = 0; i < 3; i++) near(x[i], start[i], 1e-4);
     lgv_sampler_free(up);
     lgv_sampler_free(down);
@@ -426,10 +485,12 @@ static void slerp(void **state)
     near(out[0], 0, 1e-3);
 }
 
-/* The device operation equals the host's, each row with coefficients of its own: clip, none, thresholding. */
+/* The device operation equals the host's, each row with coefficients of its own: clip, none,
+   thresholding. */
 enum { ROWS = 3, ROW = 5 * 7 * 3 };
 
-static void run_on(const char *spec, const lgv_step_coef *k, const float *x, const float *out, const float *z, float *next, float *x0)
+static void run_on(const char *spec, const lgv_step_coef *k, const float *x, const float *out,
+                   const float *z, float *next, float *x0)
 {
     lgv_error err = {0};
     lgv_device *device = NULL;
@@ -447,8 +508,9 @@ static void run_on(const char *spec, const lgv_step_coef *k, const float *x, con
         fail_msg("%s", err.text);
     for (int r = 0; r < ROWS; r++) lgv_step_coef_row(&k[r], &lgv_plan_step(plan)->row[r]);
     const int64_t n = ROWS * ROW;
-    if (lgv_plan_write(plan, "x", x, n, &err) || lgv_plan_write(plan, "out", out, n, &err) || lgv_plan_write(plan, "z", z, n, &err) ||
-        lgv_plan_run(plan, NULL, &err) || lgv_plan_read(plan, "next", next, n, &err) || lgv_plan_read(plan, "x0", x0, n, &err))
+    if (lgv_plan_write(plan, "x", x, n, &err) || lgv_plan_write(plan, "out", out, n, &err) ||
+        lgv_plan_write(plan, "z", z, n, &err) || lgv_plan_run(plan, NULL, &err) ||
+        lgv_plan_read(plan, "next", next, n, &err) || lgv_plan_read(plan, "x0", x0, n, &err))
         fail_msg("%s", err.text);
     lgv_plan_free(plan);
     lgv_store_free(store);
@@ -462,16 +524,27 @@ static void device_step(void **state)
     static const lgv_step_coef k[ROWS] = {
         {.a = 3.1f, .b = -2.9f, .clip = 1, .c = .3f, .d = .6f, .e = .2f, .s = .4f},
         {.a = 1, .b = -.5f, .clip = INFINITY, .c = .9f, .d = 0, .e = .1f, .s = 0},
-        {.a = 2, .b = -1, .clip = INFINITY, .c = .5f, .d = .5f, .e = 0, .s = .1f, .threshold = 1, .threshold_ratio = .995f, .threshold_max = 3},
+        {.a = 2,
+         .b = -1,
+         .clip = INFINITY,
+         .c = .5f,
+         .d = .5f,
+         .e = 0,
+         .s = .1f,
+         .threshold = 1,
+         .threshold_ratio = .995f,
+         .threshold_max = 3},
     };
-    static float x[ROWS * ROW], out[ROWS * ROW], z[ROWS * ROW], want[ROWS * ROW], want0[ROWS * ROW], next[ROWS * ROW], x0[ROWS * ROW];
+    static float x[ROWS * ROW], out[ROWS * ROW], z[ROWS * ROW], want[ROWS * ROW], want0[ROWS * ROW],
+        next[ROWS * ROW], x0[ROWS * ROW];
     lgv_torch_rng rng;
     lgv_torch_seed(&rng, 3);
     lgv_torch_randn(&rng, ROWS * ROW, x);
     lgv_torch_randn(&rng, ROWS * ROW, out);
     lgv_torch_randn(&rng, ROWS * ROW, z);
     for (int r = 0; r < ROWS; r++)
-        lgv_sampler_apply(&k[r], ROW, x + r * ROW, out + r * ROW, z + r * ROW, want + r * ROW, want0 + r * ROW, NULL);
+        lgv_sampler_apply(&k[r], ROW, x + r * ROW, out + r * ROW, z + r * ROW, want + r * ROW,
+                          want0 + r * ROW, NULL);
     for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
         if (!lgv_cpu_has(levels[l])) continue;
         char spec[32];
@@ -484,7 +557,8 @@ static void device_step(void **state)
     }
 }
 
-/* Whatever allocation fails, making a sampler reports it and leaves nothing behind (sanitizers watch). */
+/* Whatever allocation fails, making a sampler reports it and leaves nothing behind (sanitizers
+   watch). */
 static void out_of_memory(void **state)
 {
     static const char json[] = "{\"trained_betas\": [0.1, 0.2, 0.3], \"num_train_timesteps\": 3}";
@@ -512,10 +586,12 @@ static void out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table),        cmocka_unit_test(known_timesteps), cmocka_unit_test(all_timesteps),
-        cmocka_unit_test(known_steps),  cmocka_unit_test(trajectories),    cmocka_unit_test(published_sums),
-        cmocka_unit_test(defects),      cmocka_unit_test(refusals),        cmocka_unit_test(thresholding),
-        cmocka_unit_test(inversion),    cmocka_unit_test(slerp),           cmocka_unit_test(device_step),
+        cmocka_unit_test(table),         cmocka_unit_test(known_timesteps),
+        cmocka_unit_test(all_timesteps), cmocka_unit_test(known_steps),
+        cmocka_unit_test(trajectories),  cmocka_unit_test(published_sums),
+        cmocka_unit_test(defects),       cmocka_unit_test(refusals),
+        cmocka_unit_test(thresholding),  cmocka_unit_test(inversion),
+        cmocka_unit_test(slerp),         cmocka_unit_test(device_step),
         cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

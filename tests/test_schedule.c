@@ -1,6 +1,7 @@
 /* test_schedule.c - noise schedules, what training takes from them, and scheduler_config.json.
-   Tables are compared with diffusers' at 2e-6 relative. The rescaled ones pass through torch.sqrt, whose
-   last bit depends on the machine (MKL): there a beta may be off by 4e-6 (two near values are subtracted), abar by 1e-5 of it. */
+   Tables are compared with diffusers' at 2e-6 relative. The rescaled ones pass through
+   torch.sqrt, whose last bit depends on the machine (MKL): there a beta may be off by 4e-6 (two
+   near values are subtracted), abar by 1e-5 of it. */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <setjmp.h>
@@ -28,7 +29,8 @@ static lgv_schedule *schedule_of(const char *json)
     lgv_error err = {0};
     lgv_scheduler_config cfg;
     lgv_schedule *s = NULL;
-    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) || lgv_schedule_new(&cfg, &s, &err))
+    if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) ||
+        lgv_schedule_new(&cfg, &s, &err))
         fail_msg("%s: %s", json, err.text);
     lgv_scheduler_config_clear(&cfg);
     return s;
@@ -56,7 +58,8 @@ static void known_values(void **state)
         {"{}", 500, .0777966604},
         {"{}", 999, 4.03583e-05},
         {"{\"beta_schedule\": \"scaled_linear\"}", 500, .331274629},
-        {"{\"beta_schedule\": \"scaled_linear\", \"beta_start\": 0.00085, \"beta_end\": 0.012}", 999, .00466009602},
+        {"{\"beta_schedule\": \"scaled_linear\", \"beta_start\": 0.00085, \"beta_end\": 0.012}",
+         999, .00466009602},
         {"{\"beta_schedule\": \"squaredcos_cap_v2\"}", 500, .492285043},
         {"{\"beta_schedule\": \"squaredcos_cap_v2\"}", 999, 2.42873e-09},
         {"{\"beta_schedule\": \"sigmoid\"}", 500, .298887581},
@@ -116,7 +119,8 @@ static void tables(void **state)
         lgv_schedule *s = schedule_of(one);
         double worst = 0;
         for (int64_t t = 0; t < s->T; t++) {
-            double beta = at(f, "betas", (int64_t)k * 1000 + t), abar = at(f, "alphas_cumprod", (int64_t)k * 1000 + t);
+            double beta = at(f, "betas", (int64_t)k * 1000 + t),
+                   abar = at(f, "alphas_cumprod", (int64_t)k * 1000 + t);
             int rescaled = strstr(one, "rescale") != NULL;
             if (fabs(s->betas[t] - beta) > (rescaled ? 4e-6 : 2e-6 * beta))
                 fail_msg("%s: beta[%d] is %.9g, wanted %.9g", one, (int)t, s->betas[t], beta);
@@ -166,11 +170,13 @@ static void config_files(void **state)
     close(fd);
 
     assert_int_equal(lgv_scheduler_config_init(&cfg, "DDPMScheduler", &err), LGV_OK);
-    assert_int_equal(lgv_scheduler_config_set(&cfg, "prediction_type", "v_prediction", &err), LGV_OK);
+    assert_int_equal(lgv_scheduler_config_set(&cfg, "prediction_type", "v_prediction", &err),
+                     LGV_OK);
     assert_int_equal(lgv_scheduler_config_set(&cfg, "num_train_timesteps", "500", &err), LGV_OK);
     assert_int_equal(lgv_scheduler_config_set(&cfg, "clip_sample", "false", &err), LGV_OK);
     assert_int_equal(lgv_scheduler_config_set(&cfg, "variance_type", "fixed_large", &err), LGV_OK);
-    assert_int_equal(lgv_scheduler_config_set(&cfg, "prediction_type", "noise", &err), LGV_ERR_FORMAT);
+    assert_int_equal(lgv_scheduler_config_set(&cfg, "prediction_type", "noise", &err),
+                     LGV_ERR_FORMAT);
     assert_non_null(strstr(err.text, "prediction_type"));
     assert_int_equal(lgv_scheduler_config_set(&cfg, "clip", "false", &err), LGV_ERR_ARGUMENT);
     assert_int_equal(lgv_scheduler_config_set(&cfg, "beta_start", "small", &err), LGV_ERR_ARGUMENT);
@@ -182,7 +188,8 @@ static void config_files(void **state)
     assert_int_equal(back.variance_type, LGV_VARIANCE_FIXED_LARGE);
     assert_int_equal(back.clip_sample, 0);
 
-    /* DDIM keeps what both classes have; variance_type is not DDIM's, set_alpha_to_one was not given */
+    /* DDIM keeps what both classes have; variance_type is not DDIM's, set_alpha_to_one was not
+       given */
     if (lgv_scheduler_config_switch(&back, "DDIMScheduler", &ddim, &err)) fail_msg("%s", err.text);
     assert_int_equal(ddim.num_train_timesteps, 500);
     assert_int_equal(ddim.prediction_type, LGV_PREDICT_V);
@@ -200,15 +207,20 @@ static void config_files(void **state)
     unlink(path);
 }
 
-/* Stable Diffusion's PNDM folder: not one of our classes, yet its schedule and set_alpha_to_one serve DDIM. */
+/* Stable Diffusion's PNDM folder: not one of our classes, yet its schedule and set_alpha_to_one
+   serve DDIM. */
 static void foreign_class(void **state)
 {
-    static const char pndm[] = "{\"_class_name\": \"PNDMScheduler\", \"_diffusers_version\": \"0.8.0.dev0\", \"beta_end\": 0.012,"
-                               "\"beta_schedule\": \"scaled_linear\", \"beta_start\": 0.00085, \"num_train_timesteps\": 1000,"
-                               "\"set_alpha_to_one\": false, \"skip_prk_steps\": true, \"steps_offset\": 1, \"trained_betas\": null}";
+    static const char pndm[] = "{\"_class_name\": \"PNDMScheduler\", \"_diffusers_version\": "
+                               "\"0.8.0.dev0\", \"beta_end\": 0.012,"
+                               "\"beta_schedule\": \"scaled_linear\", \"beta_start\": 0.00085, "
+                               "\"num_train_timesteps\": 1000,"
+                               "\"set_alpha_to_one\": false, \"skip_prk_steps\": true, "
+                               "\"steps_offset\": 1, \"trained_betas\": null}";
     lgv_error err = {0};
     lgv_scheduler_config cfg, ddim;
-    if (lgv_scheduler_config_parse(pndm, strlen(pndm), "pndm", &cfg, &err)) fail_msg("%s", err.text);
+    if (lgv_scheduler_config_parse(pndm, strlen(pndm), "pndm", &cfg, &err))
+        fail_msg("%s", err.text);
     assert_string_equal(cfg.class_name, "PNDMScheduler");
     if (lgv_scheduler_config_switch(&cfg, "DDIMScheduler", &ddim, &err)) fail_msg("%s", err.text);
     assert_int_equal(ddim.set_alpha_to_one, 0);
@@ -216,29 +228,39 @@ static void foreign_class(void **state)
     assert_int_equal(ddim.clip_sample, 1); /* DDIM's default: PNDM has no such field */
     assert_int_equal(ddim.beta_schedule, LGV_BETA_SCALED_LINEAR);
     lgv_scheduler_config_clear(&ddim);
-    assert_int_equal(lgv_scheduler_config_switch(&cfg, "PNDMScheduler", &ddim, &err), LGV_ERR_UNSUPPORTED);
+    assert_int_equal(lgv_scheduler_config_switch(&cfg, "PNDMScheduler", &ddim, &err),
+                     LGV_ERR_UNSUPPORTED);
     assert_int_equal(lgv_scheduler_config_save(&cfg, "/tmp/never", &err), LGV_ERR_UNSUPPORTED);
     lgv_scheduler_config_clear(&cfg);
 }
 
 static void bad_configs(void **state)
 {
-    static const char *const parse[] = {
-        "{\"num_train_timesteps\": 0}", "{\"num_train_timesteps\": 99999999}", "{\"num_train_timesteps\": \"many\"}",
-        "{\"beta_schedule\": \"exp\"}", "{\"trained_betas\": []}", "{\"trained_betas\": [\"x\"]}", "{\"steps_offset\": -1}",
-        "{\"clip_sample\": 3}", "[1]", "{\"beta_start\":"};
-    static const char *const make[] = {"{\"trained_betas\": [0.1, 0.2]}", "{\"beta_end\": 2}", "{\"beta_start\": -0.1}",
+    static const char *const parse[] = {"{\"num_train_timesteps\": 0}",
+                                        "{\"num_train_timesteps\": 99999999}",
+                                        "{\"num_train_timesteps\": \"many\"}",
+                                        "{\"beta_schedule\": \"exp\"}",
+                                        "{\"trained_betas\": []}",
+                                        "{\"trained_betas\": [\"x\"]}",
+                                        "{\"steps_offset\": -1}",
+                                        "{\"clip_sample\": 3}",
+                                        "[1]",
+                                        "{\"beta_start\":"};
+    static const char *const make[] = {"{\"trained_betas\": [0.1, 0.2]}", "{\"beta_end\": 2}",
+                                       "{\"beta_start\": -0.1}",
                                        "{\"num_train_timesteps\": 1, \"trained_betas\": [1.5]}"};
     lgv_scheduler_config cfg;
     for (size_t i = 0; i < sizeof parse / sizeof parse[0]; i++) {
         lgv_error err = {0};
-        if (!lgv_scheduler_config_parse(parse[i], strlen(parse[i]), "bad.json", &cfg, &err)) fail_msg("accepted %s", parse[i]);
+        if (!lgv_scheduler_config_parse(parse[i], strlen(parse[i]), "bad.json", &cfg, &err))
+            fail_msg("accepted %s", parse[i]);
         assert_true(err.text[0]);
     }
     for (size_t i = 0; i < sizeof make / sizeof make[0]; i++) {
         lgv_error err = {0};
         lgv_schedule *s = NULL;
-        if (lgv_scheduler_config_parse(make[i], strlen(make[i]), "bad.json", &cfg, &err)) fail_msg("%s", err.text);
+        if (lgv_scheduler_config_parse(make[i], strlen(make[i]), "bad.json", &cfg, &err))
+            fail_msg("%s", err.text);
         assert_int_equal(lgv_schedule_new(&cfg, &s, &err), LGV_ERR_ARGUMENT);
         assert_null(s);
         lgv_scheduler_config_clear(&cfg);
@@ -248,8 +270,9 @@ static void bad_configs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(worked_example), cmocka_unit_test(known_values),  cmocka_unit_test(tables),
-        cmocka_unit_test(loss_weights),   cmocka_unit_test(config_files), cmocka_unit_test(foreign_class),
+        cmocka_unit_test(worked_example), cmocka_unit_test(known_values),
+        cmocka_unit_test(tables),         cmocka_unit_test(loss_weights),
+        cmocka_unit_test(config_files),   cmocka_unit_test(foreign_class),
         cmocka_unit_test(bad_configs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

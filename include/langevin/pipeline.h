@@ -1,7 +1,8 @@
 /* pipeline.h - from a model folder and a seed to pictures.
-   A pipeline holds a network's weights on a device and its scheduler's configuration; plans are made
-   once per batch shape and kept. Pictures are independent of each other: picture i depends on its seed
-   and options only, whatever the batch size and its neighbours (rng torch_batch excepted). */
+   A pipeline holds a network's weights on a device and its scheduler's configuration; plans are
+   made once per batch shape and kept. Pictures are independent of each other: picture i depends
+   on its seed and options only, whatever the batch size and its neighbours (rng torch_batch
+   excepted). */
 #ifndef LANGEVIN_PIPELINE_H
 #define LANGEVIN_PIPELINE_H
 
@@ -18,15 +19,17 @@ extern "C" {
 
 typedef struct lgv_pipeline lgv_pipeline;
 
-/* Opens a model and its scheduler: whatever lgv_model_open (model.h) finds weights for. A folder without
-   a scheduler_config.json gets DDPMScheduler's defaults. weights: LGV_WEIGHTS_BEST is the averaged ones
-   where there is a choice. The device is borrowed and must outlive the pipeline. */
-LGV_API lgv_status lgv_pipeline_open(lgv_device *device, const char *path, lgv_model_weights weights,
-                                     lgv_pipeline **out, lgv_error *err);
-/* A pipeline over a network that lives elsewhere (a training run): parameters are read from `set` of
-   the store at each run. model and store are borrowed, cfg is copied. */
+/* Opens a model and its scheduler: whatever lgv_model_open (model.h) finds weights for. A folder
+   without a scheduler_config.json gets DDPMScheduler's defaults. weights: LGV_WEIGHTS_BEST is
+   the averaged ones where there is a choice. The device is borrowed and must outlive the
+   pipeline. */
+LGV_API lgv_status lgv_pipeline_open(lgv_device *device, const char *path,
+                                     lgv_model_weights weights, lgv_pipeline **out, lgv_error *err);
+/* A pipeline over a network that lives elsewhere (a training run): parameters are read from
+   `set` of the store at each run. model and store are borrowed, cfg is copied. */
 LGV_API lgv_status lgv_pipeline_new(const lgv_model *model, lgv_store *store, const char *set,
-                                    const lgv_scheduler_config *cfg, lgv_pipeline **out, lgv_error *err);
+                                    const lgv_scheduler_config *cfg, lgv_pipeline **out,
+                                    lgv_error *err);
 LGV_API void lgv_pipeline_free(lgv_pipeline *pipeline);
 
 /* Owned by the pipeline. */
@@ -38,35 +41,38 @@ LGV_API const char *lgv_pipeline_weights(const lgv_pipeline *pipeline);
 LGV_API lgv_status lgv_pipeline_hash(const lgv_pipeline *pipeline, char hex[65], lgv_error *err);
 
 typedef enum lgv_sample_rng {
-    LGV_SAMPLE_PHILOX = 0,  /* our own stream, picture i from its seed */
-    LGV_SAMPLE_TORCH,       /* as diffusers with a list of generators, one per picture */
-    LGV_SAMPLE_TORCH_BATCH  /* as diffusers with one generator: drawn for whole batches, in their order */
+    LGV_SAMPLE_PHILOX = 0, /* our own stream, picture i from its seed */
+    LGV_SAMPLE_TORCH,      /* as diffusers with a list of generators, one per picture */
+    LGV_SAMPLE_TORCH_BATCH /* as diffusers with one generator: drawn batch by batch */
 } lgv_sample_rng;
 
 /* Told after each network call. */
 typedef struct lgv_sample_progress {
-    int64_t done, total;          /* network calls over the whole job */
-    int64_t step, steps;          /* of this batch; done with step (1 .. steps) */
-    int64_t first_image, images;  /* this batch: pictures first_image .. first_image+images-1 */
-    const float *sample;          /* [images,C,H,W] with the last call of the batch, else NULL; valid in the callback */
+    int64_t done, total;         /* network calls over the whole job */
+    int64_t step, steps;         /* of this batch; done with step (1 .. steps) */
+    int64_t first_image, images; /* this batch: pictures first_image .. first_image+images-1 */
+    /* [images,C,H,W] with the last call of the batch, else NULL; valid in the callback */
+    const float *sample;
 } lgv_sample_progress;
 /* Returns not 0 to stop: lgv_pipeline_sample then returns LGV_ERR_CANCELLED. */
 typedef int (*lgv_sample_callback)(void *user, const lgv_sample_progress *progress);
 
 typedef struct lgv_sample_options {
-    int64_t num_images;           /* 0: 1 */
-    int64_t batch_size;           /* 0: num_images, at most 8 */
-    int64_t height, width;        /* 0: the network's sample_size */
-    /* sampler.sampler NULL: "ddim" (50 steps, eta 0); "model": the class of the folder's scheduler. */
+    int64_t num_images;    /* 0: 1 */
+    int64_t batch_size;    /* 0: num_images, at most 8 */
+    int64_t height, width; /* 0: the network's sample_size */
+    /* sampler.sampler NULL: "ddim" (50 steps, eta 0); "model": the folder's own scheduler. */
     lgv_sampler_options sampler;
-    uint64_t seed;                /* picture i: seed + i (wrapping) */
-    const uint64_t *seeds;        /* [num_images] instead; NULL: none */
+    uint64_t seed;         /* picture i: seed + i (wrapping) */
+    const uint64_t *seeds; /* [num_images] instead; NULL: none */
     lgv_sample_rng rng;
-    const int32_t *labels;        /* [num_images] class labels; given exactly when the network has classes */
-    const float *init_noise;      /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
-    const float *step_noise;      /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */
-    int keep_trajectory;          /* fill lgv_samples.trajectory */
-    int discard;                  /* no lgv_samples: pictures go to the callback only (out may be NULL) */
+    const int32_t *labels; /* [num_images]; given exactly when the network has classes */
+    /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
+    const float *init_noise;
+    /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */
+    const float *step_noise;
+    int keep_trajectory; /* fill lgv_samples.trajectory */
+    int discard;         /* no lgv_samples: pictures go to the callback only (out may be NULL) */
     lgv_sample_callback callback; /* NULL: none */
     void *user;
 } lgv_sample_options;
@@ -78,17 +84,21 @@ typedef struct lgv_samples {
     uint64_t *seeds;   /* [n] */
 } lgv_samples;
 
-/* Samples. options NULL: one picture of seed 0. Plans are made for at most two batch shapes and kept for
-   the next call. Errors: labels, size, sampler or noise that do not fit the model; LGV_ERR_CANCELLED. */
-LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options, lgv_samples **out,
-                                       lgv_error *err);
+/* Samples. options NULL: one picture of seed 0. Plans are made for at most two batch shapes and
+   kept for the next call. Errors: labels, size, sampler or noise that do not fit the model;
+   LGV_ERR_CANCELLED. */
+LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options,
+                                       lgv_samples **out, lgv_error *err);
 /* Network calls per picture of these options, that is the first axis of step_noise. */
-LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline, const lgv_sampler_options *sampler, int64_t *calls,
+LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline,
+                                      const lgv_sampler_options *sampler, int64_t *calls,
                                       lgv_error *err);
 LGV_API void lgv_samples_free(lgv_samples *samples);
 
-/* 8-bit pictures of n images x[n,C,H,W]: clamp(x/2 + 0.5, 0, 1)*255 rounded half to even, to out[n,H,W,C]. */
-LGV_API void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width, const float *x, uint8_t *out);
+/* 8-bit pictures of n images x[n,C,H,W]: clamp(x/2 + 0.5, 0, 1)*255 rounded half to even, to
+   out[n,H,W,C]. */
+LGV_API void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width,
+                           const float *x, uint8_t *out);
 
 #ifdef __cplusplus
 }

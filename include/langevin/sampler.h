@@ -1,6 +1,7 @@
-/* sampler.h - samplers: which timesteps the network is asked for, and what is done with its answers.
-   A sampler is a host record. It turns a scheduler configuration and options into a list of steps, each
-   a timestep for the network and the coefficients of the one device operation lgv_sampler_step:
+/* sampler.h - samplers: which timesteps the network is asked for, and what is done with its
+   answers. A sampler is a host record. It turns a scheduler configuration and options into a list
+   of steps, each a timestep for the network and the coefficients of the one device operation
+   lgv_sampler_step:
        x0 = clip(a*x + b*out)      x' = c*x0 + d*x + e*out + s*z
    where x is the current image, out the network's output and z fresh standard normal noise. */
 #ifndef LANGEVIN_SAMPLER_H
@@ -16,13 +17,13 @@ extern "C" {
 #endif
 
 typedef struct lgv_step_coef {
-    float t;               /* given to the network */
-    float a, b;            /* predicted x0 */
-    float clip;            /* x0 to +- clip; INFINITY: none */
-    float c, d, e, s;      /* next x */
-    int threshold;         /* dynamic thresholding instead of the clip */
+    float t;          /* given to the network */
+    float a, b;       /* predicted x0 */
+    float clip;       /* x0 to +- clip; INFINITY: none */
+    float c, d, e, s; /* next x */
+    int threshold;    /* dynamic thresholding instead of the clip */
     float threshold_ratio, threshold_max;
-    int wants_noise;       /* this step draws z (also where s is 0, as diffusers does) */
+    int wants_noise; /* this step draws z (also where s is 0, as diffusers does) */
 } lgv_step_coef;
 
 /* One record per sampler. */
@@ -42,26 +43,29 @@ LGV_API const lgv_sampler_info *lgv_sampler_find(const char *name);
 enum { LGV_STEPS_ALL = -1 };
 
 typedef struct lgv_sampler_options {
-    const char *sampler;         /* name or class name; NULL: "ddim" */
-    int64_t num_inference_steps; /* 0: the sampler's default (at most T); LGV_STEPS_ALL: T-1 .. 0 whatever the spacing */
-    const int64_t *timesteps;    /* own list, strictly descending (inverse: ascending), within 0 .. T-1; borrowed */
-    int64_t timestep_count;      /* 0: none; with a list num_inference_steps must be 0 */
-    double eta;                  /* of ddim: 0 deterministic, 1 like ddpm (arXiv 2010.02502, eq. 16) */
+    const char *sampler; /* name or class name; NULL: "ddim" */
+    /* 0: the sampler's default (at most T); LGV_STEPS_ALL: T-1 .. 0 whatever the spacing */
+    int64_t num_inference_steps;
+    /* own list, strictly descending (inverse: ascending), within 0 .. T-1; borrowed */
+    const int64_t *timesteps;
+    int64_t timestep_count; /* 0: none; with a list num_inference_steps must be 0 */
+    double eta;             /* of ddim: 0 deterministic, 1 like ddpm (arXiv 2010.02502, eq. 16) */
     int use_clipped_model_output; /* of ddim: eps is derived again from the clipped x0 */
-    int compat_diffusers;        /* keep four defects of diffusers, see lgv_sampler_new */
+    int compat_diffusers;         /* keep four defects of diffusers, see lgv_sampler_new */
 } lgv_sampler_options;
 
 typedef struct lgv_sampler lgv_sampler;
 
-/* Makes the list of steps. cfg is read as diffusers' from_config would for the sampler's class. options
-   NULL: all defaults. Errors: more steps than T, a list that does not descend, a variance type that needs
-   a network with two outputs, steps that would divide by zero.
-   Equal to diffusers but for four defects, which compat_diffusers keeps: variance fixed_large_log is NaN
-   there (here sqrt(beta_t)); ddim under linspace steps back by T/n instead of to the next timestep;
-   trailing sometimes ends in an extra timestep -1; steps_offset can reach index T (here the offset is
-   lowered until the list fits; in compat mode an error). */
-LGV_API lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
-                                   lgv_sampler **out, lgv_error *err);
+/* Makes the list of steps. cfg is read as diffusers' from_config would for the sampler's class.
+   options NULL: all defaults. Errors: more steps than T, a list that does not descend, a variance
+   type that needs a network with two outputs, steps that would divide by zero.
+   Equal to diffusers but for four defects, which compat_diffusers keeps: variance
+   fixed_large_log is NaN there (here sqrt(beta_t)); ddim under linspace steps back by T/n
+   instead of to the next timestep; trailing sometimes ends in an extra timestep -1; steps_offset
+   can reach index T (here the offset is lowered until the list fits; in compat mode an error). */
+LGV_API lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg,
+                                   const lgv_sampler_options *options, lgv_sampler **out,
+                                   lgv_error *err);
 LGV_API void lgv_sampler_free(lgv_sampler *sampler);
 
 LGV_API const lgv_sampler_info *lgv_sampler_kind(const lgv_sampler *sampler);
@@ -75,12 +79,14 @@ LGV_API double lgv_sampler_init_sigma(const lgv_sampler *sampler);
 LGV_API void lgv_step_coef_row(const lgv_step_coef *coef, lgv_row *row);
 
 /* The operation on the host: one image of n float32 elements. z may be NULL when s is 0; x0 (the
-   predicted image) may be NULL. x_next may be x. Fails only for want of memory (thresholding sorts). */
-LGV_API lgv_status lgv_sampler_apply(const lgv_step_coef *coef, int64_t n, const float *x, const float *out,
-                                     const float *z, float *x_next, float *x0, lgv_error *err);
+   predicted image) may be NULL. x_next may be x. Fails only for want of memory (thresholding
+   sorts). */
+LGV_API lgv_status lgv_sampler_apply(const lgv_step_coef *coef, int64_t n, const float *x,
+                                     const float *out, const float *z, float *x_next, float *x0,
+                                     lgv_error *err);
 
-/* Spherical interpolation between two latents (arXiv 2010.02502, eq. 67): weight 0 gives a, 1 gives b;
-   straight when they are parallel. out may be a or b. */
+/* Spherical interpolation between two latents (arXiv 2010.02502, eq. 67): weight 0 gives a, 1
+   gives b; straight when they are parallel. out may be a or b. */
 LGV_API void lgv_slerp(int64_t n, const float *a, const float *b, double weight, float *out);
 
 #ifdef __cplusplus

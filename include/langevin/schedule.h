@@ -1,7 +1,8 @@
-/* schedule.h - the noise schedule beta_1 .. beta_T, the configuration it comes from, and what training
-   derives from it.
-   Notation: T training timesteps (index 0 .. T-1), beta_t, abar_t = prod_{s<=t} (1 - beta_s), image x0,
-   standard normal noise eps. Configurations have the names, defaults and file of diffusers' schedulers. */
+/* schedule.h - the noise schedule beta_1 .. beta_T, the configuration it comes from, and what
+   training derives from it.
+   Notation: T training timesteps (index 0 .. T-1), beta_t, abar_t = prod_{s<=t} (1 - beta_s),
+   image x0, standard normal noise eps. Configurations have the names, defaults and file of
+   diffusers' schedulers. */
 #ifndef LANGEVIN_SCHEDULE_H
 #define LANGEVIN_SCHEDULE_H
 
@@ -17,15 +18,19 @@ extern "C" {
 typedef enum lgv_beta_schedule {
     LGV_BETA_LINEAR = 0,    /* evenly spaced beta (arXiv 2006.11239, sec. 4) */
     LGV_BETA_SCALED_LINEAR, /* evenly spaced sqrt(beta) (arXiv 2112.10752) */
-    LGV_BETA_COSINE,        /* "squaredcos_cap_v2": abar(t) = cos^2((t + .008)/1.008 pi/2) (arXiv 2102.09672, eq. 17) */
+    LGV_BETA_COSINE,        /* "squaredcos_cap_v2" (arXiv 2102.09672, eq. 17) */
     LGV_BETA_SIGMOID,       /* sigmoid(-6 .. 6) scaled to beta_start .. beta_end */
     LGV_BETA_LAPLACE        /* abar from a Laplace distribution of log SNR (arXiv 2407.03297) */
 } lgv_beta_schedule;
 
-/* What the network predicts: eps, x0, or v = sqrt(abar) eps - sqrt(1-abar) x0 (arXiv 2202.00512). */
-typedef enum lgv_prediction { LGV_PREDICT_EPSILON = 0, LGV_PREDICT_SAMPLE, LGV_PREDICT_V } lgv_prediction;
+/* The network predicts eps, x0 or v = sqrt(abar) eps - sqrt(1-abar) x0 (arXiv 2202.00512). */
+typedef enum lgv_prediction {
+    LGV_PREDICT_EPSILON = 0,
+    LGV_PREDICT_SAMPLE,
+    LGV_PREDICT_V
+} lgv_prediction;
 
-/* Sigma of the ancestral step; LEARNED and LEARNED_RANGE (arXiv 2102.09672) are read and written. */
+/* Sigma of the ancestral step; the learned ones (arXiv 2102.09672) are only read and written. */
 typedef enum lgv_variance {
     LGV_VARIANCE_FIXED_SMALL = 0, /* posterior variance (1-abar_prev)/(1-abar_t) beta_t */
     LGV_VARIANCE_FIXED_SMALL_LOG, /* the same, by way of its logarithm */
@@ -36,7 +41,11 @@ typedef enum lgv_variance {
 } lgv_variance;
 
 /* How n sampling timesteps are spread over T (arXiv 2305.08891, table 2). */
-typedef enum lgv_spacing { LGV_SPACING_LEADING = 0, LGV_SPACING_LINSPACE, LGV_SPACING_TRAILING } lgv_spacing;
+typedef enum lgv_spacing {
+    LGV_SPACING_LEADING = 0,
+    LGV_SPACING_LINSPACE,
+    LGV_SPACING_TRAILING
+} lgv_spacing;
 
 enum { LGV_CLASS_NAME = 64 };
 
@@ -46,46 +55,54 @@ typedef struct lgv_scheduler_config {
     int64_t num_train_timesteps;     /* T, 1 .. 1000000 */
     double beta_start, beta_end;
     lgv_beta_schedule beta_schedule;
-    double *trained_betas;           /* owned; NULL: none. As many as num_train_timesteps */
+    double *trained_betas; /* owned; NULL: none. As many as num_train_timesteps */
     int64_t trained_beta_count;
-    int rescale_betas_zero_snr;      /* abar_{T-1} = 0 (arXiv 2305.08891, algorithm 1) */
+    int rescale_betas_zero_snr; /* abar_{T-1} = 0 (arXiv 2305.08891, algorithm 1) */
     lgv_prediction prediction_type;
     lgv_variance variance_type;
-    int clip_sample;                 /* predicted x0 to +- clip_sample_range */
+    int clip_sample; /* predicted x0 to +- clip_sample_range */
     double clip_sample_range;
-    int thresholding;                /* dynamic thresholding instead (arXiv 2205.11487, sec. 2.3) */
+    int thresholding; /* dynamic thresholding instead (arXiv 2205.11487, sec. 2.3) */
     double dynamic_thresholding_ratio, sample_max_value;
     lgv_spacing timestep_spacing;
-    int64_t steps_offset;            /* added to the timesteps of "leading" */
-    int set_alpha_to_one;            /* abar before timestep 0 is 1, else abar_0 */
-    uint32_t given;                  /* which fields a file or the caller stated (internal bits) */
+    int64_t steps_offset; /* added to the timesteps of "leading" */
+    int set_alpha_to_one; /* abar before timestep 0 is 1, else abar_0 */
+    uint32_t given;       /* which fields a file or the caller stated (internal bits) */
 } lgv_scheduler_config;
 
-/* The defaults of a scheduler class ("DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler"; NULL is
-   the first); every field of the class counts as given. */
-LGV_API lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name, lgv_error *err);
-LGV_API void lgv_scheduler_config_clear(lgv_scheduler_config *cfg); /* frees what it owns; NULL is legal */
-/* Reads a scheduler_config.json. Keys that are missing get the class's default, unknown keys are left
-   out. A class that is not ours is read for the fields it shares with ours. */
-LGV_API lgv_status lgv_scheduler_config_load(const char *path, lgv_scheduler_config *out, lgv_error *err);
+/* The defaults of a scheduler class ("DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler";
+   NULL is the first); every field of the class counts as given. */
+LGV_API lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name,
+                                             lgv_error *err);
+/* Frees what it owns; NULL is legal. */
+LGV_API void lgv_scheduler_config_clear(lgv_scheduler_config *cfg);
+/* Reads a scheduler_config.json. Keys that are missing get the class's default, unknown keys are
+   left out. A class that is not ours is read for the fields it shares with ours. */
+LGV_API lgv_status lgv_scheduler_config_load(const char *path, lgv_scheduler_config *out,
+                                             lgv_error *err);
 /* The same from JSON text (size bytes); `where` names it in errors. */
 LGV_API lgv_status lgv_scheduler_config_parse(const char *text, size_t size, const char *where,
                                               lgv_scheduler_config *out, lgv_error *err);
-/* Writes every field of the class, with _class_name and _diffusers_version; atomic. Only classes of ours. */
-LGV_API lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path, lgv_error *err);
+/* Writes every field of the class, with _class_name and _diffusers_version; atomic. Only classes
+   of ours. */
+LGV_API lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path,
+                                             lgv_error *err);
 /* A deep copy; out must be uninitialised or cleared. */
-LGV_API lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg, lgv_scheduler_config *out, lgv_error *err);
+LGV_API lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg,
+                                             lgv_scheduler_config *out, lgv_error *err);
 /* A copy for another class, as diffusers' from_config: fields given and known to the class keep
    their values, all others get its defaults. */
-LGV_API lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const char *class_name,
-                                               lgv_scheduler_config *out, lgv_error *err);
-/* Sets one field (not trained_betas) by its JSON name from text: ("prediction_type", "v_prediction"), ("clip_sample", "false"). */
-LGV_API lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *field, const char *value,
-                                            lgv_error *err);
-LGV_API const char *lgv_prediction_name(lgv_prediction prediction);          /* "epsilon" ...; never NULL */
+LGV_API lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg,
+                                               const char *class_name, lgv_scheduler_config *out,
+                                               lgv_error *err);
+/* Sets one field (not trained_betas) by its JSON name from text: ("clip_sample", "false"). */
+LGV_API lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *field,
+                                            const char *value, lgv_error *err);
+LGV_API const char *lgv_prediction_name(lgv_prediction prediction); /* "epsilon" ...; never NULL */
 LGV_API const char *lgv_beta_schedule_name(lgv_beta_schedule beta_schedule); /* "linear" ... */
 
-/* The tables, as diffusers has them (betas to 1 ulp; abar: products in double of float32 1-beta, stored float32). */
+/* The tables, as diffusers has them (betas to 1 ulp; abar: products in double of float32 1-beta,
+   stored float32). */
 typedef struct lgv_schedule {
     int64_t T;
     float *betas;          /* [T] */
@@ -93,20 +110,22 @@ typedef struct lgv_schedule {
     lgv_prediction prediction;
 } lgv_schedule;
 
-LGV_API lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out, lgv_error *err);
+LGV_API lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out,
+                                    lgv_error *err);
 LGV_API void lgv_schedule_free(lgv_schedule *s);
 
 /* All of the following take t in 0 .. T-1. */
 
 /* x_t = *x0 * x0 + *noise * eps: sqrt(abar_t), sqrt(1-abar_t) (arXiv 2006.11239, eq. 4). */
 LGV_API void lgv_schedule_noise_coef(const lgv_schedule *s, int64_t t, float *x0, float *noise);
-/* What the network is trained to output, = *x0 * x0 + *noise * eps, by the configuration's prediction type. */
+/* What the network is trained to output, = *x0 * x0 + *noise * eps, by the configuration's
+   prediction type. */
 LGV_API void lgv_schedule_target_coef(const lgv_schedule *s, int64_t t, float *x0, float *noise);
 /* Signal-to-noise ratio abar_t / (1-abar_t). */
 LGV_API double lgv_schedule_snr(const lgv_schedule *s, int64_t t);
-/* Weight of the squared error at t. snr_gamma 0: 1 for epsilon and v, the SNR for sample (as diffusers'
-   unconditional script). snr_gamma > 0, min-SNR (arXiv 2303.09556, eq. 5): m = min(SNR, gamma) divided
-   by SNR (epsilon), SNR + 1 (v) or 1 (sample). */
+/* Weight of the squared error at t. snr_gamma 0: 1 for epsilon and v, the SNR for sample (as
+   diffusers' unconditional script). snr_gamma > 0, min-SNR (arXiv 2303.09556, eq. 5): m =
+   min(SNR, gamma) divided by SNR (epsilon), SNR + 1 (v) or 1 (sample). */
 LGV_API double lgv_schedule_loss_weight(const lgv_schedule *s, int64_t t, double snr_gamma);
 /* n elements of one image in float32; out may be an input. */
 LGV_API void lgv_schedule_add_noise(const lgv_schedule *s, int64_t t, int64_t n, const float *x0,

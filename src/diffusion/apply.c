@@ -1,5 +1,5 @@
-/* apply.c - one sampler step on the host, and interpolation of latents. The plain statement of what the
-   device operation lgv_sampler_step computes. */
+/* apply.c - one sampler step on the host, and interpolation of latents. The plain statement of
+   what the device operation lgv_sampler_step computes. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -13,7 +13,8 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* torch.quantile(v, ratio), linear between neighbours, of n >= 1 values that get sorted. NaN when any is. */
+/* torch.quantile(v, ratio), linear between neighbours, of n >= 1 values that get sorted. NaN
+   when any is. */
 static float quantile(float *v, int64_t n, float ratio)
 {
     for (int64_t i = 0; i < n; i++)
@@ -27,10 +28,13 @@ static float quantile(float *v, int64_t n, float ratio)
 }
 
 /* Dynamic thresholding: s = quantile of |x0|, at least 1, at most max; x0 = clamp(x0, -s, s)/s. */
-static lgv_status threshold_of(const lgv_step_coef *k, int64_t n, const float *x, const float *out, float *s, lgv_error *err)
+static lgv_status threshold_of(const lgv_step_coef *k, int64_t n, const float *x, const float *out,
+                               float *s, lgv_error *err)
 {
     float *v = lgv_alloc((size_t)n, sizeof *v);
-    if (!v) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory to threshold %lld values", (long long)n);
+    if (!v)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory to threshold %lld values",
+                        (long long)n);
     for (int64_t i = 0; i < n; i++) v[i] = fabsf(k->a * x[i] + k->b * out[i]);
     *s = quantile(v, n, k->threshold_ratio);
     lgv_free(v);
@@ -45,8 +49,8 @@ static float clamp(float v, float bound)
     return v < -bound ? -bound : v > bound ? bound : v;
 }
 
-lgv_status lgv_sampler_apply(const lgv_step_coef *k, int64_t n, const float *x, const float *out, const float *z,
-                             float *x_next, float *x0, lgv_error *err)
+lgv_status lgv_sampler_apply(const lgv_step_coef *k, int64_t n, const float *x, const float *out,
+                             const float *z, float *x_next, float *x0, lgv_error *err)
 {
     float bound = k->clip, divisor = 1;
     if (n < 1) return LGV_OK;
@@ -64,8 +68,8 @@ lgv_status lgv_sampler_apply(const lgv_step_coef *k, int64_t n, const float *x, 
     return LGV_OK;
 }
 
-/* The angle whose cosine and sine are c and s (s >= 0), by steps of sin(angle - a) = s cos a - c sin a,
-   which converge cubically; our own, because libm's acos differs between machines. */
+/* The angle whose cosine and sine are c and s (s >= 0), by steps of sin(angle - a) = s cos a - c
+   sin a, which converge cubically; our own, because libm's acos differs between machines. */
 static double angle_of(double c, double s)
 {
     double a = 1.5707963267948966 * (1 - c), sin_a, cos_a;

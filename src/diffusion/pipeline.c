@@ -1,5 +1,5 @@
-/* pipeline.c - a network with its scheduler, and the plans of its denoising step. A plan holds one step,
-   not the loop: every step is the same computation with another step block. */
+/* pipeline.c - a network with its scheduler, and the plans of its denoising step. A plan holds
+   one step, not the loop: every step is the same computation with another step block. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +11,8 @@
 /* ---- plans ---- */
 
 /* x' of one step for rows pictures of H x W. */
-static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, int64_t H, int64_t W,
-                             lgv_noise_source noise, lgv_error *err)
+static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, int64_t H,
+                             int64_t W, lgv_noise_source noise, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(p->model);
     const int64_t dim[] = {rows, H, W, info->in_channels};
@@ -40,12 +40,13 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
     return status;
 }
 
-lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W, lgv_noise_source noise,
-                             lgv_plan **out, lgv_error *err)
+lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
+                             lgv_noise_source noise, lgv_plan **out, lgv_error *err)
 {
     for (int i = 0; i < LGV_BATCH_PLANS; i++) {
         const lgv_batch_plan *have = &p->plans[i];
-        if (have->plan && have->rows == rows && have->H == H && have->W == W && have->noise == noise) {
+        if (have->plan && have->rows == rows && have->H == H && have->W == W &&
+            have->noise == noise) {
             *out = have->plan;
             return LGV_OK;
         }
@@ -65,16 +66,19 @@ static lgv_status check_model(const lgv_model *model, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     if (info->in_channels != info->out_channels)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "the network takes %d channels and gives %d; sampling needs as many out as in",
-                        info->in_channels, info->out_channels);
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "the network takes %d channels and gives %d; sampling needs as many out as in",
+            info->in_channels, info->out_channels);
     if (info->class_kind == LGV_CLASS_IDENTITY)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "the network wants class vectors (class_embed_type \"identity\"), which sampling cannot make");
+                        "the network wants class vectors (class_embed_type \"identity\"), which "
+                        "sampling cannot make");
     return LGV_OK;
 }
 
-static lgv_status fill(lgv_pipeline *p, const lgv_model *model, lgv_store *store, const char *set, lgv_error *err)
+static lgv_status fill(lgv_pipeline *p, const lgv_model *model, lgv_store *store, const char *set,
+                       lgv_error *err)
 {
     p->model = model;
     p->store = store;
@@ -84,8 +88,8 @@ static lgv_status fill(lgv_pipeline *p, const lgv_model *model, lgv_store *store
     return check_model(model, err);
 }
 
-lgv_status lgv_pipeline_new(const lgv_model *model, lgv_store *store, const char *set, const lgv_scheduler_config *cfg,
-                            lgv_pipeline **out, lgv_error *err)
+lgv_status lgv_pipeline_new(const lgv_model *model, lgv_store *store, const char *set,
+                            const lgv_scheduler_config *cfg, lgv_pipeline **out, lgv_error *err)
 {
     lgv_pipeline *p = lgv_zalloc(1, sizeof *p);
     if (!p) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a pipeline");
@@ -110,7 +114,8 @@ static lgv_status declare(const lgv_pipeline *p, lgv_store *store, lgv_error *er
     return status;
 }
 
-static lgv_status load_scheduler(const lgv_model_info *info, lgv_scheduler_config *cfg, lgv_error *err)
+static lgv_status load_scheduler(const lgv_model_info *info, lgv_scheduler_config *cfg,
+                                 lgv_error *err)
 {
     if (!info->scheduler) return lgv_scheduler_config_init(cfg, NULL, err);
     char *path = lgv_path_join(info->scheduler, "scheduler_config.json");
@@ -120,12 +125,16 @@ static lgv_status load_scheduler(const lgv_model_info *info, lgv_scheduler_confi
     return status;
 }
 
-static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *path, lgv_model_weights weights, lgv_error *err)
+static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *path,
+                            lgv_model_weights weights, lgv_error *err)
 {
     LGV_TRY(lgv_model_open(path, NULL, &p->own_model, err));
     const lgv_model_info *info = lgv_model_describe(p->own_model);
     if (!info->weights_raw && !info->weights_ema)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' is a network without weights; train it first, or give a folder that has them", path);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "'%s' is a network without weights; train it first, or give a folder that has them",
+            path);
     LGV_TRY(lgv_store_new(device, &p->own_store, err));
     LGV_TRY(fill(p, p->own_model, p->own_store, "weight", err));
     if (info->weights_ema) p->weights = weights == LGV_WEIGHTS_RAW ? "raw" : "ema";
@@ -135,8 +144,8 @@ static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *pat
     return lgv_model_load_weights(p->own_model, p->own_store, p->set, weights, err);
 }
 
-lgv_status lgv_pipeline_open(lgv_device *device, const char *path, lgv_model_weights weights, lgv_pipeline **out,
-                             lgv_error *err)
+lgv_status lgv_pipeline_open(lgv_device *device, const char *path, lgv_model_weights weights,
+                             lgv_pipeline **out, lgv_error *err)
 {
     lgv_pipeline *p = lgv_zalloc(1, sizeof *p);
     if (!p) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a pipeline");
@@ -174,19 +183,23 @@ const char *lgv_pipeline_weights(const lgv_pipeline *p)
     return p->weights;
 }
 
-lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options, lgv_sampler **out, lgv_error *err)
+lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
+                                lgv_sampler **out, lgv_error *err)
 {
     lgv_sampler_options o = *options;
     if (o.sampler && !strcmp(o.sampler, "model")) {
         o.sampler = p->cfg.class_name;
         if (!lgv_sampler_find(o.sampler))
             return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                            "the model's scheduler is %s, which this build has no sampler for; choose ddim or ddpm", o.sampler);
+                            "the model's scheduler is %s, which this build has no sampler for; "
+                            "choose ddim or ddpm",
+                            o.sampler);
     }
     return lgv_sampler_new(&p->cfg, &o, out, err);
 }
 
-lgv_status lgv_pipeline_calls(const lgv_pipeline *p, const lgv_sampler_options *options, int64_t *calls, lgv_error *err)
+lgv_status lgv_pipeline_calls(const lgv_pipeline *p, const lgv_sampler_options *options,
+                              int64_t *calls, lgv_error *err)
 {
     static const lgv_sampler_options none = {0};
     lgv_sampler *sampler;
@@ -208,7 +221,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const named *)a)->name, ((const named *)b)->name);
 }
 
-static lgv_status hash_parameter(const lgv_pipeline *p, const named *item, lgv_sha256 *sha, lgv_error *err)
+static lgv_status hash_parameter(const lgv_pipeline *p, const named *item, lgv_sha256 *sha,
+                                 lgv_error *err)
 {
     int rank, frozen;
     int64_t dim[LGV_MAX_RANK], count = 1;

@@ -29,10 +29,11 @@ struct lgv_pipeline {
 };
 
 /* A cached or new plan; it belongs to the pipeline. */
-lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W, lgv_noise_source noise,
-                             lgv_plan **out, lgv_error *err);
-/* The sampler of these options: none named is ddim, "model" the class of the scheduler's configuration. */
-lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options, lgv_sampler **out,
-                                lgv_error *err);
+lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
+                             lgv_noise_source noise, lgv_plan **out, lgv_error *err);
+/* The sampler of these options: none named is ddim, "model" the class of the scheduler's
+   configuration. */
+lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
+                                lgv_sampler **out, lgv_error *err);
 
 #endif

@@ -1,6 +1,6 @@
 /* sample.c - the sampling loop over batches and steps.
-   The picture's state stays on the host between steps, in PyTorch's NCHW: it is small beside one network
-   call, and every generator, file and callback wants that order. */
+   The picture's state stays on the host between steps, in PyTorch's NCHW: it is small beside one
+   network call, and every generator, file and callback wants that order. */
 #include <math.h>
 #include <string.h>
 
@@ -13,13 +13,13 @@ typedef struct job {
     const lgv_sample_options *o;
     lgv_sampler *sampler;
     int64_t n, batch, C, H, W;
-    int64_t pixels;        /* C*H*W */
+    int64_t pixels; /* C*H*W */
     int64_t steps, calls_done, calls_total;
     lgv_noise_source noise;
-    float *x, *z;          /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
-    float *scratch;        /* [H,W,C] */
-    lgv_torch_rng *torch;  /* [batch] generators, or one for the whole job */
-    lgv_samples *out;      /* NULL: discarded */
+    float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
+    float *scratch;       /* [H,W,C] */
+    lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
+    lgv_samples *out;     /* NULL: discarded */
 } job;
 
 static int64_t at_least(int64_t given, int64_t otherwise)
@@ -34,7 +34,8 @@ static uint64_t seed_of(const lgv_sample_options *o, int64_t image)
 
 /* ---- noise ---- */
 
-/* The first x of one picture from our own stream, counted in the [H,W,C] order of lgv_random_normal. */
+/* The first x of one picture from our own stream, counted in the [H,W,C] order of
+   lgv_random_normal. */
 static void philox_init(const job *j, uint64_t seed, float *x)
 {
     lgv_rng_key key = {.seed = seed, .stream = lgv_rng_stream("sample.init")};
@@ -60,11 +61,13 @@ static void draw_init(const job *j, int64_t first, int64_t count)
     if (o->rng == LGV_SAMPLE_TORCH)
         for (int64_t i = 0; i < count; i++) lgv_torch_seed(&j->torch[i], seed_of(o, first + i));
     if (o->init_noise) {
-        memcpy(j->x, o->init_noise + first * j->pixels, (size_t)(count * j->pixels) * sizeof(float));
+        memcpy(j->x, o->init_noise + first * j->pixels,
+               (size_t)(count * j->pixels) * sizeof(float));
         return;
     }
     if (o->rng == LGV_SAMPLE_PHILOX)
-        for (int64_t i = 0; i < count; i++) philox_init(j, seed_of(o, first + i), j->x + i * j->pixels);
+        for (int64_t i = 0; i < count; i++)
+            philox_init(j, seed_of(o, first + i), j->x + i * j->pixels);
     else
         torch_draw(j, count, j->x);
     float sigma = (float)lgv_sampler_init_sigma(j->sampler);
@@ -75,7 +78,8 @@ static void draw_init(const job *j, int64_t first, int64_t count)
 static void draw_step(const job *j, int64_t i, int64_t first, int64_t count)
 {
     if (j->o->step_noise)
-        memcpy(j->z, j->o->step_noise + (i * j->n + first) * j->pixels, (size_t)(count * j->pixels) * sizeof(float));
+        memcpy(j->z, j->o->step_noise + (i * j->n + first) * j->pixels,
+               (size_t)(count * j->pixels) * sizeof(float));
     else if (lgv_sampler_coef(j->sampler, i)->wants_noise)
         torch_draw(j, count, j->z);
 }
@@ -100,7 +104,8 @@ static void fill_rows(const job *j, lgv_step *step, int64_t i, int64_t first, in
     }
 }
 
-static lgv_status run_step(const job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count, lgv_error *err)
+static lgv_status run_step(const job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count,
+                           lgv_error *err)
 {
     lgv_step *step = lgv_plan_step(plan);
     int64_t elements = step->rows * j->pixels;
@@ -118,9 +123,13 @@ static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_er
 {
     j->calls_done++;
     if (!j->o->callback) return LGV_OK;
-    lgv_sample_progress progress = {
-        .done = j->calls_done, .total = j->calls_total, .step = i + 1, .steps = j->steps,
-        .first_image = first, .images = count, .sample = i + 1 == j->steps ? j->x : NULL};
+    lgv_sample_progress progress = {.done = j->calls_done,
+                                    .total = j->calls_total,
+                                    .step = i + 1,
+                                    .steps = j->steps,
+                                    .first_image = first,
+                                    .images = count,
+                                    .sample = i + 1 == j->steps ? j->x : NULL};
     if (!j->o->callback(j->o->user, &progress)) return LGV_OK;
     return lgv_fail(err, LGV_ERR_CANCELLED, "sampling was stopped after %lld of %lld network calls",
                     (long long)j->calls_done, (long long)j->calls_total);
@@ -157,12 +166,15 @@ static lgv_status check_labels(const job *j, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(j->p->model);
     if (info->class_kind == LGV_CLASS_NONE && j->o->labels)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model is unconditional and takes no class labels");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the model is unconditional and takes no class labels");
     if (info->class_kind != LGV_CLASS_NONE && !j->o->labels)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model is class-conditional: give a class label for each picture");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the model is class-conditional: give a class label for each picture");
     for (int64_t i = 0; info->class_kind == LGV_CLASS_TABLE && i < j->n; i++) {
         if (j->o->labels[i] < 0 || j->o->labels[i] >= info->class_count)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "class label %d of picture %lld lies outside 0 .. %d",
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "class label %d of picture %lld lies outside 0 .. %d",
                             (int)j->o->labels[i], (long long)i, info->class_count - 1);
     }
     return LGV_OK;
@@ -175,7 +187,8 @@ static lgv_status check_timesteps(const job *j, lgv_error *err)
     for (int64_t i = 0; i < j->steps; i++) {
         float t = lgv_sampler_coef(j->sampler, i)->t;
         if (t < 0 || t >= (float)info->num_train_timesteps)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "the sampler asks for timestep %g, the model's table has rows 0 .. %d",
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the sampler asks for timestep %g, the model's table has rows 0 .. %d",
                             (double)t, info->num_train_timesteps - 1);
     }
     return LGV_OK;
@@ -190,16 +203,17 @@ static lgv_status prepare_size(job *j, lgv_error *err)
     j->H = at_least(j->o->height, info->height);
     j->W = at_least(j->o->width, info->width);
     if (j->n < 1 || j->batch < 1 || j->batch > 65536)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "%lld pictures in batches of %lld cannot be sampled", (long long)j->n,
-                        (long long)j->o->batch_size);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "%lld pictures in batches of %lld cannot be sampled",
+                        (long long)j->n, (long long)j->o->batch_size);
     if (!j->H || !j->W)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model's configuration gives no sample size; state height and width");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the model's configuration gives no sample size; state height and width");
     LGV_TRY(lgv_model_check_size(j->p->model, j->H, j->W, err));
     int64_t all = 0;
     if (!lgv_mul_i64(j->C, j->H, &j->pixels) || !lgv_mul_i64(j->pixels, j->W, &j->pixels) ||
         !lgv_mul_i64(j->pixels, j->n, &all) || !lgv_mul_i64(all, 4 * j->steps, &all))
-        return lgv_fail(err, LGV_ERR_SHAPE, "%lld pictures of %lldx%lldx%lld are too many", (long long)j->n, (long long)j->C,
-                        (long long)j->H, (long long)j->W);
+        return lgv_fail(err, LGV_ERR_SHAPE, "%lld pictures of %lldx%lldx%lld are too many",
+                        (long long)j->n, (long long)j->C, (long long)j->H, (long long)j->W);
     return LGV_OK;
 }
 
@@ -207,17 +221,23 @@ static lgv_status allocate(job *j, lgv_error *err)
 {
     const lgv_sample_options *o = j->o;
     size_t image = (size_t)j->pixels, all = (size_t)j->n * image;
-    size_t generators = o->rng == LGV_SAMPLE_PHILOX ? 0 : o->rng == LGV_SAMPLE_TORCH ? (size_t)j->batch : 1;
+    size_t generators = o->rng == LGV_SAMPLE_PHILOX  ? 0
+                        : o->rng == LGV_SAMPLE_TORCH ? (size_t)j->batch
+                                                     : 1;
     int bad = !(j->x = lgv_zalloc((size_t)j->batch * image, sizeof(float))) ||
-              !(j->z = lgv_zalloc(j->noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1, sizeof(float))) ||
-              !(j->scratch = lgv_alloc(image, sizeof(float))) || !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
+              !(j->z = lgv_zalloc(j->noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1,
+                                  sizeof(float))) ||
+              !(j->scratch = lgv_alloc(image, sizeof(float))) ||
+              !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
     if (!bad && !o->discard) {
-        bad = !(j->out = lgv_zalloc(1, sizeof *j->out)) || !(j->out->sample = lgv_alloc(all, sizeof(float))) ||
+        bad = !(j->out = lgv_zalloc(1, sizeof *j->out)) ||
+              !(j->out->sample = lgv_alloc(all, sizeof(float))) ||
               !(j->out->seeds = lgv_alloc((size_t)j->n, sizeof(uint64_t)));
         if (!bad && o->keep_trajectory)
             bad = !(j->out->trajectory = lgv_alloc((size_t)j->steps * all, sizeof(float)));
     }
-    if (bad) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)j->n);
+    if (bad)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)j->n);
     return LGV_OK;
 }
 
@@ -231,7 +251,8 @@ static lgv_status run_job(job *j, lgv_error *err)
     if (!lgv_sampler_stochastic(j->sampler))
         j->noise = LGV_NOISE_NONE;
     else
-        j->noise = j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
+        j->noise =
+            j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
     LGV_TRY(allocate(j, err));
     if (j->o->rng == LGV_SAMPLE_TORCH_BATCH) lgv_torch_seed(j->torch, seed_of(j->o, 0));
     j->calls_total = (j->n + j->batch - 1) / j->batch * j->steps;
@@ -247,7 +268,8 @@ static lgv_status run_job(job *j, lgv_error *err)
     return LGV_OK;
 }
 
-lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options, lgv_samples **out, lgv_error *err)
+lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options,
+                               lgv_samples **out, lgv_error *err)
 {
     static const lgv_sample_options none = {0};
     job j = {.p = pipeline, .o = options ? options : &none};
@@ -273,7 +295,8 @@ void lgv_samples_free(lgv_samples *samples)
     lgv_free(samples);
 }
 
-void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width, const float *x, uint8_t *out)
+void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width, const float *x,
+                   uint8_t *out)
 {
     int64_t HW = height * width;
     for (int64_t i = 0; i < n; i++) {

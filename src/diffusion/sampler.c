@@ -6,7 +6,8 @@
 #include "diffusion/scheduler.h"
 
 /* A new sampler is a record in a file of its own and a line here. */
-static const lgv_sampler_record *const records[] = {&lgv_sampler_ddpm, &lgv_sampler_ddim, &lgv_sampler_ddim_inverse};
+static const lgv_sampler_record *const records[] = {&lgv_sampler_ddpm, &lgv_sampler_ddim,
+                                                    &lgv_sampler_ddim_inverse};
 enum { RECORDS = sizeof records / sizeof records[0] };
 
 struct lgv_sampler {
@@ -38,7 +39,8 @@ static int same_name(const char *a, const char *b)
 static const lgv_sampler_record *find(const char *name)
 {
     for (int i = 0; i < RECORDS; i++)
-        if (same_name(name, records[i]->info.name) || same_name(name, records[i]->info.class_name)) return records[i];
+        if (same_name(name, records[i]->info.name) || same_name(name, records[i]->info.class_name))
+            return records[i];
     return NULL;
 }
 
@@ -53,8 +55,9 @@ float lgv_sampler_abar(const lgv_sampler_task *task, int64_t t)
     return task->schedule->alphas_cumprod[t < 0 ? task->schedule->T - 1 : t];
 }
 
-/* At abar 0 the noise prediction says nothing about x0: diffusers divides by zero and the clip makes
-   +-1 of the infinity. A huge finite factor does the same without a NaN from infinity - infinity. */
+/* At abar 0 the noise prediction says nothing about x0: diffusers divides by zero and the clip
+   makes +-1 of the infinity. A huge finite factor does the same without a NaN from infinity -
+   infinity. */
 static const double zero_snr_gain = 1e30;
 
 void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef *out)
@@ -85,42 +88,51 @@ void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef
 
 static int is_finite(const lgv_step_coef *k)
 {
-    return isfinite(k->a) && isfinite(k->b) && isfinite(k->c) && isfinite(k->d) && isfinite(k->e) && isfinite(k->s) &&
-           !isnan(k->clip);
+    return isfinite(k->a) && isfinite(k->b) && isfinite(k->c) && isfinite(k->d) && isfinite(k->e) &&
+           isfinite(k->s) && !isnan(k->clip);
 }
 
-static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task *task, lgv_step_coef *coef, lgv_error *err)
+static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task *task,
+                       lgv_step_coef *coef, lgv_error *err)
 {
     for (int64_t i = 0; i < task->n; i++) {
         coef[i].t = (float)task->t[i];
         record->coef(task, i, &coef[i]);
         if (is_finite(&coef[i]) || task->options->compat_diffusers) continue;
-        return lgv_fail(err, LGV_ERR_NUMERIC,
-                        "sampler '%s' has no finite coefficients at timestep %lld (alpha_bar %g, prediction type %s, eta %g); "
-                        "with zero terminal SNR use v_prediction or clip_sample, and eta between 0 and 1",
-                        record->info.name, (long long)task->t[i], (double)lgv_sampler_abar(task, task->t[i]),
-                        lgv_prediction_name(task->cfg->prediction_type), task->options->eta);
+        return lgv_fail(
+            err, LGV_ERR_NUMERIC,
+            "sampler '%s' has no finite coefficients at timestep %lld (alpha_bar %g, prediction "
+            "type %s, eta %g); "
+            "with zero terminal SNR use v_prediction or clip_sample, and eta between 0 and 1",
+            record->info.name, (long long)task->t[i], (double)lgv_sampler_abar(task, task->t[i]),
+            lgv_prediction_name(task->cfg->prediction_type), task->options->eta);
     }
     return LGV_OK;
 }
 
-static lgv_status check_config(const lgv_scheduler_config *cfg, const lgv_sampler_options *o, lgv_error *err)
+static lgv_status check_config(const lgv_scheduler_config *cfg, const lgv_sampler_options *o,
+                               lgv_error *err)
 {
-    if ((unsigned)cfg->timestep_spacing > LGV_SPACING_TRAILING || (unsigned)cfg->variance_type > LGV_VARIANCE_LEARNED_RANGE)
+    if ((unsigned)cfg->timestep_spacing > LGV_SPACING_TRAILING ||
+        (unsigned)cfg->variance_type > LGV_VARIANCE_LEARNED_RANGE)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "unknown timestep_spacing %d or variance_type %d",
                         (int)cfg->timestep_spacing, (int)cfg->variance_type);
     if (cfg->steps_offset < 0 || cfg->steps_offset > 1000000)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "steps_offset must be 0 to 1000000, is %lld", (long long)cfg->steps_offset);
-    if (cfg->thresholding && !(cfg->dynamic_thresholding_ratio >= 0 && cfg->dynamic_thresholding_ratio <= 1))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "dynamic_thresholding_ratio must lie between 0 and 1, is %g",
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "steps_offset must be 0 to 1000000, is %lld",
+                        (long long)cfg->steps_offset);
+    if (cfg->thresholding &&
+        !(cfg->dynamic_thresholding_ratio >= 0 && cfg->dynamic_thresholding_ratio <= 1))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "dynamic_thresholding_ratio must lie between 0 and 1, is %g",
                         cfg->dynamic_thresholding_ratio);
     if (!(o->eta >= 0) || !isfinite(o->eta))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "eta must be a number from 0 up, is %g", o->eta);
     return LGV_OK;
 }
 
-static lgv_status make(const lgv_sampler_record *record, const lgv_scheduler_config *cfg, const lgv_sampler_options *o,
-                       lgv_schedule **schedule, int64_t **t, lgv_sampler *sampler, lgv_error *err)
+static lgv_status make(const lgv_sampler_record *record, const lgv_scheduler_config *cfg,
+                       const lgv_sampler_options *o, lgv_schedule **schedule, int64_t **t,
+                       lgv_sampler *sampler, lgv_error *err)
 {
     lgv_sampler_task task = {.cfg = cfg, .options = o};
     LGV_TRY(check_config(cfg, o, err));
@@ -133,18 +145,21 @@ static lgv_status make(const lgv_sampler_record *record, const lgv_scheduler_con
     sampler->n = task.n;
     sampler->coef = lgv_zalloc((size_t)task.n, sizeof *sampler->coef);
     if (!sampler->coef)
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld sampler steps", (long long)task.n);
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld sampler steps",
+                        (long long)task.n);
     return fill(record, &task, sampler->coef, err);
 }
 
-lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg, const lgv_sampler_options *options, lgv_sampler **out,
-                           lgv_error *err)
+lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
+                           lgv_sampler **out, lgv_error *err)
 {
     static const lgv_sampler_options none = {0};
     const lgv_sampler_options *o = options ? options : &none;
     const char *name = o->sampler ? o->sampler : lgv_sampler_ddim.info.name;
     const lgv_sampler_record *record = find(name);
-    if (!record) return lgv_fail(err, LGV_ERR_ARGUMENT, "there is no sampler '%s'; known are ddpm, ddim and ddim_inverse", name);
+    if (!record)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "there is no sampler '%s'; known are ddpm, ddim and ddim_inverse", name);
 
     lgv_scheduler_config own;
     lgv_schedule *schedule = NULL;

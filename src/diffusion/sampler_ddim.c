@@ -1,13 +1,15 @@
 /* sampler_ddim.c - DDIM (arXiv 2010.02502, eq. 12 and 16) and its inverse, from image to noise.
-   x' = sqrt(abar') x0 + dir eps + s z: eps is linear in x, out and (when derived again from the clipped
-   x0) x0, so it folds into the coefficients. */
+   x' = sqrt(abar') x0 + dir eps + s z: eps is linear in x, out and (when derived again from the
+   clipped x0) x0, so it folds into the coefficients. */
 #include <math.h>
 
 #include "core/core.h"
 #include "diffusion/scheduler.h"
 
-/* Adds dir * eps to c, d, e. eps_of_x0: from the clipped prediction, eps = (x - sqrt(abar) x0)/sqrt(1-abar). */
-static void add_direction(lgv_prediction prediction, float abar, int eps_of_x0, double dir, double *c, double *d, double *e)
+/* Adds dir * eps to c, d, e. eps_of_x0: from the clipped prediction, eps = (x - sqrt(abar)
+   x0)/sqrt(1-abar). */
+static void add_direction(lgv_prediction prediction, float abar, int eps_of_x0, double dir,
+                          double *c, double *d, double *e)
 {
     double signal = sqrtf(abar), noise = sqrtf(1.0f - abar);
     if (eps_of_x0) {
@@ -29,7 +31,8 @@ static void add_direction(lgv_prediction prediction, float abar, int eps_of_x0, 
 }
 
 /* From noise level abar to level next. */
-static void move(const lgv_sampler_task *task, float abar, float next, double dir, int eps_of_x0, lgv_step_coef *out)
+static void move(const lgv_sampler_task *task, float abar, float next, double dir, int eps_of_x0,
+                 lgv_step_coef *out)
 {
     double c = sqrtf(next), d = 0, e = 0;
     lgv_sampler_predict(task, abar, out);
@@ -39,11 +42,13 @@ static void move(const lgv_sampler_task *task, float abar, float next, double di
     out->e = (float)e;
 }
 
-/* diffusers always goes T/n back. That is the next timestep for "leading", a choice of the method for
-   "trailing", and a mistake for "linspace" and own lists: there the next timestep is taken. */
+/* diffusers always goes T/n back. That is the next timestep for "leading", a choice of the
+   method for "trailing", and a mistake for "linspace" and own lists: there the next timestep is
+   taken. */
 static int strides(const lgv_sampler_task *task)
 {
-    return task->stride && (task->cfg->timestep_spacing != LGV_SPACING_LINSPACE || task->options->compat_diffusers);
+    return task->stride &&
+           (task->cfg->timestep_spacing != LGV_SPACING_LINSPACE || task->options->compat_diffusers);
 }
 
 static float edge(const lgv_sampler_task *task)
@@ -55,7 +60,8 @@ static void ddim_coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef *ou
 {
     int64_t t = task->t[i], prev = i + 1 < task->n ? task->t[i + 1] : -1;
     if (strides(task)) prev = t - task->stride;
-    float abar = lgv_sampler_abar(task, t), next = prev < 0 ? edge(task) : lgv_sampler_abar(task, prev);
+    float abar = lgv_sampler_abar(task, t),
+          next = prev < 0 ? edge(task) : lgv_sampler_abar(task, prev);
     float variance = (1.0f - next) / (1.0f - abar) * (1.0f - abar / next);
     float s = (float)task->options->eta * sqrtf(variance);
     float rest = 1.0f - next - s * s;
@@ -71,11 +77,18 @@ static void inverse_coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef 
 {
     int64_t t = task->t[i], from = i > 0 ? task->t[i - 1] : -1;
     if (strides(task)) from = lgv_min_i64(t - task->stride, task->schedule->T - 1);
-    float abar = from < 0 ? edge(task) : lgv_sampler_abar(task, from), next = lgv_sampler_abar(task, t);
+    float abar = from < 0 ? edge(task) : lgv_sampler_abar(task, from),
+          next = lgv_sampler_abar(task, t);
     move(task, abar, next, sqrtf(1.0f - next), 0, out);
 }
 
 const lgv_sampler_record lgv_sampler_ddim = {
-    {"ddim", "DDIMScheduler", "deterministic with eta 0 (Song et al. 2020), 20 to 100 steps", 50, 0}, NULL, ddim_coef};
+    {"ddim", "DDIMScheduler", "deterministic with eta 0 (Song et al. 2020), 20 to 100 steps", 50,
+     0},
+    NULL,
+    ddim_coef};
 const lgv_sampler_record lgv_sampler_ddim_inverse = {
-    {"ddim_inverse", "DDIMInverseScheduler", "DDIM run backwards, from an image to its noise", 50, 1}, NULL, inverse_coef};
+    {"ddim_inverse", "DDIMInverseScheduler", "DDIM run backwards, from an image to its noise", 50,
+     1},
+    NULL,
+    inverse_coef};

@@ -1,16 +1,19 @@
-/* sampler_ddpm.c - ancestral sampling, the posterior q(x_prev | x_t, x0) (arXiv 2006.11239, eq. 7)
-   between any two timesteps of the list. beta is 1 - abar_t/abar_prev in float32, as diffusers has it:
-   the cancellation loses up to 1e-3 of it at small t, and pictures are to agree. */
+/* sampler_ddpm.c - ancestral sampling, the posterior q(x_prev | x_t, x0) (arXiv 2006.11239, eq.
+   7) between any two timesteps of the list. beta is 1 - abar_t/abar_prev in float32, as
+   diffusers has it: the cancellation loses up to 1e-3 of it at small t, and pictures are to
+   agree. */
 #include <math.h>
 
 #include "core/core.h"
 #include "diffusion/scheduler.h"
 
-static lgv_status check(const lgv_scheduler_config *cfg, const lgv_sampler_options *options, lgv_error *err)
+static lgv_status check(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
+                        lgv_error *err)
 {
     if (cfg->variance_type < LGV_VARIANCE_LEARNED) return LGV_OK;
     return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                    "the model's scheduler has a learned variance, which the ddpm sampler cannot use yet; sample with ddim");
+                    "the model's scheduler has a learned variance, which the ddpm sampler cannot "
+                    "use yet; sample with ddim");
 }
 
 /* Standard deviation of the noise; the smallest variance is 1e-20 as in diffusers. */
@@ -42,4 +45,6 @@ static void coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
 }
 
 const lgv_sampler_record lgv_sampler_ddpm = {
-    {"ddpm", "DDPMScheduler", "ancestral sampling (Ho et al. 2020), many steps", 0, 0}, check, coef};
+    {"ddpm", "DDPMScheduler", "ancestral sampling (Ho et al. 2020), many steps", 0, 0},
+    check,
+    coef};

@@ -1,6 +1,6 @@
 /* schedule.c - the tables of the noise schedule and the coefficients training takes from them.
-   The steps are rounded to float32 exactly where diffusers' tensors are, because 1-abar cancels: a
-   table that is better by half an ulp would sample other pictures from the same checkpoint. */
+   The steps are rounded to float32 exactly where diffusers' tensors are, because 1-abar cancels:
+   a table that is better by half an ulp would sample other pictures from the same checkpoint. */
 #include <math.h>
 
 #include "core/core.h"
@@ -64,7 +64,8 @@ static void cumulate(const float *betas, int64_t T, float *abar)
     }
 }
 
-/* arXiv 2305.08891, algorithm 1: sqrt(abar) shifted so that the last is 0, scaled so that the first stays. */
+/* arXiv 2305.08891, algorithm 1: sqrt(abar) shifted so that the last is 0, scaled so that the
+   first stays. */
 static void rescale_zero_snr(float *betas, float *abar, int64_t T)
 {
     cumulate(betas, T, abar);
@@ -81,11 +82,14 @@ static lgv_status check_config(const lgv_scheduler_config *cfg, lgv_error *err)
 {
     int64_t T = cfg->num_train_timesteps;
     if (T < 1 || T > 1000000)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "num_train_timesteps must be 1 to 1000000, is %lld", (long long)T);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "num_train_timesteps must be 1 to 1000000, is %lld",
+                        (long long)T);
     if (cfg->trained_betas && cfg->trained_beta_count != T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "trained_betas has %lld entries, num_train_timesteps wants %lld",
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "trained_betas has %lld entries, num_train_timesteps wants %lld",
                         (long long)cfg->trained_beta_count, (long long)T);
-    if ((unsigned)cfg->beta_schedule > LGV_BETA_LAPLACE || (unsigned)cfg->prediction_type > LGV_PREDICT_V)
+    if ((unsigned)cfg->beta_schedule > LGV_BETA_LAPLACE ||
+        (unsigned)cfg->prediction_type > LGV_PREDICT_V)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "unknown beta_schedule %d or prediction_type %d",
                         (int)cfg->beta_schedule, (int)cfg->prediction_type);
     return LGV_OK;
@@ -98,8 +102,10 @@ static lgv_status fill(const lgv_scheduler_config *cfg, lgv_schedule *s, lgv_err
     for (int64_t i = 0; i < s->T; i++) {
         if (!(s->betas[i] >= 0 && s->betas[i] <= 1))
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "the noise schedule's beta[%lld] is %g, it must lie between 0 and 1; change beta_start, "
-                            "beta_end or trained_betas", (long long)i, (double)s->betas[i]);
+                            "the noise schedule's beta[%lld] is %g, it must lie between 0 and 1; "
+                            "change beta_start, "
+                            "beta_end or trained_betas",
+                            (long long)i, (double)s->betas[i]);
     }
     cumulate(s->betas, s->T, s->alphas_cumprod);
     return LGV_OK;
@@ -118,7 +124,8 @@ lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out,
     }
     lgv_status status = LGV_OK;
     if (!s || !s->betas || !s->alphas_cumprod)
-        status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a noise schedule of %zu steps", T);
+        status =
+            lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a noise schedule of %zu steps", T);
     else
         status = fill(cfg, s, err);
     if (status)
@@ -176,14 +183,16 @@ static void combine(int64_t n, float a, const float *x, float b, const float *y,
     for (int64_t i = 0; i < n; i++) out[i] = a * x[i] + b * y[i];
 }
 
-void lgv_schedule_add_noise(const lgv_schedule *s, int64_t t, int64_t n, const float *x0, const float *noise, float *out)
+void lgv_schedule_add_noise(const lgv_schedule *s, int64_t t, int64_t n, const float *x0,
+                            const float *noise, float *out)
 {
     float a, b;
     lgv_schedule_noise_coef(s, t, &a, &b);
     combine(n, a, x0, b, noise, out);
 }
 
-void lgv_schedule_velocity(const lgv_schedule *s, int64_t t, int64_t n, const float *x0, const float *noise, float *out)
+void lgv_schedule_velocity(const lgv_schedule *s, int64_t t, int64_t n, const float *x0,
+                           const float *noise, float *out)
 {
     float a, b;
     velocity_coef(s, t, &a, &b);

@@ -9,18 +9,19 @@
 
 /* What a sampler's coefficients are computed from. */
 typedef struct lgv_sampler_task {
-    const lgv_scheduler_config *cfg;    /* of the sampler's own class */
+    const lgv_scheduler_config *cfg; /* of the sampler's own class */
     const lgv_schedule *schedule;
     const lgv_sampler_options *options;
-    const int64_t *t;                   /* [n] timesteps in the order of the calls */
+    const int64_t *t; /* [n] timesteps in the order of the calls */
     int64_t n;
-    int64_t stride;                     /* T / num_inference_steps; 0: neighbours in t */
+    int64_t stride; /* T / num_inference_steps; 0: neighbours in t */
 } lgv_sampler_task;
 
 /* A sampler: one record, in a file of its own, listed in sampler.c. */
 typedef struct lgv_sampler_record {
     lgv_sampler_info info;
-    lgv_status (*check)(const lgv_scheduler_config *cfg, const lgv_sampler_options *options, lgv_error *err);
+    lgv_status (*check)(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
+                        lgv_error *err);
     void (*coef)(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out);
 } lgv_sampler_record;
 
@@ -28,7 +29,8 @@ extern const lgv_sampler_record lgv_sampler_ddpm, lgv_sampler_ddim, lgv_sampler_
 
 /* The timesteps of the sampler in the order of the calls, and the stride of lgv_sampler_task. */
 lgv_status lgv_timesteps(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
-                         const lgv_sampler_info *info, int64_t **t, int64_t *n, int64_t *stride, lgv_error *err);
+                         const lgv_sampler_info *info, int64_t **t, int64_t *n, int64_t *stride,
+                         lgv_error *err);
 
 /* abar of a timestep of the list; -1 (only in compat mode) is the last one, as in Python. */
 float lgv_sampler_abar(const lgv_sampler_task *task, int64_t t);

@@ -1,7 +1,7 @@
-/* scheduler_config.c - scheduler_config.json: fields, defaults, loading, saving, switching classes.
-   One table names every field with its JSON key, its type and the classes that have it, so that all
-   five operations follow from one line per field. Which fields were stated is remembered, because
-   diffusers' from_config lets only those survive a change of class. */
+/* scheduler_config.c - scheduler_config.json: fields, defaults, loading, saving, switching
+   classes. One table names every field with its JSON key, its type and the classes that have it,
+   so that all five operations follow from one line per field. Which fields were stated is
+   remembered, because diffusers' from_config lets only those survive a change of class. */
 #include <stddef.h>
 #include <string.h>
 
@@ -18,12 +18,21 @@ static const struct {
     unsigned bit;
 } classes[] = {{"DDPMScheduler", DDPM}, {"DDIMScheduler", DDIM}, {"DDIMInverseScheduler", INVERSE}};
 
-typedef enum field_type { FIELD_COUNT, FIELD_OFFSET, FIELD_DOUBLE, FIELD_BOOL, FIELD_ENUM, FIELD_BETAS } field_type;
+typedef enum field_type {
+    FIELD_COUNT,
+    FIELD_OFFSET,
+    FIELD_DOUBLE,
+    FIELD_BOOL,
+    FIELD_ENUM,
+    FIELD_BETAS
+} field_type;
 
-static const char *const beta_names[] = {"linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", NULL};
+static const char *const beta_names[] = {"linear",  "scaled_linear", "squaredcos_cap_v2",
+                                         "sigmoid", "laplace",       NULL};
 static const char *const prediction_names[] = {"epsilon", "sample", "v_prediction", NULL};
-static const char *const variance_names[] = {"fixed_small",     "fixed_small_log", "fixed_large",
-                                             "fixed_large_log", "learned",         "learned_range", NULL};
+static const char *const variance_names[] = {
+    "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log",
+    "learned",     "learned_range",   NULL};
 static const char *const spacing_names[] = {"leading", "linspace", "trailing", NULL};
 
 typedef struct field {
@@ -89,12 +98,15 @@ static lgv_status need_class(const char *name, unsigned *bit, lgv_error *err)
 {
     *bit = class_bit(name);
     if (*bit) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                    "scheduler class '%s' is not one of this build's (DDPMScheduler, DDIMScheduler, "
-                    "DDIMInverseScheduler); name a sampler such as 'ddim' instead", name);
+    return lgv_fail(
+        err, LGV_ERR_UNSUPPORTED,
+        "scheduler class '%s' is not one of this build's (DDPMScheduler, DDIMScheduler, "
+        "DDIMInverseScheduler); name a sampler such as 'ddim' instead",
+        name);
 }
 
-lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name, lgv_error *err)
+lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name,
+                                     lgv_error *err)
 {
     unsigned bit;
     if (!class_name) class_name = classes[0].name;
@@ -131,7 +143,8 @@ static lgv_status read_enum(const lgv_json *j, const field *f, int *value, lgv_e
     return lgv_json_wrong(j, f->key, wanted, err);
 }
 
-static lgv_status read_betas(const lgv_json *j, const field *f, lgv_scheduler_config *cfg, lgv_error *err)
+static lgv_status read_betas(const lgv_json *j, const field *f, lgv_scheduler_config *cfg,
+                             lgv_error *err)
 {
     size_t n = lgv_json_length(j, f->key);
     if (n < 1 || n > MAX_T) return lgv_json_wrong(j, f->key, "a list of 1 to 1000000 numbers", err);
@@ -149,7 +162,8 @@ static lgv_status read_betas(const lgv_json *j, const field *f, lgv_scheduler_co
     return LGV_OK;
 }
 
-static lgv_status read_field(const lgv_json *j, const field *f, lgv_scheduler_config *cfg, lgv_error *err)
+static lgv_status read_field(const lgv_json *j, const field *f, lgv_scheduler_config *cfg,
+                             lgv_error *err)
 {
     void *p = at(cfg, f);
     switch (f->type) {
@@ -240,7 +254,8 @@ static json_t *field_value(const lgv_scheduler_config *cfg, const field *f)
     return NULL;
 }
 
-lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path, lgv_error *err)
+lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path,
+                                     lgv_error *err)
 {
     unsigned bit;
     LGV_TRY(need_class(cfg->class_name, &bit, err));
@@ -250,25 +265,30 @@ lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char
     for (int i = 0; !bad && i < FIELDS; i++)
         if (fields[i].classes & bit)
             bad = json_object_set_new(root, fields[i].key, field_value(cfg, &fields[i]));
-    lgv_status status = bad ? lgv_fail(err, LGV_ERR_MEMORY, "%s: cannot build the scheduler's configuration "
-                                       "(out of memory, or a number that is not finite)", path)
+    lgv_status status = bad ? lgv_fail(err, LGV_ERR_MEMORY,
+                                       "%s: cannot build the scheduler's configuration "
+                                       "(out of memory, or a number that is not finite)",
+                                       path)
                             : lgv_json_save(path, root, true, err);
     json_decref(root);
     return status;
 }
 
-static lgv_status copy_betas(const lgv_scheduler_config *cfg, lgv_scheduler_config *to, lgv_error *err)
+static lgv_status copy_betas(const lgv_scheduler_config *cfg, lgv_scheduler_config *to,
+                             lgv_error *err)
 {
     if (!cfg->trained_betas) return LGV_OK;
     size_t n = (size_t)cfg->trained_beta_count;
     to->trained_betas = lgv_alloc(n, sizeof(double));
-    if (!to->trained_betas) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %zu trained betas", n);
+    if (!to->trained_betas)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %zu trained betas", n);
     memcpy(to->trained_betas, cfg->trained_betas, n * sizeof(double));
     to->trained_beta_count = cfg->trained_beta_count;
     return LGV_OK;
 }
 
-lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg, lgv_scheduler_config *out, lgv_error *err)
+lgv_status lgv_scheduler_config_copy(const lgv_scheduler_config *cfg, lgv_scheduler_config *out,
+                                     lgv_error *err)
 {
     lgv_scheduler_config copy = *cfg;
     copy.trained_betas = NULL;
@@ -304,7 +324,8 @@ static json_t *text_value(const field *f, const char *value)
     return json_loads(value, JSON_DECODE_ANY, NULL);
 }
 
-lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, const char *value, lgv_error *err)
+lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, const char *value,
+                                    lgv_error *err)
 {
     for (int i = 0; i < FIELDS; i++) {
         const field *f = &fields[i];
@@ -312,7 +333,8 @@ lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, 
         json_t *v = text_value(f, value);
         if (!v || json_is_null(v)) {
             json_decref(v);
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "scheduler field '%s' cannot be '%s'", key, value);
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "scheduler field '%s' cannot be '%s'", key,
+                            value);
         }
         lgv_json j = {json_object(), NULL};
         j.name = lgv_strdup("the scheduler's options");

@@ -1,5 +1,5 @@
-/* timesteps.c - which timesteps a sampler visits. The arithmetic is numpy's (double, rounding half to
-   even), since one timestep off by one is another picture. */
+/* timesteps.c - which timesteps a sampler visits. The arithmetic is numpy's (double, rounding
+   half to even), since one timestep off by one is another picture. */
 #include <math.h>
 
 #include "core/core.h"
@@ -8,11 +8,14 @@
 static lgv_status check_count(int64_t n, int64_t T, lgv_error *err)
 {
     if (n < 1)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "num_inference_steps must be at least 1, is %lld", (long long)n);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "num_inference_steps must be at least 1, is %lld",
+                        (long long)n);
     if (n > T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "%lld inference steps are more than the %lld timesteps the model was trained with; "
-                        "ask for at most %lld", (long long)n, (long long)T, (long long)T);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "%lld inference steps are more than the %lld timesteps the model was trained with; "
+            "ask for at most %lld",
+            (long long)n, (long long)T, (long long)T);
     return LGV_OK;
 }
 
@@ -25,17 +28,21 @@ static int64_t listed(const lgv_sampler_options *o, int inverse, int64_t i)
 static lgv_status check_list(const lgv_sampler_options *o, int inverse, int64_t T, lgv_error *err)
 {
     if (o->num_inference_steps)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "give a number of steps or a list of timesteps, not both");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "give a number of steps or a list of timesteps, not both");
     if (!o->timesteps || o->timestep_count < 0)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the list of timesteps is missing");
     for (int64_t i = 0; i < o->timestep_count; i++) {
         int64_t t = listed(o, inverse, i);
         if (t < 0 || t >= T)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "timestep %lld of the list lies outside 0 .. %lld",
-                            (long long)t, (long long)(T - 1));
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "timestep %lld of the list lies outside 0 .. %lld", (long long)t,
+                            (long long)(T - 1));
         if (i && t >= listed(o, inverse, i - 1))
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "the timesteps must be strictly %s, but %lld stands beside %lld",
-                            inverse ? "ascending" : "descending", (long long)t, (long long)listed(o, inverse, i - 1));
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the timesteps must be strictly %s, but %lld stands beside %lld",
+                            inverse ? "ascending" : "descending", (long long)t,
+                            (long long)listed(o, inverse, i - 1));
     }
     return LGV_OK;
 }
@@ -79,8 +86,8 @@ typedef struct layout {
     int own, all;
 } layout;
 
-static lgv_status choose(const lgv_scheduler_config *cfg, const lgv_sampler_options *o, const lgv_sampler_info *info,
-                         layout *l, lgv_error *err)
+static lgv_status choose(const lgv_scheduler_config *cfg, const lgv_sampler_options *o,
+                         const lgv_sampler_info *info, layout *l, lgv_error *err)
 {
     int64_t T = cfg->num_train_timesteps;
     l->own = o->timestep_count != 0;
@@ -102,20 +109,25 @@ static lgv_status choose(const lgv_scheduler_config *cfg, const lgv_sampler_opti
     if (l->offset <= room) return LGV_OK;
     if (o->compat_diffusers)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "steps_offset %lld takes the first of %lld timesteps to %lld, outside 0 .. %lld; take fewer steps "
-                        "or leave diffusers' compatibility mode", (long long)l->offset, (long long)l->n,
+                        "steps_offset %lld takes the first of %lld timesteps to %lld, outside 0 .. "
+                        "%lld; take fewer steps "
+                        "or leave diffusers' compatibility mode",
+                        (long long)l->offset, (long long)l->n,
                         (long long)(T - 1 - room + l->offset), (long long)(T - 1));
     l->offset = room;
     return LGV_OK;
 }
 
-lgv_status lgv_timesteps(const lgv_scheduler_config *cfg, const lgv_sampler_options *o, const lgv_sampler_info *info,
-                         int64_t **t, int64_t *n, int64_t *stride, lgv_error *err)
+lgv_status lgv_timesteps(const lgv_scheduler_config *cfg, const lgv_sampler_options *o,
+                         const lgv_sampler_info *info, int64_t **t, int64_t *n, int64_t *stride,
+                         lgv_error *err)
 {
     layout l;
     LGV_TRY(choose(cfg, o, info, &l, err));
     int64_t *list = lgv_alloc((size_t)l.count, sizeof *list);
-    if (!list) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld timesteps", (long long)l.count);
+    if (!list)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld timesteps",
+                        (long long)l.count);
     for (int64_t i = 0; i < l.count; i++) {
         int64_t down = l.own   ? listed(o, info->inverse, i)
                        : l.all ? l.n - 1 - i
