@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -326,6 +327,19 @@ static void run_until_killed(const char *output)
     _exit(2);
 }
 
+static void wait_beyond(const char *output, int64_t step)
+{
+    for (int tries = 0; tries < 3000; tries++, usleep(10000)) {
+        int64_t *list;
+        size_t count;
+        OK(lgv_checkpoints_list(output, &list, &count, &err));
+        bool beyond = count && list[count - 1] > step;
+        lgv_free(list);
+        if (beyond) return;
+    }
+    fail_msg("no new checkpoint within 30 seconds");
+}
+
 /* A child that does little else than save is killed at random moments; whatever it left must open.
  */
 static void kill_leaves_whole_checkpoints(void **state)
@@ -336,7 +350,8 @@ static void kill_leaves_whole_checkpoints(void **state)
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0) run_until_killed(output);
-        usleep(300000 + (unsigned)k * 37123);
+        wait_beyond(output, last);
+        usleep((unsigned)k * 7123);
         kill(child, SIGKILL);
         int status;
         waitpid(child, &status, 0);
@@ -358,6 +373,77 @@ static void kill_leaves_whole_checkpoints(void **state)
     for (size_t i = 0; i < names.count; i++) assert_null(strstr(names.name[i], ".tmp-"));
     lgv_names_free(&names);
     print_message("killed six times, reached step %lld\n", (long long)last);
+}
+
+/* ---- a full disk ---- */
+
+/* The child may write no file larger than a few bytes, as on a full disk. */
+static void save_without_room(const char *output)
+{
+    training_setup s = setup(output, LGV_RNG_PHILOX);
+    training *t;
+    if (training_try(&s, &t, NULL)) _exit(1);
+    lgv_error e = {0};
+    if (lgv_trainer_step(t->trainer, NULL, &e) || lgv_trainer_save(t->trainer, &e)) _exit(2);
+    if (lgv_trainer_step(t->trainer, NULL, &e)) _exit(3);
+    signal(SIGXFSZ, SIG_IGN);
+    if (setrlimit(RLIMIT_FSIZE, &(struct rlimit){4096, 4096})) _exit(4);
+    if (lgv_trainer_save(t->trainer, &e) != LGV_ERR_IO) _exit(5);
+    if (!strstr(e.text, "checkpoint 2 was not saved")) _exit(6);
+    _exit(0);
+}
+
+static void a_full_disk_loses_nothing(void **state)
+{
+    const char *output = keep("full");
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) save_without_room(output);
+    int status;
+    waitpid(child, &status, 0);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_false(exists(output, "checkpoint-2"));
+    assert_false(exists(output, ".tmp-2"));
+    lgv_checkpoint *c = NULL;
+    OK(lgv_checkpoint_find(output, "latest", 0, &c, &err));
+    assert_int_equal(lgv_checkpoint_step(c), 1);
+    lgv_checkpoint_free(c);
+}
+
+/* ---- no memory ---- */
+
+static lgv_status whole_life(const char *output)
+{
+    training_setup s = setup(output, LGV_RNG_TORCH);
+    s.options.overwrite = 1;
+    s.options.loader_threads = 1;
+    training *t = NULL;
+    lgv_error e;
+    LGV_TRY(training_try(&s, &t, &e));
+    lgv_status status = lgv_trainer_step(t->trainer, NULL, &e);
+    if (!status) status = lgv_trainer_save(t->trainer, &e);
+    training_free(t);
+    return status;
+}
+
+/* Making a trainer, a step and a checkpoint with the Nth allocation failing, N spread over all of
+   them: either the failure is reported, or it did not matter; never a crash. */
+static void failing_allocations_are_reported(void **state)
+{
+    const char *output = keep("memory");
+    lgv_alloc_fail_after(0);
+    assert_int_equal(whole_life(output), LGV_OK);
+    uint64_t all = lgv_alloc_fail_after(0), failures = 0;
+    for (uint64_t n = 1; n <= all; n += 1 + all / 60) {
+        lgv_alloc_fail_after(n);
+        failures += whole_life(output) != LGV_OK;
+        lgv_alloc_fail_after(0);
+    }
+    print_message("%llu allocations; %llu of about 60 failures reported\n", (unsigned long long)all,
+                  (unsigned long long)failures);
+    assert_true(failures >= 40);
+    assert_int_equal(whole_life(output), LGV_OK);
 }
 
 /* ---- folders ---- */
@@ -404,6 +490,8 @@ int main(void)
         cmocka_unit_test(changed_options_are_named),
         cmocka_unit_test(damage_is_found_and_the_good_one_named),
         cmocka_unit_test(kill_leaves_whole_checkpoints),
+        cmocka_unit_test(a_full_disk_loses_nothing),
+        cmocka_unit_test(failing_allocations_are_reported),
         cmocka_unit_test(folders_are_not_overwritten),
     };
     return cmocka_run_group_tests(tests, make_pictures, scratch_remove);

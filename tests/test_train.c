@@ -30,6 +30,14 @@ static void near(const char *what, double a, double b, double tolerance)
     if (!(fabs(a - b) <= tolerance)) fail_msg("%s: %.17g, wanted %.17g", what, a, b);
 }
 
+static void refuse(const training_setup *setup, const char *part)
+{
+    training *t = NULL;
+    assert_int_not_equal(training_try(setup, &t, &err), LGV_OK);
+    assert_null(t);
+    if (!strstr(err.text, part)) fail_msg("'%s' does not say '%s'", err.text, part);
+}
+
 /* ---- learning rates ---- */
 
 static const double *doubles(const lgv_safetensors *f, const char *name, int64_t *n)
@@ -421,6 +429,33 @@ static void micro_batches_change_rounding_only(void **state)
     }
 }
 
+/* A budget is kept by recomputing, then by smaller micro-batches; the loss stays within rounding.
+ */
+static void a_memory_budget_is_kept(void **state)
+{
+    training_pictures("split", 14, 16, 3);
+    training_setup s = {.data = scratch_path("split"),
+                        .options = {.max_train_steps = 1, .train_batch_size = 16}};
+    lgv_trainer_info info;
+    double free_loss, loss;
+    training *t = training_new(&s);
+    lgv_trainer_describe(t->trainer, &info);
+    training_steps(t, 1, &free_loss);
+    training_free(t);
+    s.options.memory_budget = info.store_bytes + info.arena_bytes / 6;
+    t = training_new(&s);
+    lgv_trainer_describe(t->trainer, &info);
+    training_steps(t, 1, &loss);
+    assert_int_equal(info.effective_batch, 16);
+    if (info.arena_bytes + info.store_bytes > s.options.memory_budget)
+        fail_msg("%zu bytes, budget %zu", info.arena_bytes + info.store_bytes,
+                 s.options.memory_budget);
+    near("loss", loss, free_loss, 1e-6 * free_loss);
+    training_free(t);
+    s.options.memory_budget = 1000;
+    refuse(&s, "memory budget");
+}
+
 /* ---- everything that can be predicted, weighted and drawn ---- */
 
 static void every_prediction_learns(void **state)
@@ -495,14 +530,6 @@ static void non_finite_gradients_change_nothing(void **state)
 
 /* ---- impossible things ---- */
 
-static void refuse(const training_setup *setup, const char *part)
-{
-    training *t = NULL;
-    assert_int_not_equal(training_try(setup, &t, &err), LGV_OK);
-    assert_null(t);
-    if (!strstr(err.text, part)) fail_msg("'%s' does not say '%s'", err.text, part);
-}
-
 static void impossible_runs_are_refused(void **state)
 {
     training_pictures("few", 3, 16, 3);
@@ -536,6 +563,7 @@ int main(void)
         cmocka_unit_test(ten_steps_with_a_loader),
         cmocka_unit_test(bits_do_not_depend_on_threads_and_recompute),
         cmocka_unit_test(micro_batches_change_rounding_only),
+        cmocka_unit_test(a_memory_budget_is_kept),
         cmocka_unit_test(every_prediction_learns),
         cmocka_unit_test(non_finite_gradients_change_nothing),
         cmocka_unit_test(impossible_runs_are_refused),

@@ -65,7 +65,8 @@ typedef struct lgv_train_options {
     double noise_offset;          /* noise += noise_offset * one normal number per row and channel */
     uint64_t seed;                /* 0 */
     lgv_rng_kind rng;
-    size_t memory_budget;         /* bytes the whole run should stay below by recomputation; 0: none */
+    size_t memory_budget;         /* bytes of weights, optimizer and activations to stay below, by recomputation,
+                                     then by smaller micro-batches (train_batch_size halves); 0: none */
     int recompute;                /* plan.h */
     int loader_threads;           /* 2; never changes a result */
     int64_t checkpointing_steps;  /* every 500 steps or 10 minutes; LGV_OFF: only at the end */
@@ -189,8 +190,8 @@ typedef struct lgv_train_event {
    LGV_ERR_CANCELLED. */
 typedef int (*lgv_train_callback)(void *user, const lgv_train_event *event);
 
-/* Steps until max_train_steps: log.jsonl, grids at 100, 300, 1000, 3000 and each checkpoint (together at
-   most 5 % of the time), checkpoints, validation at each checkpoint; one more of each at the end. */
+/* Steps until max_train_steps: log.jsonl; grids at 100, 300, 1000, 3000 and at each checkpoint after that
+   (together at most 5 % of the time); checkpoints and with each a validation; all three at the end. */
 LGV_API lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err);
 
 #ifdef __cplusplus

@@ -87,12 +87,20 @@ static lgv_status make_store(lgv_trainer *t, const lgv_graph *g, lgv_error *err)
     return LGV_OK;
 }
 
-/* What the budget leaves for activations once the sets of the store are paid for. */
-static size_t activation_budget(const lgv_trainer *t)
+/* What the budget leaves for activations once the sets of the store are paid for; 0 is no limit. */
+static lgv_status activation_budget(const lgv_trainer *t, size_t *out, lgv_error *err)
 {
     size_t budget = t->options.memory_budget, store = lgv_store_bytes(t->store);
-    if (!budget) return 0;
-    return budget > store ? budget - store : 1;
+    *out = 0;
+    if (!budget) return LGV_OK;
+    if (budget <= store)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the memory budget of %zu MiB is too small: weights, gradients and the "
+                        "optimizer's state alone "
+                        "take %zu MiB",
+                        budget >> 20, (store >> 20) + 1);
+    *out = budget - store;
+    return LGV_OK;
 }
 
 static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update, lgv_error *err)
@@ -100,10 +108,12 @@ static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update,
     LGV_TRY(build_training(t, g, err));
     LGV_TRY(build_update(t, update, err));
     if (!t->store) LGV_TRY(make_store(t, g, err));
+    size_t budget;
+    LGV_TRY(activation_budget(t, &budget, err));
     const lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
     lgv_plan_options options = {.accumulate_grads = 1,
                                 .recompute = t->options.recompute,
-                                .memory_budget = activation_budget(t),
+                                .memory_budget = budget,
                                 .kernel = t->options.kernel,
                                 .no_fusion = t->options.no_fusion};
     return lgv_plan_new(t->store, 2, programs, &options, &t->train, err);
@@ -130,9 +140,27 @@ static lgv_status with_graphs(lgv_trainer *t, bool training, lgv_error *err)
     return s;
 }
 
+/* Halves the micro-batch where recomputation alone cannot keep the budget. */
+static lgv_status plan_within_budget(lgv_trainer *t, lgv_error *err)
+{
+    lgv_status s = with_graphs(t, true, err);
+    while (s == LGV_ERR_MEMORY && t->options.memory_budget && t->batch % 2 == 0) {
+        t->batch /= 2;
+        t->options.train_batch_size = t->batch;
+        t->options.gradient_accumulation_steps *= 2;
+        s = with_graphs(t, true, err);
+        if (!s)
+            s = lgv_trainer_note(
+                t, err,
+                "to stay within the memory budget a batch is computed in %lld parts of %lld",
+                (long long)t->options.gradient_accumulation_steps, (long long)t->batch);
+    }
+    return s;
+}
+
 lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err)
 {
-    LGV_TRY(with_graphs(t, true, err));
+    LGV_TRY(plan_within_budget(t, err));
     if (!lgv_dataset_validation_count(t->data)) return LGV_OK;
     return with_graphs(t, false, err);
 }

@@ -240,8 +240,8 @@ static lgv_status after_step(run *r, lgv_error *err)
     bool last = step >= r->t->options.max_train_steps, due = last || save_due(r);
     if (due) LGV_TRY(save(r, err));
     if (due && !r->stop) LGV_TRY(validate(r, err));
-    bool early = step == 100 || step == 300 || step == 1000 || step == 3000;
-    if ((due || early) && !r->stop && r->t->output) LGV_TRY(grid(r, last, err));
+    bool shown = step == 100 || step == 300 || step == 1000 || step == 3000 || (due && step > 3000);
+    if ((shown || last) && !r->stop && r->t->output) LGV_TRY(grid(r, last, err));
     return LGV_OK;
 }
 
