@@ -487,7 +487,7 @@ static void slerp(void **state)
 
 /* The device operation equals the host's, each row with coefficients of its own: clip, none,
    thresholding. */
-enum { ROWS = 3, ROW = 5 * 7 * 3 };
+enum { ROWS = 4, ROW = 5 * 7 * 3 };
 
 static void run_on(const char *spec, const lgv_step_coef *k, const float *x, const float *out,
                    const float *z, float *next, float *x0)
@@ -534,6 +534,7 @@ static void device_step(void **state)
          .threshold = 1,
          .threshold_ratio = .995f,
          .threshold_max = 3},
+        {.a = 2, .b = -1, .c = 1, .threshold = 1, .threshold_ratio = .5f, .threshold_max = .8f},
     };
     static float x[ROWS * ROW], out[ROWS * ROW], z[ROWS * ROW], want[ROWS * ROW], want0[ROWS * ROW],
         next[ROWS * ROW], x0[ROWS * ROW];

@@ -98,7 +98,8 @@ static void step_row(void *arg, int64_t n, int thread)
     real limit = (real)k[LGV_SAMPLE_CLIP], divisor = 1;
     if (k[LGV_SAMPLE_THRESHOLD] != 0) {
         const real s = quantile(w, n, k), most = (real)k[LGV_SAMPLE_THRESHOLD_MAX];
-        limit = s < 1 ? 1 : s > most ? most : s;
+        limit = s < 1 ? 1 : s;
+        if (limit > most) limit = most; /* also when it is below 1, as torch.clamp */
         divisor = limit;
     }
     step_pixels(w, n * hw, (n + 1) * hw, k, v_set1(limit), v_set1(divisor));
