@@ -67,8 +67,8 @@ static void measure(cli_progress *p, int64_t done)
     double t = cli_now(), dt = t - p->updated;
     if (done <= p->done || dt <= 0) return;
     double each = dt / (double)(done - p->done), age = t - p->start;
-    p->recent = blend(p->recent, each, dt, 5);
-    /* All of a young run, then the last minutes: checkpoints and grids count in the time left. */
+    p->recent = blend(p->recent, each, dt, age < 5 ? age : 5);
+    /* Of a young run all, then the last minutes: checkpoints and grids count in the time left. */
     p->overall = blend(p->overall, each, dt, age < 300 ? age : 300);
     p->done = done;
     p->updated = t;

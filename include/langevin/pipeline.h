@@ -95,6 +95,11 @@ LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline,
                                       lgv_error *err);
 LGV_API void lgv_samples_free(lgv_samples *samples);
 
+/* The noise that the picture of this seed begins with (one picture alone under TORCH_BATCH):
+   out[C,H,W], standard normal; to be mixed (lgv_slerp) and given back as init_noise. */
+LGV_API lgv_status lgv_noise_init(lgv_sample_rng rng, uint64_t seed, int64_t C, int64_t H,
+                                  int64_t W, float *out, lgv_error *err);
+
 /* 8-bit pictures of n images x[n,C,H,W]: clamp(x/2 + 0.5, 0, 1)*255 rounded half to even, to
    out[n,H,W,C]. */
 LGV_API void lgv_images_u8(int64_t n, int64_t channels, int64_t height, int64_t width,

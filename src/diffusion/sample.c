@@ -35,14 +35,13 @@ static uint64_t seed_of(const lgv_sample_options *o, int64_t image)
 /* ---- noise ---- */
 
 /* The first x of one picture from our own stream, counted in the [H,W,C] order of
-   lgv_random_normal. */
-static void philox_init(const job *j, uint64_t seed, float *x)
+   lgv_random_normal. scratch: C*HW. */
+static void philox_init(uint64_t seed, int64_t C, int64_t HW, float *scratch, float *x)
 {
     lgv_rng_key key = {.seed = seed, .stream = lgv_rng_stream("sample.init")};
-    int64_t HW = j->H * j->W;
-    lgv_rng_normal(&key, 0, j->pixels, j->scratch);
+    lgv_rng_normal(&key, 0, C * HW, scratch);
     for (int64_t i = 0; i < HW; i++)
-        for (int64_t c = 0; c < j->C; c++) x[c * HW + i] = j->scratch[i * j->C + c];
+        for (int64_t c = 0; c < C; c++) x[c * HW + i] = scratch[i * C + c];
 }
 
 /* count pictures from PyTorch's generators: one each, or one for all. */
@@ -67,11 +66,35 @@ static void draw_init(const job *j, int64_t first, int64_t count)
     }
     if (o->rng == LGV_SAMPLE_PHILOX)
         for (int64_t i = 0; i < count; i++)
-            philox_init(j, seed_of(o, first + i), j->x + i * j->pixels);
+            philox_init(seed_of(o, first + i), j->C, j->H * j->W, j->scratch,
+                        j->x + i * j->pixels);
     else
         torch_draw(j, count, j->x);
     float sigma = (float)lgv_sampler_init_sigma(j->sampler);
     for (int64_t i = 0; sigma != 1 && i < count * j->pixels; i++) j->x[i] *= sigma;
+}
+
+lgv_status lgv_noise_init(lgv_sample_rng rng, uint64_t seed, int64_t C, int64_t H, int64_t W,
+                          float *out, lgv_error *err)
+{
+    int64_t n;
+    if (C < 1 || H < 1 || W < 1 || !lgv_mul_i64(C, H, &n) || !lgv_mul_i64(n, W, &n))
+        return lgv_fail(err, LGV_ERR_SHAPE, "noise of %lldx%lldx%lld cannot be drawn", (long long)C,
+                        (long long)H, (long long)W);
+    float *scratch = lgv_alloc((size_t)n, sizeof *scratch);
+    lgv_torch_rng *torch = lgv_zalloc(1, sizeof *torch);
+    lgv_status status = LGV_OK;
+    if (!scratch || !torch)
+        status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)n);
+    if (!status && rng == LGV_SAMPLE_PHILOX) {
+        philox_init(seed, C, H * W, scratch, out);
+    } else if (!status) {
+        lgv_torch_seed(torch, seed);
+        lgv_torch_randn(torch, n, out);
+    }
+    lgv_free(scratch);
+    lgv_free(torch);
+    return status;
 }
 
 /* z of step i, for a plan that takes it as an input. */

@@ -1,0 +1,206 @@
+/* sample.c - langevin sample: from a model folder and a seed to pictures. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "progress.h"
+#include "sample.h"
+
+typedef struct job {
+    const cli_command *self;
+    int argc;
+    const char **argv;
+    sample_args args;
+    lgv_device *device;
+    lgv_pipeline *pipeline;
+    sample_input input;
+    sample_output output;
+    bool inverse;
+    int64_t calls; /* per picture */
+    cli_progress progress;
+    double start;
+    lgv_error failure; /* of writing a picture: the library only hears "stop" */
+} job;
+
+/* ---- preparing ---- */
+
+static lgv_status name_sampler(job *j, lgv_error *err)
+{
+    const char *name = j->args.sampler.sampler;
+    if (!name) name = "ddim";
+    if (!strcmp(name, "model")) name = lgv_pipeline_scheduler(j->pipeline)->class_name;
+    const lgv_sampler_info *info = lgv_sampler_find(name);
+    j->inverse = info && info->inverse;
+    j->output.sampler = info ? info->name : name;
+    return lgv_pipeline_calls(j->pipeline, &j->args.sampler, &j->calls, err);
+}
+
+static lgv_status prepare(job *j, lgv_error *err)
+{
+    lgv_status status = cli_open_device(&j->args.device, &j->device, err);
+    if (!status)
+        status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
+    if (!status) status = name_sampler(j, err);
+    if (!status) status = sample_input_make(&j->args, j->pipeline, &j->input, err);
+    if (!status && j->args.metadata) status = lgv_pipeline_hash(j->pipeline, j->output.hash, err);
+    if (status) return status;
+    j->output.args = &j->args;
+    j->output.input = &j->input;
+    j->output.steps = j->calls;
+    j->output.weights = lgv_pipeline_weights(j->pipeline);
+    return sample_output_open(&j->output, err);
+}
+
+static void print_chosen(const job *j)
+{
+    const sample_args *a = &j->args;
+    const sample_input *in = &j->input;
+    char count[32];
+    const char *weights = j->output.weights;
+    printf("sampling %lld picture%s of %lldx%lld from %s", (long long)in->n, in->n == 1 ? "" : "s",
+           (long long)in->width, (long long)in->height, a->model);
+    printf(
+        " (%s parameters%s%s)\n",
+        cli_count((double)lgv_model_describe(lgv_pipeline_model(j->pipeline))->parameters, count),
+        *weights ? ", weights " : "", weights);
+    printf("  sampler       %s, %lld steps", j->output.sampler, (long long)j->calls);
+    if (a->sampler.eta > 0) printf(", eta %g", a->sampler.eta);
+    printf("\n  seed          %llu", (unsigned long long)a->seed);
+    if (a->interpolate)
+        printf(" to %llu", (unsigned long long)a->seed_b);
+    else if (in->n > 1)
+        printf(" to %llu", (unsigned long long)(a->seed + (uint64_t)in->n - 1));
+    printf("\n  device        %s, %d thread%s\n", lgv_device_name(j->device),
+           lgv_device_threads(j->device), lgv_device_threads(j->device) == 1 ? "" : "s");
+    fflush(stdout);
+}
+
+/* ---- running ---- */
+
+static int on_progress(void *user, const lgv_sample_progress *p)
+{
+    job *j = user;
+    char extra[64];
+    if (p->sample &&
+        sample_output_add(&j->output, p->first_image, p->images, p->sample, &j->failure))
+        return 1;
+    snprintf(extra, sizeof extra, "picture %lld/%lld", (long long)(p->first_image + p->images),
+             (long long)j->input.n);
+    cli_progress_show(&j->progress, p->done, extra);
+    return cli_signal() && p->done < p->total; /* the last step is simply finished */
+}
+
+static lgv_status sample(job *j, lgv_error *err)
+{
+    const sample_args *a = &j->args;
+    lgv_samples *samples = NULL;
+    lgv_sample_options o = {.num_images = j->input.n,
+                            .batch_size = a->batch_size,
+                            .height = j->input.height,
+                            .width = j->input.width,
+                            .sampler = a->sampler,
+                            .seed = a->seed,
+                            .rng = a->rng,
+                            .init_noise = j->input.noise,
+                            .step_noise = j->input.step_noise,
+                            .keep_trajectory = a->save_tensors != NULL,
+                            .discard = !a->save_tensors,
+                            .callback = on_progress,
+                            .user = j};
+    int64_t batch = a->batch_size ? a->batch_size : 8;
+    int64_t total = (j->input.n + batch - 1) / batch * j->calls;
+    j->start = cli_now();
+    cli_progress_begin(&j->progress, "sampling", "pictures/s", (double)j->input.n / (double)total,
+                       0, total);
+    lgv_status status = lgv_pipeline_sample(j->pipeline, &o, &samples, err);
+    if (status == LGV_ERR_CANCELLED && j->failure.status) {
+        *err = j->failure;
+        status = err->status;
+    }
+    if (!status)
+        cli_progress_end(&j->progress, NULL);
+    else
+        cli_progress_clear(&j->progress);
+    if (!status) status = sample_output_close(&j->output, err);
+    if (!status && samples) status = sample_save_tensors(a->save_tensors, samples, j->inverse, err);
+    lgv_samples_free(samples);
+    return status;
+}
+
+/* ---- the end ---- */
+
+static void print_done(const job *j)
+{
+    char time_text[32];
+    double seconds = cli_now() - j->start;
+    printf("%lld picture%s in %s (%.3g pictures/s)\n", (long long)j->output.written,
+           j->output.written == 1 ? "" : "s", cli_duration(seconds, time_text),
+           (double)j->output.written / seconds);
+    if (!j->args.file && j->output.written > 1)
+        printf("  pictures      %s (the last is %s)\n", j->args.output, j->output.last);
+    else
+        printf("  picture       %s\n", j->output.last);
+    if (j->args.save_tensors) printf("  tensors       %s\n", j->args.save_tensors);
+}
+
+/* The rest of the pictures: the same words, then what differs, for the last of two equal options
+ * counts. */
+static int stopped(const job *j)
+{
+    const sample_args *a = &j->args;
+    bool seeds_only =
+        !a->init_noise && !a->init_image && !a->interpolate && a->rng != LGV_SAMPLE_TORCH_BATCH;
+    printf("stopped; %lld of %lld pictures are written\n", (long long)j->output.written,
+           (long long)j->input.n);
+    printf("go on with: langevin");
+    for (int i = 0; i < j->argc; i++) {
+        putchar(' ');
+        cli_print_word(j->argv[i]);
+    }
+    if (!a->file && seeds_only && !a->save_tensors)
+        printf(" --num-images %lld --seed %llu", (long long)(j->input.n - j->output.written),
+               (unsigned long long)(a->seed + (uint64_t)j->output.written));
+    else if (!a->interpolate)
+        printf(" --seed %llu", (unsigned long long)a->seed);
+    printf("\n");
+    return 128 + cli_signal();
+}
+
+static int run(const cli_command *self, int argc, const char **argv)
+{
+    job j = {.self = self, .argc = argc, .argv = argv};
+    lgv_error err = {0};
+    int code = sample_args_read(self, argc, argv, &j.args);
+    if (code >= 0) return code;
+    cli_catch_signals();
+    lgv_status status = prepare(&j, &err);
+    if (!status) {
+        print_chosen(&j);
+        status = sample(&j, &err);
+    }
+    if (!status) print_done(&j);
+    fflush(stdout);
+    code = !status                                       ? CLI_OK
+           : status == LGV_ERR_CANCELLED && cli_signal() ? stopped(&j)
+                                                         : cli_fail(self, &err);
+    sample_output_free(&j.output);
+    sample_input_free(&j.input);
+    lgv_pipeline_free(j.pipeline);
+    lgv_device_free(j.device);
+    free((void *)(uintptr_t)j.args.sampler.timesteps);
+    return code;
+}
+
+const cli_command cli_sample = {
+    .name = "sample",
+    .summary = "draw pictures from a model",
+    .usage = "sample MODEL --output FILE.png|DIR",
+    .examples =
+        "  langevin sample model --output samples.png --num-images 16\n"
+        "  langevin sample model --output pictures --num-images 1000 --seed 100 "
+        "--num-inference-steps 20\n"
+        "  langevin sample model --output ancestral.png --sampler ddpm --seed -1\n"
+        "  langevin sample model --output between.png --interpolate 1,2 --num-images 9\n"
+        "  langevin sample model --output latent.png --sampler ddim_inverse --init-image cat.png "
+        "--save-tensors latent.safetensors\n",
+    .run = run,
+};

@@ -1,0 +1,63 @@
+/* sample.h - the parts of `langevin sample`: what was asked for, where the first x comes from, and
+   where pictures go. */
+#ifndef LANGEVIN_CLI_SAMPLE_H
+#define LANGEVIN_CLI_SAMPLE_H
+
+#include "cli.h"
+#include "langevin/pipeline.h"
+
+typedef struct sample_args {
+    const char *model, *output;
+    const char *init_noise, *init_image, *save_tensors; /* paths; NULL: none */
+    int64_t num_images, batch_size, resolution;         /* 0: not stated */
+    lgv_sampler_options sampler;
+    lgv_model_weights weights;
+    lgv_sample_rng rng;
+    uint64_t seed, seed_b; /* interpolation goes from seed to seed_b */
+    bool interpolate, metadata;
+    bool file; /* output is one PNG, else a folder */
+    cli_device_options device;
+} sample_args;
+
+/* -1 to go on, else the exit code. Everything points into the command line or to static memory. */
+int sample_args_read(const cli_command *self, int argc, const char **argv, sample_args *out);
+
+/* ---- the first x ---- */
+typedef struct sample_input {
+    int64_t n, channels, height, width; /* pictures and their shape */
+    float *noise;                       /* [n,C,H,W]; NULL: drawn by the pipeline */
+    float *step_noise;                  /* [calls,n,C,H,W]; NULL: drawn */
+    double *weight;                     /* [n] of seed_b, with interpolation; else NULL */
+} sample_input;
+
+/* Reads or makes what the options ask for. */
+lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, sample_input *out,
+                             lgv_error *err);
+void sample_input_free(sample_input *in);
+
+/* ---- pictures ---- */
+typedef struct sample_output {
+    const sample_args *args;
+    const sample_input *input;
+    const char *sampler, *weights; /* names for the text; weights may be "" */
+    int64_t steps;
+    char hash[65];
+    int64_t number, written; /* next file number of a folder; pictures so far */
+    uint8_t *pixels;         /* [n,H,W,C]: all pictures for the one file */
+    char last[4352];         /* path of the newest picture */
+} sample_output;
+
+/* Checks that pictures can be written before time is spent on them; makes the folder. */
+lgv_status sample_output_open(sample_output *o, lgv_error *err);
+/* count pictures from number `first` on, x[count,C,H,W]. */
+lgv_status sample_output_add(sample_output *o, int64_t first, int64_t count, const float *x,
+                             lgv_error *err);
+/* Writes the one file, when it is one. */
+lgv_status sample_output_close(sample_output *o, lgv_error *err);
+void sample_output_free(sample_output *o);
+/* sample and trajectory as safetensors; after an inversion the sample also as `noise`, which
+   --init-noise reads. */
+lgv_status sample_save_tensors(const char *path, const lgv_samples *s, bool inverse,
+                               lgv_error *err);
+
+#endif

@@ -1,0 +1,218 @@
+/* sample_input.c - the first x of sampling: a file's noise, a picture to invert, or mixtures of two
+   seeds' noise. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "langevin/image.h"
+#include "langevin/safetensors.h"
+#include "sample.h"
+
+static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
+static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    err->status = status;
+    vsnprintf(err->text, sizeof err->text, fmt, args);
+    va_end(args);
+    return status;
+}
+
+/* Room for count floats; false when there is none or the product is absurd. */
+static float *floats(int64_t count, lgv_error *err)
+{
+    float *p = count > 0 && count < INT64_MAX / 8 ? malloc((size_t)count * sizeof *p) : NULL;
+    if (!p) fail(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)count);
+    return p;
+}
+
+static int64_t pixels(const sample_input *in)
+{
+    return in->channels * in->height * in->width;
+}
+
+/* ---- noise from a file ---- */
+
+static lgv_status read_tensor(const lgv_tensor_info *t, float **out, lgv_error *err)
+{
+    float *p = floats(t->count, err);
+    if (!p) return err->status;
+    lgv_status status = lgv_tensor_to_f32(t, p, err);
+    if (status)
+        free(p);
+    else
+        *out = p;
+    return status;
+}
+
+static lgv_status check_noise(const sample_args *a, const lgv_tensor_info *t,
+                              const sample_input *in, lgv_error *err)
+{
+    if (!t) return fail(err, LGV_ERR_FORMAT, "'%s' has no tensor 'noise'", a->init_noise);
+    if (t->rank != 4 || t->dim[1] != in->channels || !t->count)
+        return fail(err, LGV_ERR_SHAPE,
+                    "'%s': tensor 'noise' must have shape (N, %lld, H, W) for this model",
+                    a->init_noise, (long long)in->channels);
+    if (a->num_images && a->num_images != t->dim[0])
+        return fail(err, LGV_ERR_SHAPE,
+                    "'%s' holds noise for %lld pictures, --num-images says %lld", a->init_noise,
+                    (long long)t->dim[0], (long long)a->num_images);
+    if (a->resolution && (a->resolution != t->dim[2] || a->resolution != t->dim[3]))
+        return fail(err, LGV_ERR_SHAPE, "'%s' holds noise of %lldx%lld, --resolution says %lld",
+                    a->init_noise, (long long)t->dim[2], (long long)t->dim[3],
+                    (long long)a->resolution);
+    return LGV_OK;
+}
+
+static lgv_status check_step_noise(const sample_args *a, const lgv_pipeline *p,
+                                   const lgv_tensor_info *t, const sample_input *in, lgv_error *err)
+{
+    int64_t calls;
+    lgv_status status = lgv_pipeline_calls(p, &a->sampler, &calls, err);
+    if (status) return status;
+    const int64_t want[5] = {calls, in->n, in->channels, in->height, in->width};
+    if (t->rank == 5 && !memcmp(t->dim, want, sizeof want)) return LGV_OK;
+    return fail(err, LGV_ERR_SHAPE,
+                "'%s': tensor 'step_noise' must have shape (%lld, %lld, %lld, %lld, %lld)",
+                a->init_noise, (long long)want[0], (long long)want[1], (long long)want[2],
+                (long long)want[3], (long long)want[4]);
+}
+
+static lgv_status from_file(const sample_args *a, const lgv_pipeline *p, sample_input *in,
+                            lgv_error *err)
+{
+    lgv_safetensors *f = NULL;
+    lgv_status status = lgv_safetensors_open(a->init_noise, &f, err);
+    if (status) return status;
+    const lgv_tensor_info *noise = lgv_safetensors_find(f, "noise"),
+                          *steps = lgv_safetensors_find(f, "step_noise");
+    status = check_noise(a, noise, in, err);
+    if (!status) {
+        in->n = noise->dim[0];
+        in->height = noise->dim[2];
+        in->width = noise->dim[3];
+        status = read_tensor(noise, &in->noise, err);
+    }
+    if (!status && steps) status = check_step_noise(a, p, steps, in, err);
+    if (!status && steps) status = read_tensor(steps, &in->step_noise, err);
+    lgv_safetensors_close(f);
+    return status;
+}
+
+/* ---- a picture ---- */
+
+/* Scaled to cover width x height, the middle cut out. */
+static lgv_status fit(lgv_image *image, int width, int height, lgv_error *err)
+{
+    lgv_image scaled = {0}, cut = {0};
+    if (image->width == width && image->height == height) return LGV_OK;
+    double s = fmax((double)width / image->width, (double)height / image->height);
+    int w = (int)fmax(width, rint(s * image->width)),
+        h = (int)fmax(height, rint(s * image->height));
+    printf("note: the picture is %dx%d; it is scaled and cut to %dx%d\n", image->width,
+           image->height, width, height);
+    lgv_status status = lgv_image_resize(image, w, h, &scaled, err);
+    if (!status) status = lgv_image_center_crop(&scaled, width, height, &cut, err);
+    lgv_image_free(&scaled);
+    if (status) return status;
+    lgv_image_free(image);
+    *image = cut;
+    return LGV_OK;
+}
+
+static lgv_status from_picture(const sample_args *a, sample_input *in, lgv_error *err)
+{
+    lgv_image file = {0}, image = {0};
+    if (in->channels != 1 && in->channels != 3)
+        return fail(err, LGV_ERR_UNSUPPORTED, "the model has %lld channels; a picture has 1 or 3",
+                    (long long)in->channels);
+    lgv_status status = lgv_image_load(a->init_image, &file, err);
+    if (!status) status = lgv_image_convert(&file, (int)in->channels, NULL, &image, err);
+    if (!status) status = fit(&image, (int)in->width, (int)in->height, err);
+    if (!status && !(in->noise = floats(pixels(in), err))) status = err->status;
+    if (!status) {
+        const uint8_t *from = image.pixels;
+        int64_t HW = in->height * in->width;
+        for (int64_t i = 0; i < HW; i++)
+            for (int64_t c = 0; c < in->channels; c++)
+                in->noise[c * HW + i] = (float)from[i * in->channels + c] / 127.5f - 1;
+    }
+    in->n = 1;
+    lgv_image_free(&file);
+    lgv_image_free(&image);
+    return status;
+}
+
+/* ---- between two seeds ---- */
+
+static lgv_status check_deterministic(const sample_args *a, const lgv_pipeline *p, lgv_error *err)
+{
+    lgv_sampler_options o = a->sampler;
+    lgv_sampler *sampler = NULL;
+    const lgv_scheduler_config *cfg = lgv_pipeline_scheduler(p);
+    if (o.sampler && !strcmp(o.sampler, "model")) o.sampler = cfg->class_name;
+    lgv_status status = lgv_sampler_new(cfg, &o, &sampler, err);
+    if (!status && lgv_sampler_stochastic(sampler))
+        status = fail(err, LGV_ERR_ARGUMENT,
+                      "--interpolate needs a sampler without noise of its own: ddim with eta 0");
+    lgv_sampler_free(sampler);
+    return status;
+}
+
+static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sample_input *in,
+                                lgv_error *err)
+{
+    lgv_status status = check_deterministic(a, p, err);
+    if (status) return status;
+    int64_t n = pixels(in);
+    in->n = a->num_images ? a->num_images : 8;
+    float *ends = floats(2 * n, err);
+    in->noise = ends ? floats(in->n * n, err) : NULL;
+    in->weight = malloc((size_t)in->n * sizeof *in->weight);
+    if (!ends || !in->noise || !in->weight)
+        status = fail(err, LGV_ERR_MEMORY, "out of memory for %lld frames", (long long)in->n);
+    if (!status)
+        status = lgv_noise_init(a->rng, a->seed, in->channels, in->height, in->width, ends, err);
+    if (!status)
+        status =
+            lgv_noise_init(a->rng, a->seed_b, in->channels, in->height, in->width, ends + n, err);
+    for (int64_t i = 0; i < in->n && !status; i++) {
+        in->weight[i] = in->n > 1 ? (double)i / (double)(in->n - 1) : 0.5;
+        lgv_slerp(n, ends, ends + n, in->weight[i], in->noise + i * n);
+    }
+    free(ends);
+    return status;
+}
+
+lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, sample_input *out,
+                             lgv_error *err)
+{
+    const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(pipeline));
+    sample_input in = {.n = a->num_images ? a->num_images : 1, .channels = m->in_channels};
+    in.height = a->resolution ? a->resolution : m->height;
+    in.width = a->resolution ? a->resolution : m->width;
+    lgv_status status = LGV_OK;
+    if (!a->init_noise && (!in.height || !in.width))
+        status = fail(err, LGV_ERR_ARGUMENT,
+                      "the model's configuration gives no picture size; state --resolution");
+    if (!status && !a->init_noise)
+        status = lgv_model_check_size(lgv_pipeline_model(pipeline), in.height, in.width, err);
+    if (!status && a->init_noise) status = from_file(a, pipeline, &in, err);
+    if (!status && a->init_image) status = from_picture(a, &in, err);
+    if (!status && a->interpolate) status = between_seeds(a, pipeline, &in, err);
+    if (status)
+        sample_input_free(&in);
+    else
+        *out = in;
+    return status;
+}
+
+void sample_input_free(sample_input *in)
+{
+    free(in->noise);
+    free(in->step_noise);
+    free(in->weight);
+    memset(in, 0, sizeof *in);
+}

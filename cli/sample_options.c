@@ -1,0 +1,233 @@
+/* sample_options.c - the options of `langevin sample`. */
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sample.h"
+
+static struct {
+    char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *save_tensors;
+    char *timesteps, *compat, *interpolate;
+    long long num_images, batch_size, steps, resolution;
+    double eta;
+    int no_metadata, clipped;
+    cli_device_options dev;
+} opt;
+
+enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, STATED };
+static bool stated[STATED];
+
+#define TEXT  POPT_ARG_STRING
+#define COUNT POPT_ARG_LONGLONG
+/* clang-format off */
+static struct poptOption table[] = {
+    {"output", 'o', TEXT, &opt.output, 0, "one PNG (several pictures become a grid), or a folder that gets 000000.png ...", "FILE.png|DIR"},
+    {"num-images", 0, COUNT, &opt.num_images, NUM_IMAGES, "pictures (default: 1; frames of --interpolate: 8)", "N"},
+    {"batch-size", 0, COUNT, &opt.batch_size, BATCH_SIZE, "pictures at once; changes no picture (default: 8)", "N"},
+    {"sampler", 0, TEXT, &opt.sampler, 0, "ddim (default), ddpm, ddim_inverse, or model: that of the model's folder", "NAME"},
+    {"num-inference-steps", 0, COUNT, &opt.steps, STEPS, "steps (default: ddim 50, ddpm all)", "N"},
+    {"timesteps", 0, TEXT, &opt.timesteps, 0, "the timesteps themselves, such as 999,749,499,249", "LIST"},
+    {"eta", 0, POPT_ARG_DOUBLE, &opt.eta, 0, "noise of ddim: 0 none (default), 1 as much as ddpm", "F"},
+    {"use-clipped-model-output", 0, POPT_ARG_NONE, &opt.clipped, 0, "ddim: derive the noise again from the clipped picture", NULL},
+    {"compat", 0, TEXT, &opt.compat, 0, "diffusers: keep four defects of its schedulers", "NAME"},
+    {"seed", 0, TEXT, &opt.seed, 0, "picture i uses seed + i; -1 draws one (default: 0)", "N"},
+    {"rng", 0, TEXT, &opt.rng, 0, "philox (default), torch: a PyTorch generator per picture, torch-batch: one for all", "NAME"},
+    {"weights", 0, TEXT, &opt.weights, 0, "ema or raw (default: ema where there is a choice)", "NAME"},
+    {"resolution", 0, COUNT, &opt.resolution, RESOLUTION, "side of the pictures (default: the model's)", "N"},
+    {"init-noise", 0, TEXT, &opt.init_noise, 0, "first x from tensor 'noise' (N,C,H,W), and 'step_noise' where there is one", "FILE.safetensors"},
+    {"init-image", 0, TEXT, &opt.init_image, 0, "picture to invert (with --sampler ddim_inverse)", "FILE"},
+    {"interpolate", 0, TEXT, &opt.interpolate, 0, "frames between the pictures of two seeds", "SEED_A,SEED_B"},
+    {"save-tensors", 0, TEXT, &opt.save_tensors, 0, "write 'sample' and 'trajectory' as floats", "FILE.safetensors"},
+    {"no-metadata", 0, POPT_ARG_NONE, &opt.no_metadata, 0, "no text about seed, sampler and model in the PNG", NULL},
+    CLI_DEVICE_OPTIONS(opt.dev),
+    POPT_TABLEEND,
+};
+/* clang-format on */
+
+static void note_stated(void *user, int val)
+{
+    (void)user;
+    if (val > 0 && val < STATED) stated[val] = true;
+}
+
+/* ---- output ---- */
+
+static bool ends_in(const char *path, const char *end)
+{
+    size_t n = strlen(path), m = strlen(end);
+    return n > m && !strcasecmp(path + n - m, end);
+}
+
+static int read_output(const cli_command *self, sample_args *a)
+{
+    static const char *const others[] = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"};
+    struct stat st;
+    bool folder = opt.output && !stat(opt.output, &st) && S_ISDIR(st.st_mode);
+    if (!opt.output || !*opt.output)
+        return cli_error(self, CLI_USAGE,
+                         "where to? give --output FILE.png, or a folder for single pictures");
+    for (size_t i = 0; i < sizeof others / sizeof *others && !folder; i++)
+        if (ends_in(opt.output, others[i]))
+            return cli_error(self, CLI_USAGE, "'%s': pictures are written as PNG; name it .png",
+                             opt.output);
+    a->output = opt.output;
+    a->file = !folder && ends_in(opt.output, ".png");
+    return -1;
+}
+
+/* ---- numbers and names ---- */
+
+static int read_counts(const cli_command *self, sample_args *a)
+{
+    const struct {
+        int id;
+        const char *name;
+        long long value, most;
+    } row[] = {
+        {NUM_IMAGES, "num-images", opt.num_images, 100000000},
+        {BATCH_SIZE, "batch-size", opt.batch_size, 65536},
+        {STEPS, "num-inference-steps", opt.steps, 1000000},
+        {RESOLUTION, "resolution", opt.resolution, 16384},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
+        if (stated[row[i].id] && (row[i].value < 1 || row[i].value > row[i].most))
+            return cli_error(self, CLI_USAGE, "--%s must be 1 to %lld, not %lld", row[i].name,
+                             row[i].most, row[i].value);
+    a->num_images = opt.num_images;
+    a->batch_size = opt.batch_size;
+    a->resolution = opt.resolution;
+    a->sampler.num_inference_steps = opt.steps;
+    return -1;
+}
+
+/* "999,749,499" into an array that lives as long as the process. */
+static int read_timesteps(const cli_command *self, sample_args *a)
+{
+    if (!opt.timesteps) return -1;
+    if (opt.steps)
+        return cli_error(self, CLI_USAGE,
+                         "--timesteps and --num-inference-steps exclude each other");
+    int64_t *list = malloc((strlen(opt.timesteps) / 2 + 1) * sizeof *list), n = 0;
+    if (!list) return cli_error(self, CLI_FAILED, "out of memory");
+    for (char *s = opt.timesteps, *end = s; *end; s = end + 1) {
+        long long t = strtoll(s, &end, 10);
+        if (end == s || (*end && *end != ',') || (*end && !end[1])) {
+            free(list);
+            return cli_error(self, CLI_USAGE,
+                             "--timesteps is a list such as 999,749,499,249, not '%s'",
+                             opt.timesteps);
+        }
+        list[n++] = t;
+    }
+    if (!n) {
+        free(list);
+        return cli_error(self, CLI_USAGE, "--timesteps is empty");
+    }
+    a->sampler.timesteps = list;
+    a->sampler.timestep_count = n;
+    return -1;
+}
+
+static int read_sampler(const cli_command *self, sample_args *a)
+{
+    a->sampler.sampler = opt.sampler;
+    a->sampler.eta = opt.eta;
+    a->sampler.use_clipped_model_output = opt.clipped;
+    a->sampler.compat_diffusers = opt.compat != NULL;
+    if (opt.compat && strcmp(opt.compat, "diffusers"))
+        return cli_error(self, CLI_USAGE, "--compat knows diffusers only, not '%s'", opt.compat);
+    if (!(opt.eta >= 0))
+        return cli_error(self, CLI_USAGE, "--eta must be at least 0, not %g", opt.eta);
+    if (!opt.sampler || !strcmp(opt.sampler, "model") || lgv_sampler_find(opt.sampler))
+        return read_timesteps(self, a);
+    char list[256] = "model";
+    for (int i = 0; i < lgv_sampler_count(); i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, ", %s", lgv_sampler_at(i)->name);
+    }
+    return cli_error(self, CLI_USAGE, "there is no sampler '%s'; choose one of %s", opt.sampler,
+                     list);
+}
+
+static int read_seeds(const cli_command *self, sample_args *a)
+{
+    if (opt.seed && !cli_parse_seed(opt.seed, &a->seed))
+        return cli_error(self, CLI_USAGE,
+                         "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'",
+                         opt.seed);
+    if (!opt.rng || !strcmp(opt.rng, "philox"))
+        a->rng = LGV_SAMPLE_PHILOX;
+    else if (!strcmp(opt.rng, "torch"))
+        a->rng = LGV_SAMPLE_TORCH;
+    else if (!strcmp(opt.rng, "torch-batch") || !strcmp(opt.rng, "torch_batch"))
+        a->rng = LGV_SAMPLE_TORCH_BATCH;
+    else
+        return cli_error(self, CLI_USAGE, "--rng is philox, torch or torch-batch, not '%s'",
+                         opt.rng);
+    if (!opt.interpolate) return -1;
+    if (opt.seed)
+        return cli_error(self, CLI_USAGE, "--interpolate names its seeds itself; leave --seed out");
+    char *comma = strchr(opt.interpolate, ',');
+    if (comma) *comma = 0;
+    bool good =
+        comma && cli_parse_seed(opt.interpolate, &a->seed) && cli_parse_seed(comma + 1, &a->seed_b);
+    if (comma) *comma = ',';
+    if (!good)
+        return cli_error(self, CLI_USAGE, "--interpolate wants two seeds such as 1,2, not '%s'",
+                         opt.interpolate);
+    a->interpolate = true;
+    return -1;
+}
+
+static int read_sources(const cli_command *self, sample_args *a)
+{
+    const lgv_sampler_info *info = opt.sampler ? lgv_sampler_find(opt.sampler) : NULL;
+    bool inverse = info && info->inverse;
+    if (!opt.weights)
+        a->weights = LGV_WEIGHTS_BEST;
+    else if (!strcmp(opt.weights, "ema"))
+        a->weights = LGV_WEIGHTS_EMA;
+    else if (!strcmp(opt.weights, "raw"))
+        a->weights = LGV_WEIGHTS_RAW;
+    else
+        return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", opt.weights);
+    if ((opt.init_noise != NULL) + (opt.init_image != NULL) + a->interpolate > 1)
+        return cli_error(self, CLI_USAGE,
+                         "--init-noise, --init-image and --interpolate exclude each other");
+    if (opt.init_image && !inverse)
+        return cli_error(self, CLI_USAGE,
+                         "--init-image is the picture to invert: it needs --sampler ddim_inverse");
+    if (inverse && !opt.init_image && !opt.init_noise)
+        return cli_error(self, CLI_USAGE,
+                         "which picture is to be inverted? give it with --init-image FILE");
+    if (opt.init_image && opt.num_images > 1)
+        return cli_error(self, CLI_USAGE,
+                         "--init-image is one picture; --num-images %lld cannot be",
+                         opt.num_images);
+    a->init_noise = opt.init_noise;
+    a->init_image = opt.init_image;
+    a->save_tensors = opt.save_tensors;
+    a->metadata = !opt.no_metadata;
+    return -1;
+}
+
+int sample_args_read(const cli_command *self, int argc, const char **argv, sample_args *out)
+{
+    sample_args a = {0};
+    int n, code = cli_parse(self, table, argc, argv, 1, &a.model, &n, note_stated, NULL);
+    if (code >= 0) return code;
+    if (!n && !access("model_index.json", R_OK)) a.model = "."; /* inside a model folder */
+    if (!a.model)
+        return cli_error(self, CLI_USAGE,
+                         "which model? give a folder that 'langevin train' or diffusers wrote");
+    a.device = opt.dev;
+    if ((code = read_output(self, &a)) >= 0) return code;
+    if ((code = read_counts(self, &a)) >= 0) return code;
+    if ((code = read_sampler(self, &a)) >= 0) return code;
+    if ((code = read_seeds(self, &a)) >= 0) return code;
+    if ((code = read_sources(self, &a)) >= 0) return code;
+    *out = a;
+    return -1;
+}

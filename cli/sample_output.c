@@ -1,0 +1,241 @@
+/* sample_output.c - where sampled pictures go.
+   A folder is never overwritten: each picture is written under a name of its own and then linked to
+   its number, which fails when somebody else has taken the number meanwhile. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "langevin/image.h"
+#include "langevin/safetensors.h"
+#include "sample.h"
+
+static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
+static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    err->status = status;
+    vsnprintf(err->text, sizeof err->text, fmt, args);
+    va_end(args);
+    return status;
+}
+
+static int64_t picture_bytes(const sample_output *o)
+{
+    return o->input->channels * o->input->height * o->input->width;
+}
+
+/* ---- opening ---- */
+
+/* One more than the highest NNNNNN.png of the folder. */
+static lgv_status next_number(const char *folder, int64_t *next, lgv_error *err)
+{
+    DIR *d = opendir(folder);
+    if (!d)
+        return fail(err, LGV_ERR_IO, "cannot read the folder '%s': %s", folder, strerror(errno));
+    *next = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        size_t digits = strspn(e->d_name, "0123456789");
+        if (digits < 6 || digits > 15 || strcmp(e->d_name + digits, ".png")) continue;
+        int64_t number = strtoll(e->d_name, NULL, 10);
+        if (number >= *next) *next = number + 1;
+    }
+    closedir(d);
+    return LGV_OK;
+}
+
+static lgv_status open_folder(sample_output *o, lgv_error *err)
+{
+    const char *folder = o->args->output;
+    if (mkdir(folder, 0777) && errno != EEXIST)
+        return fail(err, LGV_ERR_IO, "cannot make the folder '%s': %s", folder, strerror(errno));
+    struct stat st;
+    if (stat(folder, &st) || !S_ISDIR(st.st_mode))
+        return fail(err, LGV_ERR_EXISTS,
+                    "'%s' is a file; give a folder, or a name that ends in .png", folder);
+    if (access(folder, W_OK))
+        return fail(err, LGV_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
+    return next_number(folder, &o->number, err);
+}
+
+/* The folder of a file must be there and writable. */
+static lgv_status check_parent(const char *path, lgv_error *err)
+{
+    char parent[4096] = ".";
+    const char *slash = strrchr(path, '/');
+    if (strlen(path) >= sizeof parent)
+        return fail(err, LGV_ERR_ARGUMENT, "the path '%.60s...' is too long", path);
+    if (slash)
+        snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    if (!access(parent, W_OK | X_OK)) return LGV_OK;
+    return fail(err, LGV_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
+}
+
+lgv_status sample_output_open(sample_output *o, lgv_error *err)
+{
+    lgv_status status = LGV_OK;
+    if (o->input->channels != 1 && o->input->channels != 3)
+        return fail(err, LGV_ERR_UNSUPPORTED, "the model gives %lld channels; a picture has 1 or 3",
+                    (long long)o->input->channels);
+    if (o->args->save_tensors) status = check_parent(o->args->save_tensors, err);
+    if (status) return status;
+    if (!o->args->file) return open_folder(o, err);
+    if ((status = check_parent(o->args->output, err))) return status;
+    o->pixels = malloc((size_t)(o->input->n * picture_bytes(o)));
+    return o->pixels ? LGV_OK
+                     : fail(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
+                            (long long)o->input->n);
+}
+
+void sample_output_free(sample_output *o)
+{
+    free(o->pixels);
+    o->pixels = NULL;
+}
+
+/* ---- the text in a picture ---- */
+
+static void seed_text(const sample_output *o, int64_t first, int64_t count, char text[96])
+{
+    const sample_args *a = o->args;
+    unsigned long long seed = a->seed + (uint64_t)first, last = seed + (uint64_t)(count - 1);
+    if (a->interpolate && count == 1)
+        snprintf(text, 96, "Seeds: %llu to %llu at %.4g", (unsigned long long)a->seed,
+                 (unsigned long long)a->seed_b, o->input->weight[first]);
+    else if (a->interpolate)
+        snprintf(text, 96, "Seeds: %llu to %llu in %lld", (unsigned long long)a->seed,
+                 (unsigned long long)a->seed_b, (long long)count);
+    else if (count == 1)
+        snprintf(text, 96, "Seed: %llu", seed);
+    else
+        snprintf(text, 96, "Seeds: %llu to %llu", seed, last);
+}
+
+static void parameters_text(const sample_output *o, int64_t first, int64_t count, char *text,
+                            size_t size)
+{
+    static const char *const rng[] = {"philox", "torch", "torch-batch"};
+    const sample_args *a = o->args;
+    char seed[96];
+    seed_text(o, first, count, seed);
+    snprintf(
+        text, size,
+        "Steps: %lld, Sampler: %s, %s, Size: %lldx%lld, Model: %s, Model hash: %.16s%s%s, Eta: %g, "
+        "RNG: %s%s%s, Version: Langevin " LGV_VERSION,
+        (long long)o->steps, o->sampler, seed, (long long)o->input->width,
+        (long long)o->input->height, a->model, o->hash, *o->weights ? ", Weights: " : "",
+        o->weights, a->sampler.eta, rng[a->rng],
+        a->init_noise   ? ", Noise: "
+        : a->init_image ? ", Picture: "
+                        : "",
+        a->init_noise   ? a->init_noise
+        : a->init_image ? a->init_image
+                        : "");
+}
+
+static lgv_status save(const sample_output *o, const char *path, const lgv_image *image,
+                       int64_t first, int64_t count, lgv_error *err)
+{
+    char value[8192];
+    lgv_png_text text = {"parameters", value};
+    parameters_text(o, first, count, value, sizeof value);
+    return lgv_image_save_png(path, image, &text, o->args->metadata ? 1 : 0, err);
+}
+
+/* ---- a folder ---- */
+
+/* Gives the finished draft the next free number. */
+static lgv_status publish(sample_output *o, const char *draft, lgv_error *err)
+{
+    for (;;) {
+        snprintf(o->last, sizeof o->last, "%s/%06lld.png", o->args->output, (long long)o->number++);
+        if (!link(draft, o->last)) break;
+        if (errno == EEXIST) continue;
+        /* A file system without hard links: look, then rename. */
+        if (!access(o->last, F_OK)) continue;
+        if (!rename(draft, o->last)) return LGV_OK;
+        return fail(err, LGV_ERR_IO, "cannot write '%s': %s", o->last, strerror(errno));
+    }
+    unlink(draft);
+    return LGV_OK;
+}
+
+static lgv_status save_numbered(sample_output *o, const lgv_image *image, int64_t i, lgv_error *err)
+{
+    char draft[4352];
+    snprintf(draft, sizeof draft, "%s/.draft-%ld.png", o->args->output, (long)getpid());
+    lgv_status status = save(o, draft, image, i, 1, err);
+    if (!status) status = publish(o, draft, err);
+    if (status) unlink(draft);
+    return status;
+}
+
+lgv_status sample_output_add(sample_output *o, int64_t first, int64_t count, const float *x,
+                             lgv_error *err)
+{
+    const sample_input *in = o->input;
+    int64_t bytes = picture_bytes(o);
+    lgv_status status = LGV_OK;
+    uint8_t *to = o->pixels ? o->pixels + first * bytes : malloc((size_t)(count * bytes));
+    if (!to) return fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)count);
+    lgv_images_u8(count, in->channels, in->height, in->width, x, to);
+    for (int64_t i = 0; i < count && !o->pixels && !status; i++) {
+        lgv_image image = {.width = (int)in->width,
+                           .height = (int)in->height,
+                           .channels = (int)in->channels,
+                           .bits = 8,
+                           .pixels = to + i * bytes};
+        status = save_numbered(o, &image, first + i, err);
+        if (!status) o->written++;
+    }
+    if (!o->pixels) free(to);
+    return status;
+}
+
+/* ---- one file ---- */
+
+lgv_status sample_output_close(sample_output *o, lgv_error *err)
+{
+    const sample_input *in = o->input;
+    if (!o->pixels) return LGV_OK;
+    lgv_image *images = calloc((size_t)in->n, sizeof *images), grid = {0};
+    if (!images)
+        return fail(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
+                    (long long)in->n);
+    for (int64_t i = 0; i < in->n; i++)
+        images[i] = (lgv_image){.width = (int)in->width,
+                                .height = (int)in->height,
+                                .channels = (int)in->channels,
+                                .bits = 8,
+                                .pixels = o->pixels + i * picture_bytes(o)};
+    lgv_status status = in->n > 1 ? lgv_image_grid(images, (size_t)in->n, 0, &grid, err) : LGV_OK;
+    if (!status) status = save(o, o->args->output, in->n > 1 ? &grid : images, 0, in->n, err);
+    if (!status) {
+        o->written = in->n;
+        snprintf(o->last, sizeof o->last, "%s", o->args->output);
+    }
+    lgv_image_free(&grid);
+    free(images);
+    return status;
+}
+
+/* ---- tensors ---- */
+
+lgv_status sample_save_tensors(const char *path, const lgv_samples *s, bool inverse, lgv_error *err)
+{
+    const int64_t dim[5] = {s->calls, s->n, s->channels, s->height, s->width};
+    lgv_safetensors_writer *w = NULL;
+    lgv_status status = lgv_safetensors_writer_new(&w, err);
+    if (!status) status = lgv_safetensors_add(w, "sample", LGV_F32, 4, dim + 1, s->sample, err);
+    if (!status && s->trajectory)
+        status = lgv_safetensors_add(w, "trajectory", LGV_F32, 5, dim, s->trajectory, err);
+    if (!status && inverse)
+        status = lgv_safetensors_add(w, "noise", LGV_F32, 4, dim + 1, s->sample, err);
+    if (!status) status = lgv_safetensors_write(w, path, err);
+    lgv_safetensors_writer_free(w);
+    return status;
+}
