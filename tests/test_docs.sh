@@ -17,13 +17,16 @@ fi
 
 for page in README.md CHANGELOG.md docs/*.md; do
     [ -e "$page" ] || continue
-    for link in $(grep -oE '\]\([^)#: ]+' "$page" | cut -c3-); do
+    for link in $(grep -oE '\]\([^)# ]+' "$page" | cut -c3- | grep -v ://); do
         [ -e "$(dirname "$page")/$link" ] || fail "$page: the link '$link' leads nowhere"
     done
     # Lines of the form: [build/]langevin COMMAND ..., also continued with a backslash.
     while read -r line; do
         command=$(echo "$line" | sed -E 's/^(build\/)?langevin +([a-z]+).*/\2/')
-        help=$("$build/langevin" "$command" --help 2>&1) || continue
+        help=$("$build/langevin" "$command" --help 2>&1) || {
+            fail "$page: there is no command 'langevin $command'"
+            continue
+        }
         for option in $(echo "$line" | grep -oE -- '--[a-z][a-z-]*'); do
             echo "$help" | grep -qE -- "$option([^a-z-]|$)" || fail "$page: langevin $command has no option $option"
         done
