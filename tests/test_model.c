@@ -1,4 +1,5 @@
-/* test_model.c - presets, folders in every layout, weights in and out, default initialisation, traces. */
+/* test_model.c - presets, folders in every layout, weights in and out, default initialisation,
+ * traces. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,25 +18,27 @@
 #include "langevin/safetensors.h"
 #include "scratch.h"
 
-#define OK(call)                                                      \
-    do {                                                              \
-        lgv_error error_ = {0};                                       \
-        lgv_error *err = &error_;                                     \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text); \
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        lgv_error error_ = {0};                                                                    \
+        lgv_error *err = &error_;                                                                  \
+        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
     } while (0)
 
 /* The call fails with the status, and its sentence holds every given part. */
-#define FAILS(wanted, part, call)                                                                        \
-    do {                                                                                                 \
-        lgv_error error_ = {0};                                                                          \
-        lgv_error *err = &error_;                                                                        \
-        lgv_status status_ = (call);                                                                     \
-        if (status_ != (wanted)) fail_msg("%s: status %s (%s)", #call, lgv_status_name(status_), error_.text); \
-        if (!strstr(error_.text, part)) fail_msg("'%s' does not say '%s'", error_.text, part);          \
+#define FAILS(wanted, part, call)                                                                  \
+    do {                                                                                           \
+        lgv_error error_ = {0};                                                                    \
+        lgv_error *err = &error_;                                                                  \
+        lgv_status status_ = (call);                                                               \
+        if (status_ != (wanted))                                                                   \
+            fail_msg("%s: status %s (%s)", #call, lgv_status_name(status_), error_.text);          \
+        if (!strstr(error_.text, part)) fail_msg("'%s' does not say '%s'", error_.text, part);     \
     } while (0)
 
 static const char small_config[] =
-    "{\"_class_name\": \"UNet2DModel\", \"sample_size\": 16, \"block_out_channels\": [8, 16], \"norm_num_groups\": 4,"
+    "{\"_class_name\": \"UNet2DModel\", \"sample_size\": 16, \"block_out_channels\": [8, 16], "
+    "\"norm_num_groups\": 4,"
     " \"layers_per_block\": 1, \"down_block_types\": [\"DownBlock2D\", \"AttnDownBlock2D\"],"
     " \"up_block_types\": [\"AttnUpBlock2D\", \"UpBlock2D\"]}";
 
@@ -98,7 +101,8 @@ static float *values(const stock *s, const char *set, const char *name, int64_t 
     return v;
 }
 
-static void assert_same_sets(const lgv_model *m, const stock *a, const char *set_a, const stock *b, const char *set_b)
+static void assert_same_sets(const lgv_model *m, const stock *a, const char *set_a, const stock *b,
+                             const char *set_b)
 {
     const char *name;
     for (int i = 0; (name = lgv_model_parameter(m, i, NULL, NULL, NULL)); i++) {
@@ -111,9 +115,15 @@ static void assert_same_sets(const lgv_model *m, const stock *a, const char *set
     }
 }
 
-static void write_text(const char *path, const char *text) { scratch_write(path, text, strlen(text)); }
+static void write_text(const char *path, const char *text)
+{
+    scratch_write(path, text, strlen(text));
+}
 
-static void make_folder(const char *path) { OK(lgv_make_dir(path, err)); }
+static void make_folder(const char *path)
+{
+    OK(lgv_make_dir(path, err));
+}
 
 static const char *in_folder(const char *folder, const char *name)
 {
@@ -124,7 +134,7 @@ static const char *in_folder(const char *folder, const char *name)
     return p;
 }
 
-/* --- Presets and known sizes --------------------------------------------------------------------------- */
+/* --- Presets and known sizes --- */
 static void presets(void **state)
 {
     lgv_model *m = NULL;
@@ -136,7 +146,8 @@ static void presets(void **state)
         assert_true(lgv_model_describe(m)->from_preset);
         lgv_model_free(m);
     }
-    OK(lgv_model_open("UNET_64", &(lgv_model_options){.channels = 1, .resolution = 48, .classes = 10}, &m, err));
+    OK(lgv_model_open(
+        "UNET_64", &(lgv_model_options){.channels = 1, .resolution = 48, .classes = 10}, &m, err));
     const lgv_model_info *info = lgv_model_describe(m);
     assert_int_equal(info->in_channels, 1);
     assert_int_equal(info->out_channels, 1);
@@ -146,26 +157,45 @@ static void presets(void **state)
     assert_null(info->weights_raw);
     lgv_model_free(m);
     FAILS(LGV_ERR_ARGUMENT, "unet-32, unet-64, unet-128", lgv_model_open("unet-33", NULL, &m, err));
-    FAILS(LGV_ERR_ARGUMENT, "multiples of 8", lgv_model_open("unet-64", &(lgv_model_options){.resolution = 28}, &m, err));
+    FAILS(LGV_ERR_ARGUMENT, "multiples of 8",
+          lgv_model_open("unet-64", &(lgv_model_options){.resolution = 28}, &m, err));
 }
 
 static const char article[] =
-    "{\"sample_size\": 128, \"layers_per_block\": 2, \"block_out_channels\": [128,128,256,256,512,512],"
-    "\"down_block_types\": [\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\"],"
-    "\"up_block_types\": [\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\"]}";
+    "{\"sample_size\": 128, \"layers_per_block\": 2, \"block_out_channels\": "
+    "[128,128,256,256,512,512],"
+    "\"down_block_types\": "
+    "[\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\","
+    "\"DownBlock2D\"],"
+    "\"up_block_types\": "
+    "[\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\"]}";
 
-/* Counts known from diffusers: the article's network, train_unconditional.py's default, ddpm-cifar10-32. */
+/* Counts known from diffusers: the article's network, train_unconditional.py's default,
+ * ddpm-cifar10-32. */
 static void known_networks(void **state)
 {
-    static const struct { const char *config; int tensors; int64_t parameters; } known[] = {
+    static const struct {
+        const char *config;
+        int tensors;
+        int64_t parameters;
+    } known[] = {
         {article, 400, 108414979},
-        {"{\"sample_size\": 128, \"layers_per_block\": 2, \"block_out_channels\": [128,128,256,256,512,512],"
-         "\"down_block_types\": [\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"AttnDownBlock2D\",\"DownBlock2D\"],"
-         "\"up_block_types\": [\"UpBlock2D\",\"AttnUpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\"]}", 450, 113673219},
-        {"{\"attention_head_dim\": null, \"block_out_channels\": [128,256,256,256], \"downsample_padding\": 0,"
+        {"{\"sample_size\": 128, \"layers_per_block\": 2, \"block_out_channels\": "
+         "[128,128,256,256,512,512],"
+         "\"down_block_types\": "
+         "[\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"DownBlock2D\",\"AttnDownBlock2D\","
+         "\"DownBlock2D\"],"
+         "\"up_block_types\": "
+         "[\"UpBlock2D\",\"AttnUpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\"]"
+         "}",
+         450, 113673219},
+        {"{\"attention_head_dim\": null, \"block_out_channels\": [128,256,256,256], "
+         "\"downsample_padding\": 0,"
          "\"flip_sin_to_cos\": false, \"freq_shift\": 1, \"norm_eps\": 1e-6, \"sample_size\": 32,"
-         "\"down_block_types\": [\"DownBlock2D\",\"AttnDownBlock2D\",\"DownBlock2D\",\"DownBlock2D\"],"
-         "\"up_block_types\": [\"UpBlock2D\",\"UpBlock2D\",\"AttnUpBlock2D\",\"UpBlock2D\"]}", 328, 35746307},
+         "\"down_block_types\": "
+         "[\"DownBlock2D\",\"AttnDownBlock2D\",\"DownBlock2D\",\"DownBlock2D\"],"
+         "\"up_block_types\": [\"UpBlock2D\",\"UpBlock2D\",\"AttnUpBlock2D\",\"UpBlock2D\"]}",
+         328, 35746307},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         lgv_model *m = model_from(known[i].config);
@@ -178,10 +208,12 @@ static void known_networks(void **state)
 /* Mission 6.2: the article's shapes for input (32,3,128,128). */
 static void trace(void **state)
 {
-    static const int64_t want[][4] = {
-        {32, 128, 128, 128}, {32, 512, 1, 1}, {32, 128, 128, 128}, {32, 128, 64, 64}, {32, 256, 32, 32}, {32, 256, 16, 16}, {32, 512, 8, 8},
-        {32, 512, 4, 4}, {32, 512, 4, 4}, {32, 512, 8, 8}, {32, 512, 16, 16}, {32, 256, 32, 32}, {32, 256, 64, 64}, {32, 128, 128, 128},
-        {32, 128, 128, 128}, {32, 128, 128, 128}, {32, 128, 128, 128}, {32, 3, 128, 128}};
+    static const int64_t want[][4] = {{32, 128, 128, 128}, {32, 512, 1, 1},     {32, 128, 128, 128},
+                                      {32, 128, 64, 64},   {32, 256, 32, 32},   {32, 256, 16, 16},
+                                      {32, 512, 8, 8},     {32, 512, 4, 4},     {32, 512, 4, 4},
+                                      {32, 512, 8, 8},     {32, 512, 16, 16},   {32, 256, 32, 32},
+                                      {32, 256, 64, 64},   {32, 128, 128, 128}, {32, 128, 128, 128},
+                                      {32, 128, 128, 128}, {32, 128, 128, 128}, {32, 3, 128, 128}};
     lgv_model *m = model_from(article);
     lgv_model_stage *stages = NULL;
     int count = 0;
@@ -197,18 +229,35 @@ static void trace(void **state)
     assert_string_equal(stages[8].name, "mid_block");
     assert_string_equal(stages[17].name, "conv_out");
     lgv_model_stages_free(stages);
-    FAILS(LGV_ERR_SHAPE, "for instance 96x32", lgv_model_trace(m, 1, 100, 20, &stages, &count, err));
+    FAILS(LGV_ERR_SHAPE, "for instance 96x32",
+          lgv_model_trace(m, 1, 100, 20, &stages, &count, err));
     lgv_model_free(m);
 }
 
-/* --- Modules ----------------------------------------------------------------------------------------------- */
+/* --- Modules --- */
 static void modules(void **state)
 {
-    static const char *const wanted[] = {
-        "conv_in", "time_proj", "time_embedding.linear_1", "time_embedding", "down_blocks.0.resnets.0.norm1", "down_blocks.0.resnets.0.conv1",
-        "down_blocks.0.resnets.0.time_emb_proj", "down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "down_blocks.1.attentions.0.group_norm",
-        "down_blocks.1.attentions.0.to_q", "down_blocks.1.attentions.0.to_out.0", "down_blocks.1.attentions.0", "mid_block.resnets.1", "mid_block",
-        "up_blocks.0.upsamplers.0.conv", "up_blocks.1.resnets.1.conv_shortcut", "up_blocks.1", "conv_norm_out", "conv_act", "conv_out"};
+    static const char *const wanted[] = {"conv_in",
+                                         "time_proj",
+                                         "time_embedding.linear_1",
+                                         "time_embedding",
+                                         "down_blocks.0.resnets.0.norm1",
+                                         "down_blocks.0.resnets.0.conv1",
+                                         "down_blocks.0.resnets.0.time_emb_proj",
+                                         "down_blocks.0.resnets.0",
+                                         "down_blocks.0.downsamplers.0",
+                                         "down_blocks.1.attentions.0.group_norm",
+                                         "down_blocks.1.attentions.0.to_q",
+                                         "down_blocks.1.attentions.0.to_out.0",
+                                         "down_blocks.1.attentions.0",
+                                         "mid_block.resnets.1",
+                                         "mid_block",
+                                         "up_blocks.0.upsamplers.0.conv",
+                                         "up_blocks.1.resnets.1.conv_shortcut",
+                                         "up_blocks.1",
+                                         "conv_norm_out",
+                                         "conv_act",
+                                         "conv_out"};
     lgv_model *m = model_from(small_config);
     lgv_graph *g = graph_of(m);
     for (size_t k = 0; k < sizeof wanted / sizeof wanted[0]; k++) {
@@ -224,7 +273,7 @@ static void modules(void **state)
     lgv_model_free(m);
 }
 
-/* --- Weights ----------------------------------------------------------------------------------------------- */
+/* --- Weights --- */
 static void save_and_load(void **state)
 {
     const char *folder = scratch_path("saved");
@@ -239,7 +288,8 @@ static void save_and_load(void **state)
     b = stock_new(again);
     OK(lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_BEST, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
-    FAILS(LGV_ERR_ARGUMENT, "no averaged (EMA) weights", lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_EMA, err));
+    FAILS(LGV_ERR_ARGUMENT, "no averaged (EMA) weights",
+          lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_EMA, err));
 
     lgv_safetensors *f = NULL; /* in the order of the safetensors package: by name */
     OK(lgv_safetensors_open(in_folder(folder, "diffusion_pytorch_model.safetensors"), &f, err));
@@ -262,15 +312,21 @@ typedef struct rewrite {
 
 static void old_name_of(const char *name, char out[256])
 {
-    static const char *const pairs[][2] = {{".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
+    static const char *const pairs[][2] = {{".to_q.", ".query."},
+                                           {".to_k.", ".key."},
+                                           {".to_v.", ".value."},
+                                           {".to_out.0.", ".proj_attn."}};
     snprintf(out, 256, "%s", name);
     for (int i = 0; i < 4; i++) {
         const char *at = strstr(name, pairs[i][0]);
-        if (at) snprintf(out, 256, "%.*s%s%s", (int)(at - name), name, pairs[i][1], at + strlen(pairs[i][0]));
+        if (at)
+            snprintf(out, 256, "%.*s%s%s", (int)(at - name), name, pairs[i][1],
+                     at + strlen(pairs[i][0]));
     }
 }
 
-static void write_weights(const lgv_model *m, const stock *s, const char *path, const rewrite *how, int first, int last)
+static void write_weights(const lgv_model *m, const stock *s, const char *path, const rewrite *how,
+                          int first, int last)
 {
     lgv_safetensors_writer *w = NULL;
     float *kept[512];
@@ -311,7 +367,8 @@ static void other_files(void **state)
     make_folder(folder);
     write_text(in_folder(folder, "config.json"), small_config);
     OK(lgv_model_open(folder, NULL, &opened, err));
-    FAILS(LGV_ERR_ARGUMENT, "holds no weights", lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    FAILS(LGV_ERR_ARGUMENT, "holds no weights",
+          lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     lgv_model_free(opened);
 
     char file[1024];
@@ -322,14 +379,17 @@ static void other_files(void **state)
     assert_same_sets(m, &a, "weight", &b, "weight");
 
     write_weights(m, &a, file, &(rewrite){.drop = "conv_in.bias"}, 0, count);
-    FAILS(LGV_ERR_FORMAT, "1 of 144 tensors are missing ('conv_in.bias')", lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    FAILS(LGV_ERR_FORMAT, "1 of 144 tensors are missing ('conv_in.bias')",
+          lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     write_weights(m, &a, file, &(rewrite){.add = "conv_extra.bias"}, 0, count);
-    FAILS(LGV_ERR_FORMAT, "'conv_extra.bias'", lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    FAILS(LGV_ERR_FORMAT, "'conv_extra.bias'",
+          lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     write_weights(m, &a, file, &(rewrite){.wrong_shape = "conv_in.weight"}, 0, count);
     FAILS(LGV_ERR_FORMAT, "'conv_in.weight' is [9,3,3,3], the network wants [8,3,3,3]",
           lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     write_text(file, "not a safetensors file at all");
-    FAILS(LGV_ERR_FORMAT, "diffusion_pytorch_model.safetensors", lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    FAILS(LGV_ERR_FORMAT, "diffusion_pytorch_model.safetensors",
+          lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     OK(lgv_remove_tree(file, err));
 
     write_weights(m, &a, in_folder(folder, "one.safetensors"), &(rewrite){0}, 0, count / 2);
@@ -337,8 +397,9 @@ static void other_files(void **state)
     char *index = malloc(1 << 16);
     size_t used = (size_t)sprintf(index, "{\"metadata\": {}, \"weight_map\": {");
     for (int i = 0; i < count; i++)
-        used += (size_t)snprintf(index + used, (1 << 16) - used, "%s\"%s\": \"%s.safetensors\"", i ? ", " : "",
-                                 lgv_model_parameter(m, i, NULL, NULL, NULL), i < count / 2 ? "one" : "two");
+        used += (size_t)snprintf(index + used, (1 << 16) - used, "%s\"%s\": \"%s.safetensors\"",
+                                 i ? ", " : "", lgv_model_parameter(m, i, NULL, NULL, NULL),
+                                 i < count / 2 ? "one" : "two");
     snprintf(index + used, (1 << 16) - used, "}}");
     write_text(in_folder(folder, "diffusion_pytorch_model.safetensors.index.json"), index);
     free(index);
@@ -353,7 +414,7 @@ static void other_files(void **state)
     stock_free(b);
 }
 
-/* --- Folders ------------------------------------------------------------------------------------------------ */
+/* --- Folders --- */
 static void layouts(void **state)
 {
     char root[512];
@@ -367,8 +428,10 @@ static void layouts(void **state)
     /* A pipeline. */
     OK(lgv_model_save(m, a.store, "weight", in_folder(root, "unet"), err));
     make_folder(in_folder(root, "scheduler"));
-    write_text(in_folder(root, "scheduler/scheduler_config.json"), "{\"_class_name\": \"DDPMScheduler\"}");
-    write_text(in_folder(root, "model_index.json"), "{\"_class_name\": \"DDPMPipeline\", \"unet\": [\"diffusers\", \"UNet2DModel\"]}");
+    write_text(in_folder(root, "scheduler/scheduler_config.json"),
+               "{\"_class_name\": \"DDPMScheduler\"}");
+    write_text(in_folder(root, "model_index.json"),
+               "{\"_class_name\": \"DDPMPipeline\", \"unet\": [\"diffusers\", \"UNet2DModel\"]}");
     OK(lgv_model_open(root, NULL, &o, err));
     info = lgv_model_describe(o);
     assert_string_equal(info->weights_raw, in_folder(root, "unet"));
@@ -420,26 +483,32 @@ static void layouts(void **state)
     lgv_model_free(o);
 
     /* A configuration alone; options that fit and options that do not. */
-    OK(lgv_model_open(in_folder(root, "config.json"), &(lgv_model_options){.channels = 3, .resolution = 24}, &o, err));
+    OK(lgv_model_open(in_folder(root, "config.json"),
+                      &(lgv_model_options){.channels = 3, .resolution = 24}, &o, err));
     assert_null(lgv_model_describe(o)->weights_raw);
     assert_int_equal(lgv_model_describe(o)->width, 24);
     lgv_model_free(o);
-    FAILS(LGV_ERR_ARGUMENT, "takes 3 channels", lgv_model_open(root, &(lgv_model_options){.channels = 1}, &o, err));
-    FAILS(LGV_ERR_ARGUMENT, "num_class_embeds", lgv_model_open(root, &(lgv_model_options){.classes = 4}, &o, err));
+    FAILS(LGV_ERR_ARGUMENT, "takes 3 channels",
+          lgv_model_open(root, &(lgv_model_options){.channels = 1}, &o, err));
+    FAILS(LGV_ERR_ARGUMENT, "num_class_embeds",
+          lgv_model_open(root, &(lgv_model_options){.classes = 4}, &o, err));
     make_folder(scratch_path("empty"));
-    FAILS(LGV_ERR_ARGUMENT, "holds no network", lgv_model_open(scratch_path("empty"), NULL, &o, err));
-    FAILS(LGV_ERR_ARGUMENT, "give the folder", lgv_model_open(in_folder(root, "diffusion_pytorch_model.safetensors"), NULL, &o, err));
+    FAILS(LGV_ERR_ARGUMENT, "holds no network",
+          lgv_model_open(scratch_path("empty"), NULL, &o, err));
+    FAILS(LGV_ERR_ARGUMENT, "give the folder",
+          lgv_model_open(in_folder(root, "diffusion_pytorch_model.safetensors"), NULL, &o, err));
     lgv_model_free(m);
     stock_free(a);
     stock_free(b);
 }
 
-/* --- Building ----------------------------------------------------------------------------------------------- */
+/* --- Building --- */
 static void labels(void **state)
 {
     lgv_model *plain = model_from(small_config);
     char config[1024];
-    snprintf(config, sizeof config, "%.*s, \"num_class_embeds\": 3}", (int)strlen(small_config) - 1, small_config);
+    snprintf(config, sizeof config, "%.*s, \"num_class_embeds\": 3}", (int)strlen(small_config) - 1,
+             small_config);
     lgv_model *classes = model_from(config);
     lgv_graph *g = lgv_graph_new();
     lgv_model_inputs in;
@@ -448,7 +517,8 @@ static void labels(void **state)
     in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){2, 16, 16, 3});
     FAILS(LGV_ERR_ARGUMENT, "needs the timestep", lgv_model_build(plain, g, &in, &y, err));
     in.t = lgv_step_row(g, 2, LGV_FIELD_T);
-    FAILS(LGV_ERR_ARGUMENT, "class labels should be provided", lgv_model_build(classes, g, &in, &y, err));
+    FAILS(LGV_ERR_ARGUMENT, "class labels should be provided",
+          lgv_model_build(classes, g, &in, &y, err));
     in.label = lgv_step_row(g, 2, LGV_FIELD_LABEL);
     FAILS(LGV_ERR_ARGUMENT, "no class embedding", lgv_model_build(plain, g, &in, &y, err));
     OK(lgv_model_build(classes, g, &in, &y, err));
@@ -461,10 +531,11 @@ static void labels(void **state)
     lgv_model_free(classes);
 }
 
-/* --- Initialisation ------------------------------------------------------------------------------------------- */
+/* --- Initialisation --- */
 static void check_tensor(const stock *s, const json_t *t)
 {
-    const char *name = json_string_value(json_array_get(t, 0)), *hash = json_string_value(json_array_get(t, 1));
+    const char *name = json_string_value(json_array_get(t, 0)),
+               *hash = json_string_value(json_array_get(t, 1));
     const json_t *first = json_array_get(t, 2);
     int64_t n;
     float *v = values(s, "weight", name, &n);
@@ -472,10 +543,12 @@ static void check_tensor(const stock *s, const json_t *t)
     int normal = !strcmp(name, "time_proj.weight") || !strcmp(name, "class_embedding.weight");
     for (size_t k = 0; k < json_array_size(first); k++) {
         double want = json_number_value(json_array_get(first, k)), have = (double)v[k];
-        if (!(have - want <= 3e-7 * (want < 0 ? -want : want) && want - have <= 3e-7 * (want < 0 ? -want : want)))
+        if (!(have - want <= 3e-7 * (want < 0 ? -want : want) &&
+              want - have <= 3e-7 * (want < 0 ? -want : want)))
             fail_msg("'%s'[%zu] is %.9g, PyTorch has %.9g", name, k, have, want);
     }
-    if (!normal && strcmp(test_fnv1a_hex(v, (size_t)n * sizeof *v), hash)) fail_msg("'%s' differs from PyTorch's", name);
+    if (!normal && strcmp(test_fnv1a_hex(v, (size_t)n * sizeof *v), hash))
+        fail_msg("'%s' differs from PyTorch's", name);
     free(v);
 }
 
@@ -491,7 +564,8 @@ static void check_initialisation(const json_t *entry)
     assert_int_equal(json_array_size(tensors), lgv_model_describe(m)->tensors);
     for (size_t i = 0; i < json_array_size(tensors); i++) {
         const json_t *t = json_array_get(tensors, i);
-        assert_string_equal(json_string_value(json_array_get(t, 0)), lgv_model_parameter(m, (int)i, NULL, NULL, NULL));
+        assert_string_equal(json_string_value(json_array_get(t, 0)),
+                            lgv_model_parameter(m, (int)i, NULL, NULL, NULL));
         check_tensor(&s, t);
     }
     float after;
@@ -509,7 +583,8 @@ static void initialisation(void **state)
     const json_t *models = json_object_get(j.root, "models");
     assert_true(json_array_size(models) >= 4);
     for (size_t i = 0; i < json_array_size(models); i++) {
-        print_message("%s\n", json_string_value(json_object_get(json_array_get(models, i), "name")));
+        print_message("%s\n",
+                      json_string_value(json_object_get(json_array_get(models, i), "name")));
         check_initialisation(json_array_get(models, i));
     }
     lgv_json_free(&j);
@@ -530,13 +605,15 @@ static void philox_initialisation(void **state)
         assert_true(v[i] >= -bound && v[i] <= bound);
         squares += (double)v[i] * v[i];
     }
-    assert_true(squares / (double)n > 0.9 * bound * bound / 3 && squares / (double)n < 1.1 * bound * bound / 3);
+    assert_true(squares / (double)n > 0.9 * bound * bound / 3 &&
+                squares / (double)n < 1.1 * bound * bound / 3);
     free(v);
     v = values(&a, "weight", "conv_norm_out.weight", &n);
     for (int64_t i = 0; i < n; i++) assert_true(v[i] == 1);
     free(v);
     OK(lgv_model_init(m, b.store, "weight", NULL, 4, err));
-    float *x = values(&a, "weight", "conv_in.weight", &n), *y = values(&b, "weight", "conv_in.weight", &n);
+    float *x = values(&a, "weight", "conv_in.weight", &n),
+          *y = values(&b, "weight", "conv_in.weight", &n);
     assert_true(memcmp(x, y, (size_t)n * sizeof *x) != 0);
     free(x);
     free(y);
@@ -548,8 +625,10 @@ static void philox_initialisation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(presets),     cmocka_unit_test(known_networks), cmocka_unit_test(trace),          cmocka_unit_test(modules),
-        cmocka_unit_test(save_and_load), cmocka_unit_test(other_files),  cmocka_unit_test(layouts),        cmocka_unit_test(labels),
+        cmocka_unit_test(presets),        cmocka_unit_test(known_networks),
+        cmocka_unit_test(trace),          cmocka_unit_test(modules),
+        cmocka_unit_test(save_and_load),  cmocka_unit_test(other_files),
+        cmocka_unit_test(layouts),        cmocka_unit_test(labels),
         cmocka_unit_test(initialisation), cmocka_unit_test(philox_initialisation),
     };
     return cmocka_run_group_tests(tests, NULL, scratch_remove);

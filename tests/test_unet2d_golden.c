@@ -1,7 +1,7 @@
-/* test_unet2d_golden.c - outputs and parameter gradients of UNet2DModel against diffusers, for every
-   configuration of tools/golden/unet2d.py, on every level of this machine's processor.
-   Tolerances: output 1e-5 of its largest entry (float32 sums in another order: PyTorch's own float32 run is that far
-   from float64); gradients 1e-4 by verify's rule (design.md 7). */
+/* test_unet2d_golden.c - outputs and parameter gradients of UNet2DModel against diffusers, for
+   every configuration of tools/golden/unet2d.py, on every level of this machine's processor.
+   Tolerances: output 1e-5 of its largest entry (float32 sums in another order: PyTorch's own
+   float32 run is that far from float64); gradients 1e-4 by verify's rule (design.md 7). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,12 +18,34 @@
 #include "langevin/safetensors.h"
 
 static const char *const names[] = {
-    "plain", "ddpm_cifar10", "demo", "attention", "head_dim", "resnet_samplers", "resnet_samplers_default", "skip", "skip_nogroups",
-    "skip_mixed", "learned", "class_table", "class_timestep", "class_identity", "fourier_class", "scale_shift", "scale_shift_norm",
-    "no_mid", "odd_channels", "one_level", "k_blocks",
+    "plain",
+    "ddpm_cifar10",
+    "demo",
+    "attention",
+    "head_dim",
+    "resnet_samplers",
+    "resnet_samplers_default",
+    "skip",
+    "skip_nogroups",
+    "skip_mixed",
+    "learned",
+    "class_table",
+    "class_timestep",
+    "class_identity",
+    "fourier_class",
+    "scale_shift",
+    "scale_shift_norm",
+    "no_mid",
+    "odd_channels",
+    "one_level",
+    "k_blocks",
 };
 static const char *const levels[] = {"scalar", "avx2", "avx512"};
-enum { NAMES = sizeof names / sizeof names[0], LEVELS = sizeof levels / sizeof levels[0], TESTS = NAMES * (LEVELS + 1) };
+enum {
+    NAMES = sizeof names / sizeof names[0],
+    LEVELS = sizeof levels / sizeof levels[0],
+    TESTS = NAMES * (LEVELS + 1)
+};
 
 typedef struct one_case {
     const char *name, *level;
@@ -31,11 +53,11 @@ typedef struct one_case {
     char title[64];
 } one_case;
 
-#define OK(call)                                                      \
-    do {                                                              \
-        lgv_error error_ = {0};                                       \
-        lgv_error *err = &error_;                                     \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text); \
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        lgv_error error_ = {0};                                                                    \
+        lgv_error *err = &error_;                                                                  \
+        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
     } while (0)
 
 /* What one case runs with. */
@@ -73,12 +95,15 @@ static void build(rig *r)
     lgv_model_inputs in;
     lgv_id y;
     lgv_model_inputs_none(&in);
-    in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->in_channels});
+    in.sample =
+        lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->in_channels});
     lgv_model_inputs_from_step(r->model, g, r->N, &in);
     OK(lgv_model_build(r->model, g, &in, &y, err));
     lgv_graph_output(g, y, "output");
-    lgv_id target = lgv_input(g, "target", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->out_channels});
-    lgv_id loss = lgv_weighted_sum(g, lgv_mse_rows(g, y, target), lgv_step_row(g, r->N, LGV_FIELD_WEIGHT));
+    lgv_id target =
+        lgv_input(g, "target", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->out_channels});
+    lgv_id loss =
+        lgv_weighted_sum(g, lgv_mse_rows(g, y, target), lgv_step_row(g, r->N, LGV_FIELD_WEIGHT));
 
     int n = lgv_graph_params(g);
     lgv_id *param = calloc((size_t)n, sizeof *param), *grad = calloc((size_t)n, sizeof *grad);
@@ -131,7 +156,8 @@ static void write_inputs(rig *r)
         step->row[i].weight = 1.0f / (float)r->N;
         if (labels && labels->rank == 1) step->row[i].label = (int32_t)label[i];
     }
-    if (labels && labels->rank == 2) OK(lgv_plan_write(r->plan, "class_vector", label, labels->count, err));
+    if (labels && labels->rank == 2)
+        OK(lgv_plan_write(r->plan, "class_vector", label, labels->count, err));
     write_picture(r, "sample", "input.sample");
     write_picture(r, "target", "input.target");
     free(t);
@@ -141,7 +167,8 @@ static void write_inputs(rig *r)
 static double output_error(rig *r)
 {
     int64_t count;
-    float *want = golden_floats(r->file, "output", &count), *have = malloc((size_t)count * sizeof *have);
+    float *want = golden_floats(r->file, "output", &count),
+          *have = malloc((size_t)count * sizeof *have);
     OK(lgv_plan_read_nchw(r->plan, "output", have, count, err));
     double error = golden_error(have, want, count, 0);
     free(want);
@@ -216,7 +243,8 @@ int main(void)
         c->name = names[i % NAMES];
         c->no_fusion = i / NAMES == LEVELS;
         c->level = levels[c->no_fusion ? 0 : i / NAMES];
-        snprintf(c->title, sizeof c->title, "%s, %s%s", c->name, c->level, c->no_fusion ? ", passes off" : "");
+        snprintf(c->title, sizeof c->title, "%s, %s%s", c->name, c->level,
+                 c->no_fusion ? ", passes off" : "");
         tests[i] = (struct CMUnitTest){.name = c->title, .test_func = golden, .initial_state = c};
     }
     return _cmocka_run_group_tests("unet2d_golden", tests, TESTS, NULL, NULL);

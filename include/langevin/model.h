@@ -1,7 +1,7 @@
 /* model.h - a network described by a configuration, wherever that came from: a diffusers folder, a
    training output or checkpoint of ours, a config.json, or a preset.
-   A model holds no weights: it builds graphs, and moves weights between files and a store whose buffers
-   were declared (lgv_store_declare) from a graph it built. */
+   A model holds no weights: it builds graphs, and moves weights between files and a store whose
+   buffers were declared (lgv_store_declare) from a graph it built. */
 #ifndef LANGEVIN_MODEL_H
 #define LANGEVIN_MODEL_H
 
@@ -27,61 +27,67 @@ typedef struct lgv_model_options {
 } lgv_model_options;
 
 /* what, in this order of preference:
-   - a diffusers pipeline folder (model_index.json, the network in unet/), also with everything in one
-     folder; a folder with one network (config.json); the output of `langevin train`, or one of its
-     checkpoint-N folders (unet/, unet_ema/);
+   - a diffusers pipeline folder (model_index.json, the network in unet/), also with everything in
+   one folder; a folder with one network (config.json); the output of `langevin train`, or one of
+   its checkpoint-N folders (unet/, unet_ema/);
    - a config.json file (under any name): no weights;
    - a preset: see lgv_model_presets; '_' and '-', upper and lower case are the same.
-   options may be NULL. A name that is none of these is LGV_ERR_ARGUMENT and the text lists the presets. */
-LGV_API lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lgv_model **out,
-                                  lgv_error *err);
-LGV_API lgv_status lgv_model_new_preset(const char *name, const lgv_model_options *options, lgv_model **out,
+   options may be NULL. A name that is none of these is LGV_ERR_ARGUMENT and the text lists the
+   presets. */
+LGV_API lgv_status lgv_model_open(const char *what, const lgv_model_options *options,
+                                  lgv_model **out, lgv_error *err);
+LGV_API lgv_status lgv_model_new_preset(const char *name, const lgv_model_options *options,
+                                        lgv_model **out, lgv_error *err);
+LGV_API lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out,
                                         lgv_error *err);
-LGV_API lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out, lgv_error *err);
 LGV_API void lgv_model_free(lgv_model *model);
 
-/* Name of preset i ("unet-32" ...), NULL beyond the last; *summary (may be NULL): one line about it. */
+/* Name of preset i ("unet-32" ...), NULL beyond the last; *summary (may be NULL): one line about
+ * it. */
 LGV_API const char *lgv_model_presets(int i, const char **summary);
 
 /* Everything is owned by the model. */
 typedef struct lgv_model_info {
-    const char *class_name;    /* "UNet2DModel" */
-    const char *source;        /* what it was opened from */
-    int from_preset;           /* source is a preset's name */
-    int height, width;         /* sample size, 0 when the configuration leaves it open */
+    const char *class_name; /* "UNet2DModel" */
+    const char *source;     /* what it was opened from */
+    int from_preset;        /* source is a preset's name */
+    int height, width;      /* sample size, 0 when the configuration leaves it open */
     int in_channels, out_channels;
-    int divisor;               /* height and width must be multiples of it */
+    int divisor; /* height and width must be multiples of it */
     lgv_time_embedding time_embedding;
-    int num_train_timesteps;   /* rows of a learned time embedding, else 0 */
+    int num_train_timesteps; /* rows of a learned time embedding, else 0 */
     lgv_class_kind class_kind;
-    int class_count;           /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
-    int class_width;           /* LGV_CLASS_IDENTITY: length of the class vector */
+    int class_count; /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
+    int class_width; /* LGV_CLASS_IDENTITY: length of the class vector */
     double dropout;
-    int tensors;               /* parameters by name; frozen ones included */
-    int64_t parameters;        /* their elements */
-    const char *weights_raw;   /* folder with a weights file; NULL: none */
-    const char *weights_ema;   /* the same of the averaged weights; NULL: none (weights_raw may be averages nobody named) */
-    const char *scheduler;     /* folder or file's folder of scheduler_config.json; NULL: none */
-    const char *pipeline;      /* pipeline folder (where model_index.json is); NULL: none */
+    int tensors;                /* parameters by name; frozen ones included */
+    int64_t parameters;         /* their elements */
+    const char *weights_raw;    /* folder with a weights file; NULL: none */
+    const char *weights_ema;    /* the same of the averaged weights; NULL: none (weights_raw may be
+                                   averages nobody named) */
+    const char *scheduler;      /* folder or file's folder of scheduler_config.json; NULL: none */
+    const char *pipeline;       /* pipeline folder (where model_index.json is); NULL: none */
     const char *pipeline_class; /* "DDPMPipeline"; NULL: unknown */
 } lgv_model_info;
 LGV_API const lgv_model_info *lgv_model_describe(const lgv_model *model);
 LGV_API const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model);
 
 /* Parameter i < info.tensors in the order of diffusers' constructor: its rank, shape and name. */
-LGV_API const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim, int *frozen);
+LGV_API const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim,
+                                        int *frozen);
 
 /* LGV_OK, or why an H x W sample is impossible and which sizes are near. */
-LGV_API lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W, lgv_error *err);
+LGV_API lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W,
+                                        lgv_error *err);
 
-/* --- Building ----------------------------------------------------------------------------------- */
+/* --- Building --- */
 /* Values of the graph; those the model has no use for are LGV_NONE. */
 typedef struct lgv_model_inputs {
-    lgv_id sample;       /* [N,H,W,C] */
-    lgv_id t;            /* [N] f32 */
-    lgv_id t_index;      /* [N] i32: the same for a learned time embedding, which takes nothing else */
-    lgv_id label;        /* [N] i32: LGV_CLASS_TABLE (and TIMESTEP with a learned time embedding) */
-    lgv_id label_f32;    /* [N] f32: LGV_CLASS_TIMESTEP */
+    lgv_id sample;    /* [N,H,W,C] */
+    lgv_id t;         /* [N] f32 */
+    lgv_id t_index;   /* [N] i32: the same for a learned time embedding, which takes nothing else */
+    lgv_id label;     /* [N] i32: LGV_CLASS_TABLE (and TIMESTEP with a learned time embedding) */
+    lgv_id label_f32; /* [N] f32: LGV_CLASS_TIMESTEP */
     lgv_id class_vector; /* [N,class_width]: LGV_CLASS_IDENTITY */
     int training;        /* dropout acts */
 } lgv_model_inputs;
@@ -93,13 +99,15 @@ LGV_API void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, in
 /* Adds the network to g under the open scope (which should be empty: parameters are named by it).
    Every module's output that is one tensor is noted with its diffusers path (lgv_graph_module).
    *out: [N,H,W,out_channels]. Missing or superfluous class labels are LGV_ERR_ARGUMENT. */
-LGV_API lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs,
-                                   lgv_id *out, lgv_error *err);
+LGV_API lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g,
+                                   const lgv_model_inputs *inputs, lgv_id *out, lgv_error *err);
 
-/* The stages of a forward pass, for `langevin info --trace`. Shapes are PyTorch's: N,C,H,W or N,C. */
+/* The stages of a forward pass, for `langevin info --trace`. Shapes are PyTorch's: N,C,H,W or N,C.
+ */
 typedef struct lgv_model_stage {
-    char name[32];   /* "conv_in", "time_embedding", "down_blocks.0", "mid_block", "up_blocks.0", "conv_out" */
-    char title[64];  /* "first convolution", "down 0 (DownBlock2D), before down-sampling" ... */
+    char name[32];  /* "conv_in", "time_embedding", "down_blocks.0", "mid_block", "up_blocks.0",
+                       "conv_out" */
+    char title[64]; /* "first convolution", "down 0 (DownBlock2D), before down-sampling" ... */
     int rank;
     int64_t dim[LGV_MAX_RANK];
 } lgv_model_stage;
@@ -108,7 +116,7 @@ LGV_API lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H,
                                    lgv_model_stage **stages, int *count, lgv_error *err);
 LGV_API void lgv_model_stages_free(lgv_model_stage *stages);
 
-/* --- Weights ------------------------------------------------------------------------------------ */
+/* --- Weights --- */
 typedef enum lgv_model_weights {
     LGV_WEIGHTS_BEST = 0, /* averaged ones when there are any, else the raw ones */
     LGV_WEIGHTS_EMA,
@@ -120,18 +128,18 @@ typedef enum lgv_model_weights {
 LGV_API lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set,
                                           lgv_model_weights which, lgv_error *err);
 /* The same from any folder or safetensors file. */
-LGV_API lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store, const char *set,
-                                               const char *path, lgv_error *err);
-/* Writes folder/config.json and folder/diffusion_pytorch_model.safetensors (f32), each atomically; the
-   folder is made when missing. diffusers loads it. */
+LGV_API lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
+                                               const char *set, const char *path, lgv_error *err);
+/* Writes folder/config.json and folder/diffusion_pytorch_model.safetensors (f32), each atomically;
+   the folder is made when missing. diffusers loads it. */
 LGV_API lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set,
                                   const char *folder, lgv_error *err);
 
 /* PyTorch's default initialisation: convolution and linear weights and biases U(-1/sqrt(fan_in),
    1/sqrt(fan_in)), tables N(0,1), Fourier frequencies 16 N(0,1), norms 1 and 0.
    With torch (seeded by lgv_torch_seed) the draws are those of torch.manual_seed(seed);
-   UNet2DModel(**config), in constructor order, and torch moves on by them; with NULL they are Philox's
-   of seed and each parameter's name. */
+   UNet2DModel(**config), in constructor order, and torch moves on by them; with NULL they are
+   Philox's of seed and each parameter's name. */
 LGV_API lgv_status lgv_model_init(const lgv_model *model, lgv_store *store, const char *set,
                                   lgv_torch_rng *torch, uint64_t seed, lgv_error *err);
 

@@ -1,6 +1,6 @@
-/* blocks.c - the parts every block of a U-Net is made of: convolution, linear, norm, residual block,
-   self-attention. Parameters are asked for in the order in which PyTorch's constructors make them, so
-   that the graph's parameter order is the one default initialisation draws in. */
+/* blocks.c - the parts every block of a U-Net is made of: convolution, linear, norm, residual
+   block, self-attention. Parameters are asked for in the order in which PyTorch's constructors make
+   them, so that the graph's parameter order is the one default initialisation draws in. */
 #include <math.h>
 
 #include "parts.h"
@@ -11,8 +11,8 @@ lgv_id lgv_net_module(lgv_net *n, const char *name, lgv_id v)
     return v;
 }
 
-lgv_id lgv_net_conv(lgv_net *n, const char *name, lgv_id x, int64_t in, int64_t out, int kernel, int stride,
-                    const int pad[4], bool bias)
+lgv_id lgv_net_conv(lgv_net *n, const char *name, lgv_id x, int64_t in, int64_t out, int kernel,
+                    int stride, const int pad[4], bool bias)
 {
     lgv_graph_push(n->g, "%s", name);
     lgv_id w = lgv_param(n->g, "weight", 4, (int64_t[]){out, in, kernel, kernel});
@@ -58,11 +58,13 @@ static lgv_id act(lgv_net *n, lgv_id x)
 /* x * (1 + scale) + shift with [scale | shift] = v[N,2C]. */
 static lgv_id modulate(lgv_net *n, lgv_id x, lgv_id v, int64_t channels)
 {
-    return lgv_modulate(n->g, x, lgv_slice(n->g, v, 0, channels), lgv_slice(n->g, v, channels, channels));
+    return lgv_modulate(n->g, x, lgv_slice(n->g, v, 0, channels),
+                        lgv_slice(n->g, v, channels, channels));
 }
 
 /* AdaGroupNorm: a norm without parameters, modulated by a projection of the embedding itself (no
-   activation before it). The norm's gamma and beta are constants, made from a vector of that length. */
+   activation before it). The norm's gamma and beta are constants, made from a vector of that
+   length. */
 static lgv_id ada_norm(lgv_net *n, const char *name, lgv_id x, int64_t channels, int groups)
 {
     lgv_graph_push(n->g, "%s", name);
@@ -93,7 +95,8 @@ static lgv_id dropout(lgv_net *n, lgv_id x)
     return lgv_dropout(n->g, x, n->c->dropout, lgv_rng_stream(lgv_graph_path(n->g, "dropout")));
 }
 
-/* norm2 and what the time embedding does around it: added before (default), or scale and shift after. */
+/* norm2 and what the time embedding does around it: added before (default), or scale and shift
+ * after. */
 static lgv_id second_norm(lgv_net *n, lgv_id h, const lgv_resnet_plan *r)
 {
     if (r->ada) return ada_norm(n, "norm2", h, r->out, r->groups_out);
@@ -107,7 +110,8 @@ static lgv_id second_norm(lgv_net *n, lgv_id h, const lgv_resnet_plan *r)
 lgv_id lgv_net_resnet(lgv_net *n, lgv_id x, const lgv_resnet_plan *r)
 {
     lgv_graph_block_begin(n->g);
-    lgv_id h = r->ada ? ada_norm(n, "norm1", x, r->in, r->groups) : lgv_net_norm(n, "norm1", x, r->in, r->groups);
+    lgv_id h = r->ada ? ada_norm(n, "norm1", x, r->in, r->groups)
+                      : lgv_net_norm(n, "norm1", x, r->in, r->groups);
     h = resize(n, act(n, h), r->resize);
     x = resize(n, x, r->resize);
     h = lgv_net_conv(n, "conv1", h, r->in, r->out, 3, 1, NULL, true);

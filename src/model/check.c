@@ -1,6 +1,6 @@
 /* check.c - whether a UNet2DModel configuration makes a network that can be built and run.
-   The check follows a sample through the plan of every block, with its channels and halvings, so that
-   what diffusers only finds out while running is said here, and by the name of the field. */
+   The check follows a sample through the plan of every block, with its channels and halvings, so
+   that what diffusers only finds out while running is said here, and by the name of the field. */
 #include <math.h>
 #include <stdio.h>
 
@@ -19,19 +19,26 @@ typedef struct walk {
     int skips;
 } walk;
 
-static const char *list_name(const lgv_stage_plan *s) { return s->up ? "up_block_types" : "down_block_types"; }
+static const char *list_name(const lgv_stage_plan *s)
+{
+    return s->up ? "up_block_types" : "down_block_types";
+}
 
 static lgv_status check_norm(lgv_error *err, const char *where, int channels, int groups)
 {
     if (groups >= 1 && channels % groups == 0) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "a norm of %s has %d channels, which cannot be split into %d groups; change "
-                    "block_out_channels or norm_num_groups", where, channels, groups);
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "a norm of %s has %d channels, which cannot be split into %d groups; change "
+                    "block_out_channels or norm_num_groups",
+                    where, channels, groups);
 }
 
-static lgv_status check_resnet(walk *w, const lgv_stage_plan *s, int level, const lgv_resnet_plan *r)
+static lgv_status check_resnet(walk *w, const lgv_stage_plan *s, int level,
+                               const lgv_resnet_plan *r)
 {
     char where[64];
-    snprintf(where, sizeof where, "%s[%d] (%s)", list_name(s), level, lgv_block_name(s->kind, s->up));
+    snprintf(where, sizeof where, "%s[%d] (%s)", list_name(s), level,
+             lgv_block_name(s->kind, s->up));
     LGV_TRY(check_norm(w->err, where, r->in, r->groups));
     return check_norm(w->err, where, r->out, r->groups_out);
 }
@@ -39,7 +46,8 @@ static lgv_status check_resnet(walk *w, const lgv_stage_plan *s, int level, cons
 static lgv_status check_attention(lgv_error *err, const char *where, const lgv_attention_plan *a)
 {
     if (a->heads < 1)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "attention_head_dim is %d, more than the %d channels of %s", a->head_dim,
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "attention_head_dim is %d, more than the %d channels of %s", a->head_dim,
                         a->channels, where);
     return a->groups ? check_norm(err, where, a->channels, a->groups) : LGV_OK;
 }
@@ -49,8 +57,10 @@ static lgv_status check_stage(walk *w, const lgv_stage_plan *s, int level)
     lgv_resnet_plan r;
     lgv_attention_plan a;
     if (!w->c->norm_num_groups && !lgv_block_has_skip(s->kind) && s->kind != LGV_BLOCK_K)
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "norm_num_groups is null, but %s[%d] (%s) needs it; only Skip and K blocks do not",
-                        list_name(s), level, lgv_block_name(s->kind, s->up));
+        return lgv_fail(
+            w->err, LGV_ERR_ARGUMENT,
+            "norm_num_groups is null, but %s[%d] (%s) needs it; only Skip and K blocks do not",
+            list_name(s), level, lgv_block_name(s->kind, s->up));
     for (int i = 0; i < s->layers; i++) {
         lgv_plan_resnet(w->c, s, i, &r);
         LGV_TRY(check_resnet(w, s, level, &r));
@@ -61,21 +71,26 @@ static lgv_status check_stage(walk *w, const lgv_stage_plan *s, int level)
     }
     if (!lgv_plan_attention(w->c, s, &a)) return LGV_OK;
     char where[64];
-    snprintf(where, sizeof where, "%s[%d] (%s)", list_name(s), level, lgv_block_name(s->kind, s->up));
+    snprintf(where, sizeof where, "%s[%d] (%s)", list_name(s), level,
+             lgv_block_name(s->kind, s->up));
     return check_attention(w->err, where, &a);
 }
 
-/* A Skip block that resamples adds the picture to (or collects it from) its own resolution, as RGB. */
+/* A Skip block that resamples adds the picture to (or collects it from) its own resolution, as RGB.
+ */
 static lgv_status check_picture(walk *w, const lgv_stage_plan *s, int level)
 {
     const char *which = s->up ? "out_channels" : "in_channels";
     int channels = s->up ? w->c->out_channels : w->c->in_channels;
     if (channels != 3)
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "%s[%d] (%s) works on RGB pictures: %s is %d and must be 3", list_name(s),
+        return lgv_fail(w->err, LGV_ERR_ARGUMENT,
+                        "%s[%d] (%s) works on RGB pictures: %s is %d and must be 3", list_name(s),
                         level, lgv_block_name(s->kind, s->up), which, channels);
     if (w->picture.channels && w->picture.level != w->x.level)
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "%s[%d] (%s) comes after a block that changes the resolution without "
-                        "the picture; use Skip blocks at all earlier levels", list_name(s), level, lgv_block_name(s->kind, s->up));
+        return lgv_fail(w->err, LGV_ERR_ARGUMENT,
+                        "%s[%d] (%s) comes after a block that changes the resolution without "
+                        "the picture; use Skip blocks at all earlier levels",
+                        list_name(s), level, lgv_block_name(s->kind, s->up));
     return LGV_OK;
 }
 
@@ -100,23 +115,30 @@ static lgv_status take_skip(walk *w, const lgv_stage_plan *s, int level, int cha
 {
     flow skip = w->skips > 0 ? w->skip[--w->skips] : (flow){0, 0};
     if (skip.channels == channels && skip.level == w->x.level) return LGV_OK;
-    return lgv_fail(w->err, LGV_ERR_ARGUMENT, "up_block_types[%d] (%s) does not fit the skip connections that the down blocks "
-                    "make; use K blocks at all levels, or at none but the lowest of down_block_types", level,
-                    lgv_block_name(s->kind, true));
+    return lgv_fail(
+        w->err, LGV_ERR_ARGUMENT,
+        "up_block_types[%d] (%s) does not fit the skip connections that the down blocks "
+        "make; use K blocks at all levels, or at none but the lowest of down_block_types",
+        level, lgv_block_name(s->kind, true));
 }
 
 static lgv_status check_skips(walk *w, const lgv_stage_plan *s, int level)
 {
     int arriving = s->kind == LGV_BLOCK_K ? s->out : s->previous;
     if (w->x.channels != arriving)
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "up_block_types[%d] (%s) expects %d channels and gets %d; use K blocks at all "
-                        "levels or at none", level, lgv_block_name(s->kind, true), arriving, w->x.channels);
+        return lgv_fail(
+            w->err, LGV_ERR_ARGUMENT,
+            "up_block_types[%d] (%s) expects %d channels and gets %d; use K blocks at all "
+            "levels or at none",
+            level, lgv_block_name(s->kind, true), arriving, w->x.channels);
     for (int i = 0; i < s->layers; i++) {
-        if (s->kind == LGV_BLOCK_K && i > 0) { /* popped with the others of its level, and not used */
+        if (s->kind == LGV_BLOCK_K &&
+            i > 0) { /* popped with the others of its level, and not used */
             if (w->skips > 0) w->skips--;
             continue;
         }
-        LGV_TRY(take_skip(w, s, level, i == s->layers - 1 && s->kind != LGV_BLOCK_K ? s->in : s->out));
+        LGV_TRY(
+            take_skip(w, s, level, i == s->layers - 1 && s->kind != LGV_BLOCK_K ? s->in : s->out));
     }
     return LGV_OK;
 }
@@ -159,19 +181,23 @@ static lgv_status check_blocks(walk *w)
     w->picture = (flow){0, 0};
     for (int i = 0; i < c->levels; i++) LGV_TRY(check_up(w, i));
     if (w->picture.channels && w->picture.level != 0)
-        return lgv_fail(w->err, LGV_ERR_ARGUMENT, "the last of up_block_types must be a Skip block too, when an earlier one is: the "
-                        "picture would stay small");
-    return check_norm(w->err, "the output (conv_norm_out)", c->block_out_channels[0], lgv_plan_out_groups(c));
+        return lgv_fail(
+            w->err, LGV_ERR_ARGUMENT,
+            "the last of up_block_types must be a Skip block too, when an earlier one is: the "
+            "picture would stay small");
+    return check_norm(w->err, "the output (conv_norm_out)", c->block_out_channels[0],
+                      lgv_plan_out_groups(c));
 }
 
-/* --- Single fields ------------------------------------------------------------------------------------ */
+/* --- Single fields --- */
 enum { MAX_CHANNELS = 1 << 16, MAX_LAYERS = 64, MAX_ROWS = 1 << 24 };
 
-static lgv_status check_range(lgv_error *err, const char *field, int64_t value, int64_t low, int64_t high)
+static lgv_status check_range(lgv_error *err, const char *field, int64_t value, int64_t low,
+                              int64_t high)
 {
     if (value >= low && value <= high) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %lld, it must be %lld to %lld", field, (long long)value, (long long)low,
-                    (long long)high);
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %lld, it must be %lld to %lld", field,
+                    (long long)value, (long long)low, (long long)high);
 }
 
 static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
@@ -180,7 +206,8 @@ static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
     LGV_TRY(check_range(err, "sample_size", c->sample_width, 0, MAX_CHANNELS));
     LGV_TRY(check_range(err, "in_channels", c->in_channels, 1, MAX_CHANNELS));
     LGV_TRY(check_range(err, "out_channels", c->out_channels, 1, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "the number of blocks (down_block_types)", c->levels, 1, LGV_UNET2D_LEVELS));
+    LGV_TRY(check_range(err, "the number of blocks (down_block_types)", c->levels, 1,
+                        LGV_UNET2D_LEVELS));
     LGV_TRY(check_range(err, "layers_per_block", c->layers_per_block, 1, MAX_LAYERS));
     LGV_TRY(check_range(err, "time_embedding_dim", c->time_embedding_dim, 0, MAX_CHANNELS));
     LGV_TRY(check_range(err, "downsample_padding", c->downsample_padding, 0, 1));
@@ -191,15 +218,20 @@ static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
         char field[32];
         snprintf(field, sizeof field, "block_out_channels[%d]", i);
         LGV_TRY(check_range(err, field, c->block_out_channels[i], 1, MAX_CHANNELS));
-        LGV_TRY(check_range(err, "a down block type", (int64_t)c->down_block_types[i], 0, LGV_BLOCK_K));
-        LGV_TRY(check_range(err, "an up block type", (int64_t)c->up_block_types[i], 0, LGV_BLOCK_K));
+        LGV_TRY(
+            check_range(err, "a down block type", (int64_t)c->down_block_types[i], 0, LGV_BLOCK_K));
+        LGV_TRY(
+            check_range(err, "an up block type", (int64_t)c->up_block_types[i], 0, LGV_BLOCK_K));
     }
     if (!(c->dropout >= 0 && c->dropout < 1))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "dropout is %g, it must be at least 0 and below 1", c->dropout);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "dropout is %g, it must be at least 0 and below 1",
+                        c->dropout);
     if (!(c->norm_eps >= 0 && c->norm_eps <= 1))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "norm_eps is %g, it must be between 0 and 1", c->norm_eps);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "norm_eps is %g, it must be between 0 and 1",
+                        c->norm_eps);
     if (!(c->mid_block_scale_factor > 0) || c->mid_block_scale_factor > 1e6)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "mid_block_scale_factor is %g, it must be above 0", c->mid_block_scale_factor);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "mid_block_scale_factor is %g, it must be above 0",
+                        c->mid_block_scale_factor);
     return check_range(err, "act_fn", c->act_fn, LGV_ACT_SILU, LGV_ACT_RELU);
 }
 
@@ -207,11 +239,15 @@ static lgv_status check_embeddings(const lgv_unet2d_config *c, lgv_error *err)
 {
     int half = c->block_out_channels[0] / 2;
     /* The frequencies are 10000^(-i / (half - freq_shift)). */
-    if (!isfinite(c->freq_shift) || (c->time_embedding_type == LGV_TIME_POSITIONAL && half > 0 && c->freq_shift == half))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "freq_shift is %g, it must be a number other than half of block_out_channels[0], %d",
-                        c->freq_shift, half);
+    if (!isfinite(c->freq_shift) ||
+        (c->time_embedding_type == LGV_TIME_POSITIONAL && half > 0 && c->freq_shift == half))
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "freq_shift is %g, it must be a number other than half of block_out_channels[0], %d",
+            c->freq_shift, half);
     if (c->time_embedding_type == LGV_TIME_LEARNED)
-        LGV_TRY(check_range(err, "num_train_timesteps (the rows of the learned time embedding)", c->num_train_timesteps, 1, MAX_ROWS));
+        LGV_TRY(check_range(err, "num_train_timesteps (the rows of the learned time embedding)",
+                            c->num_train_timesteps, 1, MAX_ROWS));
     if (c->class_embedding == LGV_CLASS_TABLE)
         LGV_TRY(check_range(err, "num_class_embeds", c->num_class_embeds, 1, MAX_ROWS));
     return LGV_OK;
@@ -221,8 +257,9 @@ static lgv_status check_sample_size(const lgv_unet2d_config *c, lgv_error *err)
 {
     int d = lgv_unet2d_divisor(c), h = c->sample_height, w = c->sample_width;
     if (h % d == 0 && w % d == 0 && (h == 0) == (w == 0)) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "sample_size is %dx%d; with %d levels height and width must be multiples of %d", h, w,
-                    c->levels, d);
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "sample_size is %dx%d; with %d levels height and width must be multiples of %d",
+                    h, w, c->levels, d);
 }
 
 lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
@@ -232,7 +269,9 @@ lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
     LGV_TRY(check_sample_size(c, err));
     walk w = {.c = c, .err = err};
     w.skip = lgv_alloc((size_t)(1 + c->levels * (c->layers_per_block + 1)), sizeof *w.skip);
-    if (!w.skip) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while checking a UNet2DModel configuration");
+    if (!w.skip)
+        return lgv_fail(err, LGV_ERR_MEMORY,
+                        "out of memory while checking a UNet2DModel configuration");
     lgv_status status = check_blocks(&w);
     lgv_free(w.skip);
     return status;

@@ -10,13 +10,17 @@
 
 #define DIFFUSERS_VERSION "0.42.1" /* whose behaviour is copied; diffusers accepts any */
 
-static const char *const act_names[] = {[LGV_ACT_SILU] = "silu", [LGV_ACT_MISH] = "mish", [LGV_ACT_GELU] = "gelu", [LGV_ACT_RELU] = "relu"};
+static const char *const act_names[] = {[LGV_ACT_SILU] = "silu",
+                                        [LGV_ACT_MISH] = "mish",
+                                        [LGV_ACT_GELU] = "gelu",
+                                        [LGV_ACT_RELU] = "relu"};
 static const char *const time_names[] = {"positional", "fourier", "learned"};
 
 void lgv_unet2d_config_default(lgv_unet2d_config *config)
 {
     *config = (lgv_unet2d_config){
-        .in_channels = 3, .out_channels = 3,
+        .in_channels = 3,
+        .out_channels = 3,
         .flip_sin_to_cos = 1,
         .levels = 4,
         .down_block_types = {LGV_BLOCK_PLAIN, LGV_BLOCK_ATTN, LGV_BLOCK_ATTN, LGV_BLOCK_ATTN},
@@ -34,22 +38,32 @@ void lgv_unet2d_config_default(lgv_unet2d_config *config)
     };
 }
 
-int lgv_unet2d_divisor(const lgv_unet2d_config *config) { return 1 << (config->levels - 1); }
+int lgv_unet2d_divisor(const lgv_unet2d_config *config)
+{
+    return 1 << (config->levels - 1);
+}
 
 int lgv_unet2d_embedding(const lgv_unet2d_config *config)
 {
-    return config->time_embedding_dim ? config->time_embedding_dim : 4 * config->block_out_channels[0];
+    return config->time_embedding_dim ? config->time_embedding_dim
+                                      : 4 * config->block_out_channels[0];
 }
 
-/* --- Reading ------------------------------------------------------------------------------------------ */
-static bool is_null(const lgv_json *j, const char *key) { return json_is_null(json_object_get(j->root, key)); }
+/* --- Reading --- */
+static bool is_null(const lgv_json *j, const char *key)
+{
+    return json_is_null(json_object_get(j->root, key));
+}
 
 /* An int field; null means none when `none` >= 0, else the default that *out holds. */
-static lgv_status read_int(const lgv_json *j, const char *key, int64_t low, int none, int *out, lgv_error *err)
+static lgv_status read_int(const lgv_json *j, const char *key, int64_t low, int none, int *out,
+                           lgv_error *err)
 {
     int64_t value = *out;
-    if (none >= 0 && is_null(j, key)) value = none;
-    else LGV_TRY(lgv_json_int(j, key, low, INT_MAX, value, &value, err));
+    if (none >= 0 && is_null(j, key))
+        value = none;
+    else
+        LGV_TRY(lgv_json_int(j, key, low, INT_MAX, value, &value, err));
     *out = (int)value;
     return LGV_OK;
 }
@@ -63,7 +77,8 @@ static lgv_status read_flag(const lgv_json *j, const char *key, int *out, lgv_er
 }
 
 /* Text that must be one of two: *out becomes 1 for `yes`, 0 for `no` (and null). */
-static lgv_status read_choice(const lgv_json *j, const char *key, const char *no, const char *yes, int *out, lgv_error *err)
+static lgv_status read_choice(const lgv_json *j, const char *key, const char *no, const char *yes,
+                              int *out, lgv_error *err)
 {
     const char *text;
     LGV_TRY(lgv_json_string(j, key, no, &text, err));
@@ -91,18 +106,26 @@ static lgv_status read_sample_size(const lgv_json *j, lgv_unet2d_config *c, lgv_
 }
 
 /* Blocks diffusers' constructors know but no UNet2DModel can use. */
-static lgv_status foreign_block(const lgv_json *j, const char *key, const char *name, lgv_error *err)
+static lgv_status foreign_block(const lgv_json *j, const char *key, const char *name,
+                                lgv_error *err)
 {
     if (strstr(name, "CrossAttn"))
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: %s names '%s', which needs an encoder's hidden states and is no block of "
-                        "UNet2DModel (but of UNet2DConditionModel)", j->name, key, name);
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "%s: %s names '%s', which needs an encoder's hidden states and is no block of "
+            "UNet2DModel (but of UNet2DConditionModel)",
+            j->name, key, name);
     if (strstr(name, "EncoderBlock2D") || strstr(name, "DecoderBlock2D"))
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: %s names '%s', a block of autoencoders that diffusers' UNet2DModel cannot "
-                        "run either", j->name, key, name);
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "%s: %s names '%s', a block of autoencoders that diffusers' UNet2DModel cannot "
+            "run either",
+            j->name, key, name);
     return LGV_OK;
 }
 
-static lgv_status read_block(const lgv_json *j, const char *key, const char *name, bool up, lgv_unet2d_block *out, lgv_error *err)
+static lgv_status read_block(const lgv_json *j, const char *key, const char *name, bool up,
+                             lgv_unet2d_block *out, lgv_error *err)
 {
     const char *candidates[LGV_BLOCK_K + 1];
     const char *bare = strncmp(name, "UNetRes", 7) ? name : name + 7; /* of old configurations */
@@ -114,11 +137,12 @@ static lgv_status read_block(const lgv_json *j, const char *key, const char *nam
     }
     LGV_TRY(foreign_block(j, key, name, err));
     const char *near = lgv_nearest(bare, candidates, LGV_BLOCK_K + 1);
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s: %s names '%s', which does not exist%s%s%s", j->name, key, name,
-                    near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s: %s names '%s', which does not exist%s%s%s", j->name,
+                    key, name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-static lgv_status read_blocks(const lgv_json *j, const char *key, bool up, lgv_unet2d_block *blocks, int *levels, lgv_error *err)
+static lgv_status read_blocks(const lgv_json *j, const char *key, bool up, lgv_unet2d_block *blocks,
+                              int *levels, lgv_error *err)
 {
     const char *name[LGV_UNET2D_LEVELS];
     size_t count = 0;
@@ -137,16 +161,21 @@ static lgv_status read_levels(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     if (lgv_json_has(j, "block_out_channels")) {
         int64_t value[LGV_UNET2D_LEVELS];
         size_t count = 0;
-        LGV_TRY(lgv_json_ints(j, "block_out_channels", 1, INT_MAX, value, LGV_UNET2D_LEVELS, &count, err));
+        LGV_TRY(lgv_json_ints(j, "block_out_channels", 1, INT_MAX, value, LGV_UNET2D_LEVELS, &count,
+                              err));
         for (size_t i = 0; i < count; i++) c->block_out_channels[i] = (int)value[i];
         channels = (int)count;
     }
     if (down != up)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s: down_block_types has %d entries and up_block_types %d; they must be as many",
-                        j->name, down, up);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "%s: down_block_types has %d entries and up_block_types %d; they must be as many",
+            j->name, down, up);
     if (down != channels)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s: down_block_types has %d entries and block_out_channels %d; they must be as many",
-                        j->name, down, channels);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "%s: down_block_types has %d entries and block_out_channels %d; they must be as many",
+            j->name, down, channels);
     c->levels = down;
     return LGV_OK;
 }
@@ -170,19 +199,25 @@ static lgv_status read_embeddings(const lgv_json *j, lgv_unet2d_config *c, lgv_e
     int k = 0;
     LGV_TRY(lgv_json_string(j, "time_embedding_type", "positional", &text, err));
     while (k < 3 && strcmp(text, time_names[k])) k++;
-    if (k == 3) return lgv_json_wrong(j, "time_embedding_type", "positional, fourier or learned", err);
+    if (k == 3)
+        return lgv_json_wrong(j, "time_embedding_type", "positional, fourier or learned", err);
     c->time_embedding_type = (lgv_time_embedding)k;
     LGV_TRY(read_int(j, "time_embedding_dim", 0, 0, &c->time_embedding_dim, err));
     LGV_TRY(lgv_json_double(j, "freq_shift", c->freq_shift, &c->freq_shift, err));
     LGV_TRY(read_flag(j, "flip_sin_to_cos", &c->flip_sin_to_cos, err));
     LGV_TRY(read_int(j, "num_train_timesteps", 1, 0, &c->num_train_timesteps, err));
     LGV_TRY(read_int(j, "num_class_embeds", 1, 0, &c->num_class_embeds, err));
-    /* A class_embed_type diffusers does not know means no class embedding, whatever num_class_embeds is. */
+    /* A class_embed_type diffusers does not know means no class embedding, whatever
+     * num_class_embeds is. */
     LGV_TRY(lgv_json_string(j, "class_embed_type", NULL, &text, err));
-    if (!text) c->class_embedding = c->num_class_embeds ? LGV_CLASS_TABLE : LGV_CLASS_NONE;
-    else if (!strcmp(text, "timestep")) c->class_embedding = LGV_CLASS_TIMESTEP;
-    else if (!strcmp(text, "identity")) c->class_embedding = LGV_CLASS_IDENTITY;
-    else c->class_embedding = LGV_CLASS_NONE;
+    if (!text)
+        c->class_embedding = c->num_class_embeds ? LGV_CLASS_TABLE : LGV_CLASS_NONE;
+    else if (!strcmp(text, "timestep"))
+        c->class_embedding = LGV_CLASS_TIMESTEP;
+    else if (!strcmp(text, "identity"))
+        c->class_embedding = LGV_CLASS_IDENTITY;
+    else
+        c->class_embedding = LGV_CLASS_NONE;
     return LGV_OK;
 }
 
@@ -191,7 +226,8 @@ static lgv_status read_class_name(const lgv_json *j, lgv_error *err)
     const char *text;
     LGV_TRY(lgv_json_string(j, "_class_name", "UNet2DModel", &text, err));
     if (!strcmp(text, "UNet2DModel")) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: _class_name is '%s'; this version knows UNet2DModel", j->name, text);
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "%s: _class_name is '%s'; this version knows UNet2DModel", j->name, text);
 }
 
 static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error *err)
@@ -205,7 +241,8 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     LGV_TRY(read_levels(j, c, err));
     if (is_null(j, "mid_block_type")) c->mid_block = 0; /* any text means UNetMidBlock2D */
     LGV_TRY(read_int(j, "layers_per_block", 1, -1, &c->layers_per_block, err));
-    LGV_TRY(lgv_json_double(j, "mid_block_scale_factor", c->mid_block_scale_factor, &c->mid_block_scale_factor, err));
+    LGV_TRY(lgv_json_double(j, "mid_block_scale_factor", c->mid_block_scale_factor,
+                            &c->mid_block_scale_factor, err));
     LGV_TRY(read_int(j, "downsample_padding", 0, -1, &c->downsample_padding, err));
     LGV_TRY(read_choice(j, "downsample_type", "conv", "resnet", &c->downsample_resnet, err));
     LGV_TRY(read_choice(j, "upsample_type", "conv", "resnet", &c->upsample_resnet, err));
@@ -215,7 +252,8 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     LGV_TRY(read_int(j, "norm_num_groups", 1, 0, &c->norm_num_groups, err));
     LGV_TRY(read_int(j, "attn_norm_num_groups", 1, 0, &c->attn_norm_num_groups, err));
     LGV_TRY(lgv_json_double(j, "norm_eps", c->norm_eps, &c->norm_eps, err));
-    LGV_TRY(read_choice(j, "resnet_time_scale_shift", "default", "scale_shift", &c->scale_shift, err));
+    LGV_TRY(
+        read_choice(j, "resnet_time_scale_shift", "default", "scale_shift", &c->scale_shift, err));
     LGV_TRY(read_flag(j, "add_attention", &c->add_attention, err));
     lgv_status status = lgv_unet2d_config_check(c, err);
     return status ? lgv_fail_prefix(err, status, "%s", j->name) : LGV_OK;
@@ -233,7 +271,8 @@ static lgv_status finish(lgv_json *j, lgv_status status, lgv_unet2d_config *out,
     return status;
 }
 
-lgv_status lgv_unet2d_config_parse(const char *text, size_t size, const char *name, lgv_unet2d_config *out, lgv_error *err)
+lgv_status lgv_unet2d_config_parse(const char *text, size_t size, const char *name,
+                                   lgv_unet2d_config *out, lgv_error *err)
 {
     lgv_json j = {0};
     lgv_status status = lgv_json_parse(text, size, name, &j, err);
@@ -247,8 +286,11 @@ lgv_status lgv_unet2d_config_load(const char *path, lgv_unet2d_config *out, lgv_
     return finish(&j, status, out, err);
 }
 
-/* --- Writing ------------------------------------------------------------------------------------------ */
-static json_t *int_or_null(int value) { return value ? json_integer(value) : json_null(); }
+/* --- Writing --- */
+static json_t *int_or_null(int value)
+{
+    return value ? json_integer(value) : json_null();
+}
 
 static json_t *sample_size(const lgv_unet2d_config *c)
 {
@@ -278,7 +320,8 @@ static json_t *channel_list(const lgv_unet2d_config *c)
     return list;
 }
 
-/* Whole numbers as integers, as the configurations of diffusers have them ("mid_block_scale_factor": 1). */
+/* Whole numbers as integers, as the configurations of diffusers have them
+ * ("mid_block_scale_factor": 1). */
 static json_t *number(double value)
 {
     return value == (double)(int)value ? json_integer((int)value) : json_real(value);
@@ -294,7 +337,10 @@ static json_t *class_type(const lgv_unet2d_config *c)
 /* NULL when out of memory. */
 static json_t *to_json(const lgv_unet2d_config *c)
 {
-    const struct { const char *key; json_t *value; } fields[] = {
+    const struct {
+        const char *key;
+        json_t *value;
+    } fields[] = {
         {"_class_name", json_string("UNet2DModel")},
         {"_diffusers_version", json_string(DIFFUSERS_VERSION)},
         {"act_fn", json_string(act_names[c->act_fn])},
@@ -316,7 +362,8 @@ static json_t *to_json(const lgv_unet2d_config *c)
         {"mid_block_type", c->mid_block ? json_string("UNetMidBlock2D") : json_null()},
         {"norm_eps", json_real(c->norm_eps)},
         {"norm_num_groups", int_or_null(c->norm_num_groups)},
-        {"num_class_embeds", c->class_embedding == LGV_CLASS_TABLE ? json_integer(c->num_class_embeds) : json_null()},
+        {"num_class_embeds",
+         c->class_embedding == LGV_CLASS_TABLE ? json_integer(c->num_class_embeds) : json_null()},
         {"num_train_timesteps", int_or_null(c->num_train_timesteps)},
         {"out_channels", json_integer(c->out_channels)},
         {"resnet_time_scale_shift", json_string(c->scale_shift ? "scale_shift" : "default")},
@@ -328,9 +375,13 @@ static json_t *to_json(const lgv_unet2d_config *c)
     };
     json_t *root = json_object();
     bool ok = root != NULL;
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) { /* all, so that each value finds an owner */
-        if (ok) ok = json_object_set_new(root, fields[i].key, fields[i].value) == 0; /* frees the value on failure */
-        else json_decref(fields[i].value);
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0];
+         i++) { /* all, so that each value finds an owner */
+        if (ok)
+            ok = json_object_set_new(root, fields[i].key, fields[i].value) ==
+                 0; /* frees the value on failure */
+        else
+            json_decref(fields[i].value);
     }
     if (ok) return root;
     json_decref(root);

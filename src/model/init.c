@@ -9,10 +9,13 @@
 typedef struct init {
     lgv_torch_rng *torch; /* NULL: Philox */
     uint64_t seed;
-    int64_t fan_in;       /* of the layer whose weight came last; 0: a norm */
+    int64_t fan_in; /* of the layer whose weight came last; 0: a norm */
 } init;
 
-static int64_t elements(const lgv_model_param *p) { return p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3]; }
+static int64_t elements(const lgv_model_param *p)
+{
+    return p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3];
+}
 
 static lgv_rng_key key_of(const init *s, const lgv_model_param *p)
 {
@@ -34,8 +37,10 @@ static void uniform(init *s, const lgv_model_param *p, double bound, float *out)
 static void normal(init *s, const lgv_model_param *p, float *out)
 {
     lgv_rng_key key = key_of(s, p);
-    if (s->torch) lgv_torch_randn(s->torch, elements(p), out);
-    else lgv_rng_normal(&key, 0, elements(p), out);
+    if (s->torch)
+        lgv_torch_randn(s->torch, elements(p), out);
+    else
+        lgv_rng_normal(&key, 0, elements(p), out);
 }
 
 static void constant(const lgv_model_param *p, float value, float *out)
@@ -53,7 +58,8 @@ static void fourier(init *s, const lgv_model_param *p, float *out)
 
 static bool is_table(const lgv_model_param *p)
 {
-    return p->rank == 2 && (!strcmp(p->name, "time_proj.weight") || !strcmp(p->name, "class_embedding.weight"));
+    return p->rank == 2 &&
+           (!strcmp(p->name, "time_proj.weight") || !strcmp(p->name, "class_embedding.weight"));
 }
 
 static bool is_bias(const lgv_model_param *p)
@@ -64,42 +70,53 @@ static bool is_bias(const lgv_model_param *p)
 
 static void fill(init *s, const lgv_model_param *p, float *out)
 {
-    if (p->frozen) fourier(s, p, out);
-    else if (is_table(p)) normal(s, p, out);
-    else if (is_bias(p) && s->fan_in) uniform(s, p, 1 / sqrt((double)s->fan_in), out);
-    else if (is_bias(p)) constant(p, 0, out);
+    if (p->frozen)
+        fourier(s, p, out);
+    else if (is_table(p))
+        normal(s, p, out);
+    else if (is_bias(p) && s->fan_in)
+        uniform(s, p, 1 / sqrt((double)s->fan_in), out);
+    else if (is_bias(p))
+        constant(p, 0, out);
     else if (p->rank == 1) {
         s->fan_in = 0;
         constant(p, 1, out);
     } else {
         s->fan_in = elements(p) / p->dim[0];
-        /* sqrt(3) * gain / sqrt(fan_in), gain = sqrt(2 / (1 + 5)), in the order in which PyTorch rounds it */
+        /* sqrt(3) * gain / sqrt(fan_in), gain = sqrt(2 / (1 + 5)), in the order in which PyTorch
+         * rounds it */
         uniform(s, p, sqrt(3.0) * (sqrt(2.0 / 6.0) / sqrt((double)s->fan_in)), out);
     }
 }
 
-static lgv_status fill_all(const lgv_model *m, lgv_store *store, const char *set, init *s, float *buffer, lgv_error *err)
+static lgv_status fill_all(const lgv_model *m, lgv_store *store, const char *set, init *s,
+                           float *buffer, lgv_error *err)
 {
     for (size_t i = 0; i < m->n_params; i++) {
         const lgv_model_param *p = &m->param[i];
         int index = lgv_store_find(store, p->name);
         if (index < 0)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no buffer '%s'; declare it from a graph of this model first "
-                            "(lgv_store_declare)", p->name);
+            return lgv_fail(
+                err, LGV_ERR_ARGUMENT,
+                "the store has no buffer '%s'; declare it from a graph of this model first "
+                "(lgv_store_declare)",
+                p->name);
         fill(s, p, buffer);
         LGV_TRY(lgv_store_write(store, set, index, buffer, elements(p), err));
     }
     return LGV_OK;
 }
 
-lgv_status lgv_model_init(const lgv_model *model, lgv_store *store, const char *set, lgv_torch_rng *torch, uint64_t seed,
-                          lgv_error *err)
+lgv_status lgv_model_init(const lgv_model *model, lgv_store *store, const char *set,
+                          lgv_torch_rng *torch, uint64_t seed, lgv_error *err)
 {
     int64_t n = 1;
     for (size_t i = 0; i < model->n_params; i++) n = lgv_max_i64(n, elements(&model->param[i]));
     LGV_TRY(lgv_store_add_set(store, set, err));
     float *buffer = lgv_alloc((size_t)n, sizeof *buffer);
-    if (!buffer) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers", (long long)n);
+    if (!buffer)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers",
+                        (long long)n);
     init s = {.torch = torch, .seed = seed};
     lgv_status status = fill_all(model, store, set, &s, buffer, err);
     lgv_free(buffer);

@@ -1,7 +1,8 @@
 /* locate.c - where in a folder the network, its weights and its scheduler lie.
-   Four layouts are known: a diffusers pipeline (model_index.json, unet/, scheduler/), everything in one
-   folder (the google/ddpm repositories, or a network alone), the output of `langevin train` (a pipeline
-   whose unet/ holds the averaged weights, with checkpoint-N beside it), and one checkpoint-N. */
+   Four layouts are known: a diffusers pipeline (model_index.json, unet/, scheduler/), everything in
+   one folder (the google/ddpm repositories, or a network alone), the output of `langevin train` (a
+   pipeline whose unet/ holds the averaged weights, with checkpoint-N beside it), and one
+   checkpoint-N. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,8 +23,10 @@ static bool has_file(const char *folder, const char *name, lgv_status *status)
 static bool has_weights(const char *folder, lgv_status *status)
 {
     static const char *const files[] = {
-        "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16.safetensors.index.json",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors.index.json",
         "diffusion_pytorch_model.bin",
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
@@ -67,7 +70,9 @@ static lgv_status newest_checkpoint(const char *folder, int64_t *newest, lgv_err
     LGV_TRY(lgv_list_dir(folder, &names, err));
     for (size_t i = 0; i < names.count; i++) {
         char *end;
-        if (strncmp(names.name[i], "checkpoint-", 11) || names.name[i][11] < '0' || names.name[i][11] > '9') continue;
+        if (strncmp(names.name[i], "checkpoint-", 11) || names.name[i][11] < '0' ||
+            names.name[i][11] > '9')
+            continue;
         long long n = strtoll(names.name[i] + 11, &end, 10);
         if (!*end && n > *newest) *newest = n;
     }
@@ -75,8 +80,8 @@ static lgv_status newest_checkpoint(const char *folder, int64_t *newest, lgv_err
     return LGV_OK;
 }
 
-/* In the output of a training run unet/ holds averages when its checkpoints have them; the raw weights
-   are those of the newest checkpoint. */
+/* In the output of a training run unet/ holds averages when its checkpoints have them; the raw
+   weights are those of the newest checkpoint. */
 static lgv_status training_weights(lgv_model *m, const char *folder, lgv_error *err)
 {
     int64_t n;
@@ -84,8 +89,10 @@ static lgv_status training_weights(lgv_model *m, const char *folder, lgv_error *
     LGV_TRY(newest_checkpoint(folder, &n, err));
     if (n < 0) return LGV_OK;
     char *checkpoint = lgv_format("%s/checkpoint-%lld", folder, (long long)n);
-    if (!checkpoint) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", folder);
-    char *raw = weights_in(checkpoint, "unet", &status), *ema = weights_in(checkpoint, "unet_ema", &status);
+    if (!checkpoint)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", folder);
+    char *raw = weights_in(checkpoint, "unet", &status),
+         *ema = weights_in(checkpoint, "unet_ema", &status);
     if (raw && ema) {
         m->ema = m->raw;
         m->raw = raw;
@@ -100,7 +107,8 @@ static lgv_status training_weights(lgv_model *m, const char *folder, lgv_error *
 static lgv_status read_pipeline_class(lgv_model *m, lgv_error *err)
 {
     char *path = lgv_path_join(m->pipeline, "model_index.json");
-    if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", m->pipeline);
+    if (!path)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", m->pipeline);
     lgv_json j = {0};
     const char *name = NULL;
     lgv_status status = lgv_json_load(path, &j, err);
@@ -108,7 +116,8 @@ static lgv_status read_pipeline_class(lgv_model *m, lgv_error *err)
     if (status) return status;
     status = lgv_json_string(&j, "_class_name", NULL, &name, err);
     if (!status && name && !(m->pipeline_class = lgv_strdup(name)))
-        status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", m->pipeline);
+        status =
+            lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", m->pipeline);
     lgv_json_free(&j);
     return status;
 }
@@ -128,16 +137,20 @@ static char *scheduler_of(const char *folder, lgv_status *status)
     return found;
 }
 
-static lgv_status locate_folder(lgv_model *m, const char *folder, char **config_path, lgv_error *err)
+static lgv_status locate_folder(lgv_model *m, const char *folder, char **config_path,
+                                lgv_error *err)
 {
     lgv_status status = LGV_OK;
     bool nested = has_file(folder, "unet/config.json", &status);
     if (!status && !nested && !has_file(folder, "config.json", &status) && !status)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' holds no network: neither unet/config.json nor config.json is there", folder);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' holds no network: neither unet/config.json nor config.json is there",
+                        folder);
     m->raw = weights_in(folder, nested ? "unet" : NULL, &status);
     m->ema = nested ? weights_in(folder, "unet_ema", &status) : NULL;
     m->scheduler = scheduler_of(folder, &status);
-    if (has_file(folder, "model_index.json", &status) && !(m->pipeline = lgv_strdup(folder))) status = LGV_ERR_MEMORY;
+    if (has_file(folder, "model_index.json", &status) && !(m->pipeline = lgv_strdup(folder)))
+        status = LGV_ERR_MEMORY;
     char *config = lgv_path_join(folder, nested ? "unet/config.json" : "config.json");
     if (!config || status) {
         lgv_free(config);
@@ -145,8 +158,10 @@ static lgv_status locate_folder(lgv_model *m, const char *folder, char **config_
     }
     if (nested && !m->ema && m->raw) status = training_weights(m, folder, err);
     if (!status && m->pipeline) status = read_pipeline_class(m, err);
-    if (status) lgv_free(config);
-    else *config_path = config;
+    if (status)
+        lgv_free(config);
+    else
+        *config_path = config;
     return status;
 }
 
@@ -155,7 +170,11 @@ lgv_status lgv_model_locate(lgv_model *m, const char *path, char **config_path, 
     if (lgv_is_dir(path)) return locate_folder(m, path, config_path, err);
     size_t n = strlen(path);
     if (n > 12 && !strcmp(path + n - 12, ".safetensors"))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' is a weights file without a configuration; give the folder that holds it and config.json", path);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' is a weights file without a configuration; give the folder that "
+                        "holds it and config.json",
+                        path);
     *config_path = lgv_strdup(path);
-    return *config_path ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while opening '%s'", path);
+    return *config_path ? LGV_OK
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while opening '%s'", path);
 }

@@ -1,6 +1,6 @@
 /* model.c - a network opened by name: its description, its parameters, its graph and its trace.
-   The list of parameters comes from a graph built once and thrown away, so that names, shapes and order
-   have a single source: the builder. */
+   The list of parameters comes from a graph built once and thrown away, so that names, shapes and
+   order have a single source: the builder. */
 #include <stdio.h>
 #include <string.h>
 
@@ -22,8 +22,9 @@ void lgv_model_free(lgv_model *m)
 }
 
 /* A graph of the network with inputs of the given size. */
-static lgv_status scratch_graph(const lgv_model *m, int64_t N, int64_t H, int64_t W, lgv_model_stage *stages, int *n_stages,
-                                lgv_graph **out, lgv_error *err)
+static lgv_status scratch_graph(const lgv_model *m, int64_t N, int64_t H, int64_t W,
+                                lgv_model_stage *stages, int *n_stages, lgv_graph **out,
+                                lgv_error *err)
 {
     lgv_graph *g = lgv_graph_new();
     if (!g) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a network");
@@ -33,8 +34,10 @@ static lgv_status scratch_graph(const lgv_model *m, int64_t N, int64_t H, int64_
     in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){N, H, W, m->config.in_channels});
     lgv_model_inputs_from_step(m, g, N, &in);
     lgv_status status = lgv_unet2d_build(&m->config, g, &in, stages, n_stages, &y, err);
-    if (status) lgv_graph_free(g);
-    else *out = g;
+    if (status)
+        lgv_graph_free(g);
+    else
+        *out = g;
     return status;
 }
 
@@ -48,7 +51,8 @@ static lgv_status add_param(lgv_model *m, const lgv_graph *g, int i, lgv_error *
     p->rank = lgv_shape(g, v, p->dim);
     p->frozen = frozen;
     p->name = lgv_strdup(name);
-    if (!p->name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while listing a network's parameters");
+    if (!p->name)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while listing a network's parameters");
     m->n_params++;
     m->info.parameters += lgv_elements(g, v);
     return LGV_OK;
@@ -65,19 +69,22 @@ static lgv_status list_params(lgv_model *m, lgv_error *err)
     return status;
 }
 
-static lgv_status apply_options(lgv_unet2d_config *c, const lgv_model_options *o, const char *source, lgv_error *err)
+static lgv_status apply_options(lgv_unet2d_config *c, const lgv_model_options *o,
+                                const char *source, lgv_error *err)
 {
     if (!o) return LGV_OK;
     if (o->resolution) c->sample_height = c->sample_width = o->resolution;
     if (o->channels && (c->in_channels != o->channels || c->out_channels != o->channels))
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' takes %d channels and gives %d, not %d", source, c->in_channels,
-                        c->out_channels, o->channels);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' takes %d channels and gives %d, not %d",
+                        source, c->in_channels, c->out_channels, o->channels);
     if (o->classes && c->class_embedding != LGV_CLASS_TABLE)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' has no table of class embeddings; set num_class_embeds to %d in its config.json", source,
-                        o->classes);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "'%s' has no table of class embeddings; set num_class_embeds to %d in its config.json",
+            source, o->classes);
     if (o->classes && c->num_class_embeds != o->classes)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' knows %d classes (num_class_embeds), not %d", source, c->num_class_embeds,
-                        o->classes);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' knows %d classes (num_class_embeds), not %d",
+                        source, c->num_class_embeds, o->classes);
     lgv_status status = lgv_unet2d_config_check(c, err);
     return status ? lgv_fail_prefix(err, status, "'%s'", source) : LGV_OK;
 }
@@ -94,7 +101,8 @@ static void describe(lgv_model *m)
     info->out_channels = c->out_channels;
     info->divisor = lgv_unet2d_divisor(c);
     info->time_embedding = c->time_embedding_type;
-    info->num_train_timesteps = c->time_embedding_type == LGV_TIME_LEARNED ? c->num_train_timesteps : 0;
+    info->num_train_timesteps =
+        c->time_embedding_type == LGV_TIME_LEARNED ? c->num_train_timesteps : 0;
     info->class_kind = c->class_embedding;
     info->class_count = c->class_embedding == LGV_CLASS_TABLE ? c->num_class_embeds : 0;
     info->class_width = c->class_embedding == LGV_CLASS_IDENTITY ? lgv_unet2d_embedding(c) : 0;
@@ -132,7 +140,8 @@ static lgv_status model_new(const char *source, lgv_model **out, lgv_error *err)
     return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while opening '%s'", source);
 }
 
-lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lgv_model **out, lgv_error *err)
+lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lgv_model **out,
+                          lgv_error *err)
 {
     if (!lgv_exists(what)) return lgv_model_new_preset(what, options, out, err);
     lgv_model *m;
@@ -145,7 +154,8 @@ lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lg
     return finish(m, status, out, err);
 }
 
-lgv_status lgv_model_new_preset(const char *name, const lgv_model_options *options, lgv_model **out, lgv_error *err)
+lgv_status lgv_model_new_preset(const char *name, const lgv_model_options *options, lgv_model **out,
+                                lgv_error *err)
 {
     lgv_model *m;
     LGV_TRY(model_new(name, &m, err));
@@ -162,8 +172,14 @@ lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out
     return finish(m, LGV_OK, out, err);
 }
 
-const lgv_model_info *lgv_model_describe(const lgv_model *model) { return &model->info; }
-const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model) { return &model->config; }
+const lgv_model_info *lgv_model_describe(const lgv_model *model)
+{
+    return &model->info;
+}
+const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model)
+{
+    return &model->config;
+}
 
 const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim, int *frozen)
 {
@@ -180,31 +196,39 @@ lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W, lg
     int64_t d = model->info.divisor;
     if (H >= d && W >= d && H % d == 0 && W % d == 0) return LGV_OK;
     int64_t h = lgv_max_i64(d, (H + d / 2) / d * d), w = lgv_max_i64(d, (W + d / 2) / d * d);
-    return lgv_fail(err, LGV_ERR_SHAPE, "a sample of %lldx%lld does not fit: with %d levels height and width must be multiples of "
-                    "%lld, for instance %lldx%lld", (long long)H, (long long)W, model->config.levels, (long long)d, (long long)h,
-                    (long long)w);
+    return lgv_fail(
+        err, LGV_ERR_SHAPE,
+        "a sample of %lldx%lld does not fit: with %d levels height and width must be multiples of "
+        "%lld, for instance %lldx%lld",
+        (long long)H, (long long)W, model->config.levels, (long long)d, (long long)h, (long long)w);
 }
 
-/* --- Building ----------------------------------------------------------------------------------------- */
+/* --- Building --- */
 void lgv_model_inputs_none(lgv_model_inputs *inputs)
 {
     *inputs = (lgv_model_inputs){LGV_NONE, LGV_NONE, LGV_NONE, LGV_NONE, LGV_NONE, LGV_NONE, 0};
 }
 
-void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, int64_t rows, lgv_model_inputs *in)
+void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, int64_t rows,
+                                lgv_model_inputs *in)
 {
     const lgv_unet2d_config *c = &model->config;
-    bool learned = c->time_embedding_type == LGV_TIME_LEARNED, as_time = c->class_embedding == LGV_CLASS_TIMESTEP;
+    bool learned = c->time_embedding_type == LGV_TIME_LEARNED,
+         as_time = c->class_embedding == LGV_CLASS_TIMESTEP;
     in->t = learned ? LGV_NONE : lgv_step_row(g, rows, LGV_FIELD_T);
     in->t_index = learned ? lgv_step_row(g, rows, LGV_FIELD_INDEX) : LGV_NONE;
     in->label = in->label_f32 = in->class_vector = LGV_NONE;
-    if (c->class_embedding == LGV_CLASS_TABLE || (as_time && learned)) in->label = lgv_step_row(g, rows, LGV_FIELD_LABEL);
-    else if (as_time) in->label_f32 = lgv_step_row(g, rows, LGV_FIELD_LABEL_F32);
+    if (c->class_embedding == LGV_CLASS_TABLE || (as_time && learned))
+        in->label = lgv_step_row(g, rows, LGV_FIELD_LABEL);
+    else if (as_time)
+        in->label_f32 = lgv_step_row(g, rows, LGV_FIELD_LABEL_F32);
     else if (c->class_embedding == LGV_CLASS_IDENTITY)
-        in->class_vector = lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, lgv_unet2d_embedding(c)});
+        in->class_vector =
+            lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, lgv_unet2d_embedding(c)});
 }
 
-lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs, lgv_id *out, lgv_error *err)
+lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs,
+                           lgv_id *out, lgv_error *err)
 {
     int64_t d[LGV_MAX_RANK];
     LGV_TRY(lgv_graph_status(g, err));
@@ -212,8 +236,8 @@ lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model
     return lgv_unet2d_build(&model->config, g, inputs, NULL, NULL, out, err);
 }
 
-lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H, int64_t W, lgv_model_stage **stages, int *count,
-                           lgv_error *err)
+lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H, int64_t W,
+                           lgv_model_stage **stages, int *count, lgv_error *err)
 {
     LGV_TRY(lgv_model_check_size(model, H, W, err));
     lgv_graph *g = NULL;
@@ -221,9 +245,14 @@ lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H, int64_t
     if (!list) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while tracing a network");
     lgv_status status = scratch_graph(model, N, H, W, list, count, &g, err);
     lgv_graph_free(g);
-    if (status) lgv_free(list);
-    else *stages = list;
+    if (status)
+        lgv_free(list);
+    else
+        *stages = list;
     return status;
 }
 
-void lgv_model_stages_free(lgv_model_stage *stages) { lgv_free(stages); }
+void lgv_model_stages_free(lgv_model_stage *stages)
+{
+    lgv_free(stages);
+}

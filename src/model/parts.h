@@ -1,7 +1,7 @@
-/* parts.h - the inside of the U-Net builder: what each block of a configuration consists of, and the
-   functions that emit it. Internal to src/model.
-   Channel counts and group counts are computed in one place (plan of a stage) and used by both the
-   check of a configuration and the builder, so that what passes the check can be built. */
+/* parts.h - the inside of the U-Net builder: what each block of a configuration consists of, and
+   the functions that emit it. Internal to src/model. Channel counts and group counts are computed
+   in one place (plan of a stage) and used by both the check of a configuration and the builder, so
+   that what passes the check can be built. */
 #ifndef LGV_MODEL_PARTS_H
 #define LGV_MODEL_PARTS_H
 
@@ -9,16 +9,23 @@
 #include "langevin/model.h"
 #include "langevin/ops.h"
 
-/* --- Plans of blocks (plan.c) --------------------------------------------------------------------- */
-typedef enum lgv_resize { LGV_RESIZE_NONE, LGV_RESIZE_UP, LGV_RESIZE_DOWN, LGV_RESIZE_UP_FIR, LGV_RESIZE_DOWN_FIR } lgv_resize;
+/* --- Plans of blocks (plan.c) --- */
+typedef enum lgv_resize {
+    LGV_RESIZE_NONE,
+    LGV_RESIZE_UP,
+    LGV_RESIZE_DOWN,
+    LGV_RESIZE_UP_FIR,
+    LGV_RESIZE_DOWN_FIR
+} lgv_resize;
 
 typedef struct lgv_resnet_plan {
     int in, out;
     int groups, groups_out; /* of the two norms */
     double scale;           /* the sum of branch and shortcut is divided by it */
-    bool scale_shift;       /* the time embedding scales and shifts after norm2 instead of being added before */
-    bool shortcut;          /* 1x1 convolution on the shortcut */
-    bool ada;               /* ResnetBlockCondNorm2D: norms without parameters, both modulated by the embedding */
+    bool scale_shift; /* the time embedding scales and shifts after norm2 instead of being added
+                         before */
+    bool shortcut;    /* 1x1 convolution on the shortcut */
+    bool ada; /* ResnetBlockCondNorm2D: norms without parameters, both modulated by the embedding */
     lgv_resize resize;
 } lgv_resnet_plan;
 
@@ -32,49 +39,56 @@ typedef struct lgv_attention_plan {
 typedef struct lgv_stage_plan {
     lgv_unet2d_block kind;
     bool up;
-    int in, out;    /* down: channels in and out; up: in is the channels of the deepest skip, out its own */
-    int previous;   /* up: channels that arrive */
-    int layers;     /* resnets */
-    bool resample;  /* all but the last level */
+    int in, out;   /* down: channels in and out; up: in is the channels of the deepest skip, out its
+                      own */
+    int previous;  /* up: channels that arrive */
+    int layers;    /* resnets */
+    bool resample; /* all but the last level */
     bool resnet_sampler; /* resampling by a residual block */
 } lgv_stage_plan;
 
 void lgv_plan_down(const lgv_unet2d_config *c, int level, lgv_stage_plan *s);
 void lgv_plan_up(const lgv_unet2d_config *c, int level, lgv_stage_plan *s);
-void lgv_plan_resnet(const lgv_unet2d_config *c, const lgv_stage_plan *s, int layer, lgv_resnet_plan *r);
-/* The residual block that resamples (resnet_sampler, or a Skip block's resnet_down and resnet_up). */
+void lgv_plan_resnet(const lgv_unet2d_config *c, const lgv_stage_plan *s, int layer,
+                     lgv_resnet_plan *r);
+/* The residual block that resamples (resnet_sampler, or a Skip block's resnet_down and resnet_up).
+ */
 void lgv_plan_sampler(const lgv_unet2d_config *c, const lgv_stage_plan *s, lgv_resnet_plan *r);
 /* False: the stage has no attention. */
 bool lgv_plan_attention(const lgv_unet2d_config *c, const lgv_stage_plan *s, lgv_attention_plan *a);
 void lgv_plan_mid_resnet(const lgv_unet2d_config *c, lgv_resnet_plan *r);
 void lgv_plan_mid_attention(const lgv_unet2d_config *c, lgv_attention_plan *a);
 int lgv_plan_out_groups(const lgv_unet2d_config *c);
-static inline bool lgv_block_has_skip(lgv_unet2d_block kind) { return kind == LGV_BLOCK_SKIP || kind == LGV_BLOCK_ATTN_SKIP; }
+static inline bool lgv_block_has_skip(lgv_unet2d_block kind)
+{
+    return kind == LGV_BLOCK_SKIP || kind == LGV_BLOCK_ATTN_SKIP;
+}
 /* "AttnDownBlock2D" ... */
 const char *lgv_block_name(lgv_unet2d_block kind, bool up);
 
-/* --- Blocks (blocks.c) ---------------------------------------------------------------------------- */
+/* --- Blocks (blocks.c) --- */
 typedef struct lgv_net {
     lgv_graph *g;
     const lgv_unet2d_config *c;
     bool training;
-    lgv_id emb;     /* [N,E] time (and class) embedding */
-    lgv_id emb_act; /* act_fn(emb), shared by all residual blocks */
+    lgv_id emb;             /* [N,E] time (and class) embedding */
+    lgv_id emb_act;         /* act_fn(emb), shared by all residual blocks */
     lgv_model_stage *stage; /* NULL: no trace wanted */
     int n_stages, cap_stages;
 } lgv_net;
 
 /* Each builds a module named `name` in the open scope from [N,H,W,in] and notes its output. */
-lgv_id lgv_net_conv(lgv_net *n, const char *name, lgv_id x, int64_t in, int64_t out, int kernel, int stride,
-                    const int pad[4], bool bias);
+lgv_id lgv_net_conv(lgv_net *n, const char *name, lgv_id x, int64_t in, int64_t out, int kernel,
+                    int stride, const int pad[4], bool bias);
 lgv_id lgv_net_linear(lgv_net *n, const char *name, lgv_id x, int64_t in, int64_t out);
 lgv_id lgv_net_norm(lgv_net *n, const char *name, lgv_id x, int64_t channels, int groups);
-lgv_id lgv_net_resnet(lgv_net *n, lgv_id x, const lgv_resnet_plan *r);    /* module = the open scope */
-lgv_id lgv_net_attention(lgv_net *n, lgv_id x, const lgv_attention_plan *a); /* module = the open scope */
+lgv_id lgv_net_resnet(lgv_net *n, lgv_id x, const lgv_resnet_plan *r); /* module = the open scope */
+lgv_id lgv_net_attention(lgv_net *n, lgv_id x,
+                         const lgv_attention_plan *a); /* module = the open scope */
 /* Notes the value as the output of module `name` ("" the open scope itself) and returns it. */
 lgv_id lgv_net_module(lgv_net *n, const char *name, lgv_id v);
 
-/* --- Stages (stages.c) ------------------------------------------------------------------------------ */
+/* --- Stages (stages.c) --- */
 /* The skips: outputs of the down path, consumed from the end by the up path. */
 typedef struct lgv_skips {
     lgv_id *value;
@@ -88,11 +102,12 @@ lgv_id lgv_net_up(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *pic
 void lgv_net_stage(lgv_net *n, lgv_id v, const char *name, const char *fmt, ...) LGV_PRINTF(4, 5);
 enum { LGV_MAX_STAGES = 2 * LGV_UNET2D_LEVELS + 8 };
 
-/* --- The network (unet2d.c) ------------------------------------------------------------------------- */
-lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *inputs,
-                            lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err);
+/* --- The network (unet2d.c) --- */
+lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g,
+                            const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
+                            lgv_id *out, lgv_error *err);
 
-/* --- Models (model.c) ------------------------------------------------------------------------------- */
+/* --- Models (model.c) --- */
 typedef struct lgv_model_param {
     char *name;
     int rank;
@@ -102,16 +117,17 @@ typedef struct lgv_model_param {
 
 struct lgv_model {
     lgv_unet2d_config config;
-    lgv_model_info info;      /* its strings are those below or constants */
+    lgv_model_info info; /* its strings are those below or constants */
     char *source, *raw, *ema, *scheduler, *pipeline, *pipeline_class;
-    lgv_model_param *param;   /* in constructor order */
+    lgv_model_param *param; /* in constructor order */
     size_t n_params, cap_params;
 };
-/* Finds the folders of a network on disk and its config.json (locate.c). config_path: free with lgv_free. */
+/* Finds the folders of a network on disk and its config.json (locate.c). config_path: free with
+ * lgv_free. */
 lgv_status lgv_model_locate(lgv_model *m, const char *path, char **config_path, lgv_error *err);
 /* Presets (presets.c). LGV_ERR_ARGUMENT lists them. */
-lgv_status lgv_preset_config(const char *name, const lgv_model_options *options, lgv_unet2d_config *out,
-                             lgv_error *err);
+lgv_status lgv_preset_config(const char *name, const lgv_model_options *options,
+                             lgv_unet2d_config *out, lgv_error *err);
 /* The candidate nearest to word by edit distance, NULL when none is near. */
 const char *lgv_nearest(const char *word, const char *const *candidates, int count);
 

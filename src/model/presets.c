@@ -1,5 +1,6 @@
 /* presets.c - networks that have a name: what `langevin train` takes when nothing is said.
-   Attention stands where the picture is 16 or 8 pixels wide: above, it costs more than it brings. */
+   Attention stands where the picture is 16 or 8 pixels wide: above, it costs more than it brings.
+ */
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,9 +14,24 @@ typedef struct preset {
 } preset;
 
 static const preset presets[] = {
-    {"unet-32", "U-Net for 32x32 pictures: channels 64, 128, 128, attention at 16x16", 32, 3, 1, {64, 128, 128}},
-    {"unet-64", "U-Net for 64x64 pictures: channels 64, 64, 128, 256, attention at 8x8", 64, 4, 3, {64, 64, 128, 256}},
-    {"unet-128", "U-Net for 128x128 pictures: channels 64, 64, 128, 128, 256, attention at 8x8", 128, 5, 4, {64, 64, 128, 128, 256}},
+    {"unet-32",
+     "U-Net for 32x32 pictures: channels 64, 128, 128, attention at 16x16",
+     32,
+     3,
+     1,
+     {64, 128, 128}},
+    {"unet-64",
+     "U-Net for 64x64 pictures: channels 64, 64, 128, 256, attention at 8x8",
+     64,
+     4,
+     3,
+     {64, 64, 128, 256}},
+    {"unet-128",
+     "U-Net for 128x128 pictures: channels 64, 64, 128, 128, 256, attention at 8x8",
+     128,
+     5,
+     4,
+     {64, 64, 128, 128, 256}},
 };
 enum { PRESETS = sizeof presets / sizeof presets[0] };
 
@@ -30,7 +46,8 @@ const char *lgv_model_presets(int i, const char **summary)
 static bool same_name(const char *a, const char *b)
 {
     for (; *a && *b; a++, b++) {
-        int x = *a == '_' ? '-' : tolower((unsigned char)*a), y = *b == '_' ? '-' : tolower((unsigned char)*b);
+        int x = *a == '_' ? '-' : tolower((unsigned char)*a),
+            y = *b == '_' ? '-' : tolower((unsigned char)*b);
         if (x != y) return false;
     }
     return *a == *b;
@@ -48,11 +65,15 @@ static lgv_status unknown(const char *name, lgv_error *err)
     char list[128];
     size_t used = 0;
     for (int i = 0; i < PRESETS && used < sizeof list; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", presets[i].name);
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' is neither a file or folder nor a preset; the presets are %s", name, list);
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "",
+                                 presets[i].name);
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "'%s' is neither a file or folder nor a preset; the presets are %s", name,
+                    list);
 }
 
-lgv_status lgv_preset_config(const char *name, const lgv_model_options *options, lgv_unet2d_config *out, lgv_error *err)
+lgv_status lgv_preset_config(const char *name, const lgv_model_options *options,
+                             lgv_unet2d_config *out, lgv_error *err)
 {
     const preset *p = find(name);
     if (!p) return unknown(name, err);
@@ -90,7 +111,8 @@ static int distance(const char *a, const char *b)
         int diagonal = row[0];
         row[0] = i;
         for (int j = 1; j <= n; j++) {
-            int best = diagonal + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
+            int best =
+                diagonal + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
             if (row[j] + 1 < best) best = row[j] + 1;
             if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
             diagonal = row[j];

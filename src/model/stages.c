@@ -1,5 +1,5 @@
-/* stages.c - the down, mid and up blocks of UNet2DModel, put together from residual blocks, attention
-   and samplers as models/unets/unet_2d_blocks.py of diffusers does. */
+/* stages.c - the down, mid and up blocks of UNet2DModel, put together from residual blocks,
+   attention and samplers as models/unets/unet_2d_blocks.py of diffusers does. */
 #include <stdio.h>
 
 #include "graph/node.h"
@@ -26,14 +26,18 @@ void lgv_net_stage(lgv_net *n, lgv_id v, const char *name, const char *fmt, ...)
 
 static void skip_push(lgv_net *n, lgv_skips *s, lgv_id v)
 {
-    if (s->count < s->capacity) s->value[s->count++] = v;
-    else lgv_graph_fail(n->g, LGV_ERR_ARGUMENT, "the network has more skip connections than planned");
+    if (s->count < s->capacity)
+        s->value[s->count++] = v;
+    else
+        lgv_graph_fail(n->g, LGV_ERR_ARGUMENT,
+                       "the network has more skip connections than planned");
 }
 
 static lgv_id skip_pop(lgv_net *n, lgv_skips *s)
 {
     if (s->count > 0) return s->value[--s->count];
-    return lgv_graph_fail(n->g, LGV_ERR_ARGUMENT, "the up path takes more skip connections than the down path makes");
+    return lgv_graph_fail(n->g, LGV_ERR_ARGUMENT,
+                          "the up path takes more skip connections than the down path makes");
 }
 
 static lgv_id resnet_at(lgv_net *n, const lgv_stage_plan *s, int layer, lgv_id x)
@@ -74,10 +78,11 @@ static lgv_id weightless(lgv_net *n, const char *name, lgv_id x, lgv_resample_ki
     return x;
 }
 
-/* --- Down ------------------------------------------------------------------------------------------- */
+/* --- Down --- */
 static lgv_id conv_down(lgv_net *n, const lgv_stage_plan *s, lgv_id x)
 {
-    /* Padding 0 means one row and one column of zeros, at the bottom and right (downsampling.py). */
+    /* Padding 0 means one row and one column of zeros, at the bottom and right (downsampling.py).
+     */
     static const int pads[2][4] = {{0, 0, 1, 1}, {1, 1, 1, 1}};
     lgv_graph_push(n->g, "downsamplers.0");
     x = lgv_net_conv(n, "conv", x, s->out, s->out, 3, 2, pads[n->c->downsample_padding], true);
@@ -105,20 +110,24 @@ lgv_id lgv_net_down(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *p
         x = attention_at(n, &s, i, resnet_at(n, &s, i, x));
         skip_push(n, skips, x);
     }
-    lgv_net_stage(n, x, name, s.resample ? "down %d (%s), before down-sampling" : "down %d (%s)", level,
-                  lgv_block_name(s.kind, false));
+    lgv_net_stage(n, x, name, s.resample ? "down %d (%s), before down-sampling" : "down %d (%s)",
+                  level, lgv_block_name(s.kind, false));
     if (s.resample) {
-        if (lgv_block_has_skip(s.kind)) x = skip_down(n, &s, x, picture);
-        else if (s.kind == LGV_BLOCK_K) x = weightless(n, "downsamplers.0", x, LGV_DOWN_FIR_REFLECT);
-        else if (s.resnet_sampler) x = sampler_resnet(n, "downsamplers.0", &s, x);
-        else x = conv_down(n, &s, x);
+        if (lgv_block_has_skip(s.kind))
+            x = skip_down(n, &s, x, picture);
+        else if (s.kind == LGV_BLOCK_K)
+            x = weightless(n, "downsamplers.0", x, LGV_DOWN_FIR_REFLECT);
+        else if (s.resnet_sampler)
+            x = sampler_resnet(n, "downsamplers.0", &s, x);
+        else
+            x = conv_down(n, &s, x);
         if (s.kind != LGV_BLOCK_K) skip_push(n, skips, x);
     }
     lgv_graph_pop(n->g);
     return x;
 }
 
-/* --- Mid -------------------------------------------------------------------------------------------- */
+/* --- Mid --- */
 lgv_id lgv_net_mid(lgv_net *n, lgv_id x)
 {
     lgv_resnet_plan r;
@@ -142,18 +151,19 @@ lgv_id lgv_net_mid(lgv_net *n, lgv_id x)
     return x;
 }
 
-/* --- Up --------------------------------------------------------------------------------------------- */
+/* --- Up --- */
 static lgv_id conv_up(lgv_net *n, const lgv_stage_plan *s, lgv_id x)
 {
     lgv_graph_push(n->g, "upsamplers.0");
-    x = lgv_net_conv(n, "conv", lgv_resample(n->g, x, LGV_UP_NEAREST), s->out, s->out, 3, 1, NULL, true);
+    x = lgv_net_conv(n, "conv", lgv_resample(n->g, x, LGV_UP_NEAREST), s->out, s->out, 3, 1, NULL,
+                     true);
     x = lgv_net_module(n, "", x);
     lgv_graph_pop(n->g);
     return x;
 }
 
-/* NCSN++: each level adds what it knows of the picture. resnet_up and skip_conv's parameters come before
-   skip_norm because that is the order in which diffusers makes them. */
+/* NCSN++: each level adds what it knows of the picture. resnet_up and skip_conv's parameters come
+   before skip_norm because that is the order in which diffusers makes them. */
 static lgv_id skip_up(lgv_net *n, const lgv_stage_plan *s, lgv_id x, lgv_id *picture)
 {
     if (*picture != LGV_NONE) *picture = weightless(n, "upsampler", *picture, LGV_UP_FIR);
@@ -188,9 +198,12 @@ lgv_id lgv_net_up(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *pic
     if (lgv_block_has_skip(s.kind)) {
         x = skip_up(n, &s, x, picture);
     } else if (s.resample) {
-        if (s.kind == LGV_BLOCK_K) x = weightless(n, "upsamplers.0", x, LGV_UP_FIR_REFLECT);
-        else if (s.resnet_sampler) x = sampler_resnet(n, "upsamplers.0", &s, x);
-        else x = conv_up(n, &s, x);
+        if (s.kind == LGV_BLOCK_K)
+            x = weightless(n, "upsamplers.0", x, LGV_UP_FIR_REFLECT);
+        else if (s.resnet_sampler)
+            x = sampler_resnet(n, "upsamplers.0", &s, x);
+        else
+            x = conv_up(n, &s, x);
     }
     if (!lgv_block_has_skip(s.kind)) x = lgv_net_module(n, "", x);
     lgv_net_stage(n, x, name, "up %d (%s)", level, lgv_block_name(s.kind, true));

@@ -16,7 +16,8 @@ static lgv_id project(lgv_net *n, lgv_id t, lgv_id index)
     switch (n->c->time_embedding_type) {
     case LGV_TIME_LEARNED: return learned_rows(n, index);
     case LGV_TIME_FOURIER:
-        return lgv_fourier_embedding(n->g, t, lgv_param_frozen(n->g, "time_proj.weight", 1, &channels), 0);
+        return lgv_fourier_embedding(n->g, t,
+                                     lgv_param_frozen(n->g, "time_proj.weight", 1, &channels), 0);
     case LGV_TIME_POSITIONAL: break;
     }
     return lgv_timestep_embedding(n->g, t, (int)channels, n->c->flip_sin_to_cos, n->c->freq_shift);
@@ -27,7 +28,8 @@ static lgv_id embed(lgv_net *n, const char *name, lgv_id x)
 {
     int64_t C = n->c->block_out_channels[0], E = lgv_unet2d_embedding(n->c);
     lgv_graph_push(n->g, "%s", name);
-    x = lgv_net_linear(n, "linear_1", x, n->c->time_embedding_type == LGV_TIME_FOURIER ? 2 * C : C, E);
+    x = lgv_net_linear(n, "linear_1", x, n->c->time_embedding_type == LGV_TIME_FOURIER ? 2 * C : C,
+                       E);
     x = lgv_net_module(n, "act", lgv_act(n->g, x, LGV_ACT_SILU));
     x = lgv_net_module(n, "", lgv_net_linear(n, "linear_2", x, E, E));
     lgv_graph_pop(n->g);
@@ -39,10 +41,12 @@ static lgv_id class_embedding(lgv_net *n, const lgv_model_inputs *in)
     int64_t E = lgv_unet2d_embedding(n->c);
     switch (n->c->class_embedding) {
     case LGV_CLASS_TABLE: {
-        lgv_id table = lgv_param(n->g, "class_embedding.weight", 2, (int64_t[]){n->c->num_class_embeds, E});
+        lgv_id table =
+            lgv_param(n->g, "class_embedding.weight", 2, (int64_t[]){n->c->num_class_embeds, E});
         return lgv_net_module(n, "class_embedding", lgv_embedding(n->g, table, in->label));
     }
-    case LGV_CLASS_TIMESTEP: return embed(n, "class_embedding", project(n, in->label_f32, in->label));
+    case LGV_CLASS_TIMESTEP:
+        return embed(n, "class_embedding", project(n, in->label_f32, in->label));
     case LGV_CLASS_IDENTITY: return in->class_vector;
     case LGV_CLASS_NONE: break;
     }
@@ -61,29 +65,34 @@ static void embeddings(lgv_net *n, const lgv_model_inputs *in)
     n->emb_act = lgv_act(n->g, n->emb, (lgv_act_kind)n->c->act_fn);
 }
 
-static lgv_status check_inputs(const lgv_unet2d_config *c, const lgv_graph *g, const lgv_model_inputs *in,
-                               lgv_error *err)
+static lgv_status check_inputs(const lgv_unet2d_config *c, const lgv_graph *g,
+                               const lgv_model_inputs *in, lgv_error *err)
 {
     int64_t d[LGV_MAX_RANK];
     if (lgv_shape(g, in->sample, d) != 4)
         return lgv_fail(err, LGV_ERR_SHAPE, "UNet2DModel wants a sample of shape [N,H,W,C]");
     if (d[3] != c->in_channels)
-        return lgv_fail(err, LGV_ERR_SHAPE, "the sample has %lld channels, the network wants in_channels = %d",
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "the sample has %lld channels, the network wants in_channels = %d",
                         (long long)d[3], c->in_channels);
     bool learned = c->time_embedding_type == LGV_TIME_LEARNED;
     if ((learned ? in->t_index : in->t) == LGV_NONE)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, learned ? "a learned time embedding needs the timestep as an index (t_index)"
-                                                       : "UNet2DModel needs the timestep (t)");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        learned
+                            ? "a learned time embedding needs the timestep as an index (t_index)"
+                            : "UNet2DModel needs the timestep (t)");
     lgv_id wanted[] = {[LGV_CLASS_NONE] = 0,
                        [LGV_CLASS_TABLE] = in->label,
                        [LGV_CLASS_TIMESTEP] = learned ? in->label : in->label_f32,
                        [LGV_CLASS_IDENTITY] = in->class_vector};
     bool given = in->label != LGV_NONE || in->label_f32 != LGV_NONE || in->class_vector != LGV_NONE;
     if (c->class_embedding == LGV_CLASS_NONE && given)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "class labels were given, but this network has no class embedding "
-                                               "(class_embed_type and num_class_embeds are null)");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "class labels were given, but this network has no class embedding "
+                        "(class_embed_type and num_class_embeds are null)");
     if (c->class_embedding != LGV_CLASS_NONE && wanted[c->class_embedding] == LGV_NONE)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "this network is class-conditional: class labels should be provided");
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "this network is class-conditional: class labels should be provided");
     return LGV_OK;
 }
 
@@ -126,10 +135,15 @@ lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_
 {
     LGV_TRY(lgv_graph_status(g, err));
     LGV_TRY(check_inputs(c, g, in, err));
-    lgv_net n = {.g = g, .c = c, .training = in->training != 0, .stage = stages, .cap_stages = stages ? LGV_MAX_STAGES : 0};
+    lgv_net n = {.g = g,
+                 .c = c,
+                 .training = in->training != 0,
+                 .stage = stages,
+                 .cap_stages = stages ? LGV_MAX_STAGES : 0};
     lgv_skips skips = {.capacity = 1 + c->levels * (c->layers_per_block + 1)};
     skips.value = lgv_alloc((size_t)skips.capacity, sizeof *skips.value);
-    if (!skips.value) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
+    if (!skips.value)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
     lgv_id y = network(&n, in, &skips);
     lgv_free(skips.value);
     LGV_TRY(lgv_graph_status(g, err));

@@ -1,6 +1,6 @@
-/* weights.c - parameters between files and a store. Names and layouts in files are PyTorch's; the store
-   converts where a kernel wants another. A file's tensors must be exactly the model's: a silent
-   leftover would mean that the configuration is not the file's. */
+/* weights.c - parameters between files and a store. Names and layouts in files are PyTorch's; the
+   store converts where a kernel wants another. A file's tensors must be exactly the model's: a
+   silent leftover would mean that the configuration is not the file's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,15 +9,20 @@
 #include "langevin/safetensors.h"
 #include "parts.h"
 
-/* --- Names ---------------------------------------------------------------------------------------------- */
-/* The name a tensor had in attention blocks before diffusers 0.12; NULL when it never had another. */
+/* --- Names --- */
+/* The name a tensor had in attention blocks before diffusers 0.12; NULL when it never had another.
+ */
 static const char *old_name(const char *name, char *text, size_t size)
 {
-    static const char *const pairs[][2] = {{".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
+    static const char *const pairs[][2] = {{".to_q.", ".query."},
+                                           {".to_k.", ".key."},
+                                           {".to_v.", ".value."},
+                                           {".to_out.0.", ".proj_attn."}};
     for (int i = 0; i < 4; i++) {
         const char *at = strstr(name, pairs[i][0]);
         if (!at || !strstr(name, "attentions.")) continue;
-        snprintf(text, size, "%.*s%s%s", (int)(at - name), name, pairs[i][1], at + strlen(pairs[i][0]));
+        snprintf(text, size, "%.*s%s%s", (int)(at - name), name, pairs[i][1],
+                 at + strlen(pairs[i][0]));
         return text;
     }
     return NULL;
@@ -34,7 +39,8 @@ static const lgv_tensor_info *find_tensor(const lgv_weights *w, const char *name
 /* Very old attention blocks were 1x1 convolutions: [out,in,1,1] is then [out,in]. */
 static bool fits(const lgv_model_param *p, const lgv_tensor_info *t)
 {
-    if (t->rank != p->rank && !(t->rank == 4 && p->rank == 2 && t->dim[2] == 1 && t->dim[3] == 1)) return false;
+    if (t->rank != p->rank && !(t->rank == 4 && p->rank == 2 && t->dim[2] == 1 && t->dim[3] == 1))
+        return false;
     for (int i = 0; i < p->rank; i++)
         if (t->dim[i] != p->dim[i]) return false;
     return true;
@@ -48,7 +54,7 @@ static void dims_text(int rank, const int64_t *dim, char text[96])
     if (used < 95) snprintf(text + used, 96 - used, "]");
 }
 
-/* --- Complaints: the first few names and how many there are ------------------------------------------------ */
+/* --- Complaints: the first few names and how many there are --- */
 typedef struct complaint {
     char text[400];
     size_t used;
@@ -59,7 +65,8 @@ static void complain(complaint *c, const char *name)
 {
     enum { NAMED = 3 };
     if (c->count++ >= NAMED) return;
-    int n = snprintf(c->text + c->used, sizeof c->text - c->used, "%s'%.100s'", c->used ? ", " : "", name);
+    int n = snprintf(c->text + c->used, sizeof c->text - c->used, "%s'%.100s'", c->used ? ", " : "",
+                     name);
     if (n > 0) c->used += (size_t)n;
 }
 
@@ -70,22 +77,29 @@ static bool expected(const lgv_model *m, const lgv_weights *w, const lgv_tensor_
     return false;
 }
 
-static lgv_status check_names(const lgv_model *m, const lgv_weights *w, const char *source, lgv_error *err)
+static lgv_status check_names(const lgv_model *m, const lgv_weights *w, const char *source,
+                              lgv_error *err)
 {
     complaint missing = {.count = 0}, extra = {.count = 0};
     for (size_t i = 0; i < m->n_params; i++)
         if (!find_tensor(w, m->param[i].name)) complain(&missing, m->param[i].name);
     if (missing.count)
-        return lgv_fail(err, LGV_ERR_FORMAT, "the weights in '%s' do not fit its configuration: %d of %zu tensors are missing (%s%s)", source,
-                        missing.count, m->n_params, missing.text, missing.count > 3 ? ", ..." : "");
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "the weights in '%s' do not fit its configuration: %d of %zu tensors are "
+                        "missing (%s%s)",
+                        source, missing.count, m->n_params, missing.text,
+                        missing.count > 3 ? ", ..." : "");
     if (lgv_weights_count(w) == m->n_params) return LGV_OK;
     for (size_t i = 0; i < lgv_weights_count(w); i++)
         if (!expected(m, w, lgv_weights_at(w, i))) complain(&extra, lgv_weights_at(w, i)->name);
-    return lgv_fail(err, LGV_ERR_FORMAT, "the weights in '%s' do not fit its configuration: %d tensors are not part of the network (%s%s)", source,
-                    extra.count, extra.text, extra.count > 3 ? ", ..." : "");
+    return lgv_fail(err, LGV_ERR_FORMAT,
+                    "the weights in '%s' do not fit its configuration: %d tensors are not part of "
+                    "the network (%s%s)",
+                    source, extra.count, extra.text, extra.count > 3 ? ", ..." : "");
 }
 
-static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const char *source, lgv_error *err)
+static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const char *source,
+                               lgv_error *err)
 {
     for (size_t i = 0; i < m->n_params; i++) {
         const lgv_tensor_info *t = find_tensor(w, m->param[i].name);
@@ -93,13 +107,15 @@ static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const c
         char have[96], want[96];
         dims_text(t->rank, t->dim, have);
         dims_text(m->param[i].rank, m->param[i].dim, want);
-        return lgv_fail(err, LGV_ERR_FORMAT, "the weights in '%s' do not fit its configuration: '%s' is %s, the network wants %s", source,
-                        t->name, have, want);
+        return lgv_fail(
+            err, LGV_ERR_FORMAT,
+            "the weights in '%s' do not fit its configuration: '%s' is %s, the network wants %s",
+            source, t->name, have, want);
     }
     return LGV_OK;
 }
 
-/* --- Store ------------------------------------------------------------------------------------------------ */
+/* --- Store --- */
 static int64_t elements(const lgv_model_param *p)
 {
     return p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3];
@@ -112,22 +128,28 @@ static int64_t largest(const lgv_model *m)
     return n;
 }
 
-static lgv_status buffer_of(const lgv_store *store, const lgv_model_param *p, int *index, lgv_error *err)
+static lgv_status buffer_of(const lgv_store *store, const lgv_model_param *p, int *index,
+                            lgv_error *err)
 {
     *index = lgv_store_find(store, p->name);
     if (*index >= 0) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no buffer '%s'; declare it from a graph of this model first "
-                    "(lgv_store_declare)", p->name);
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "the store has no buffer '%s'; declare it from a graph of this model first "
+                    "(lgv_store_declare)",
+                    p->name);
 }
 
 static lgv_status buffer_new(const lgv_model *m, float **out, lgv_error *err)
 {
     *out = lgv_alloc((size_t)largest(m), sizeof **out);
-    return *out ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers", (long long)largest(m));
+    return *out ? LGV_OK
+                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers",
+                           (long long)largest(m));
 }
 
-/* --- Loading ---------------------------------------------------------------------------------------------- */
-static lgv_status copy_in(const lgv_model *m, const lgv_weights *w, lgv_store *store, const char *set, float *buffer, lgv_error *err)
+/* --- Loading --- */
+static lgv_status copy_in(const lgv_model *m, const lgv_weights *w, lgv_store *store,
+                          const char *set, float *buffer, lgv_error *err)
 {
     for (size_t i = 0; i < m->n_params; i++) {
         const lgv_model_param *p = &m->param[i];
@@ -139,7 +161,8 @@ static lgv_status copy_in(const lgv_model *m, const lgv_weights *w, lgv_store *s
     return LGV_OK;
 }
 
-static lgv_status load(const lgv_model *m, const lgv_weights *w, lgv_store *store, const char *set, const char *source, lgv_error *err)
+static lgv_status load(const lgv_model *m, const lgv_weights *w, lgv_store *store, const char *set,
+                       const char *source, lgv_error *err)
 {
     float *buffer;
     LGV_TRY(check_names(m, w, source, err));
@@ -158,14 +181,17 @@ static lgv_status open_weights(const char *path, lgv_weights **out, lgv_error *e
     char *file = lgv_path_join(path, "diffusion_pytorch_model.fp16.safetensors");
     char *full = lgv_path_join(path, "diffusion_pytorch_model.safetensors");
     char *shards = lgv_path_join(path, "diffusion_pytorch_model.safetensors.index.json");
-    bool half = file && full && shards && lgv_is_file(file) && !lgv_is_file(full) && !lgv_is_file(shards);
+    bool half =
+        file && full && shards && lgv_is_file(file) && !lgv_is_file(full) && !lgv_is_file(shards);
     lgv_free(file);
     lgv_free(full);
     lgv_free(shards);
-    return lgv_weights_open(path, half ? "diffusion_pytorch_model.fp16" : "diffusion_pytorch_model", out, err);
+    return lgv_weights_open(path, half ? "diffusion_pytorch_model.fp16" : "diffusion_pytorch_model",
+                            out, err);
 }
 
-lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store, const char *set, const char *path, lgv_error *err)
+lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store, const char *set,
+                                       const char *path, lgv_error *err)
 {
     lgv_weights *w = NULL;
     LGV_TRY(open_weights(path, &w, err));
@@ -174,17 +200,25 @@ lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
     return status;
 }
 
-lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set, lgv_model_weights which, lgv_error *err)
+lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set,
+                                  lgv_model_weights which, lgv_error *err)
 {
-    const char *path = which == LGV_WEIGHTS_RAW || (which == LGV_WEIGHTS_BEST && !model->ema) ? model->raw : model->ema;
+    const char *path = which == LGV_WEIGHTS_RAW || (which == LGV_WEIGHTS_BEST && !model->ema)
+                           ? model->raw
+                           : model->ema;
     if (path) return lgv_model_load_weights_from(model, store, set, path, err);
     if (which == LGV_WEIGHTS_EMA && model->raw)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' holds no averaged (EMA) weights; ask for the raw ones", model->source);
-    return lgv_fail(err, LGV_ERR_ARGUMENT, model->info.from_preset ? "the preset '%s' has no weights: it must be trained first"
-                    : "'%s' holds no weights (diffusion_pytorch_model.safetensors)", model->source);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' holds no averaged (EMA) weights; ask for the raw ones",
+                        model->source);
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    model->info.from_preset
+                        ? "the preset '%s' has no weights: it must be trained first"
+                        : "'%s' holds no weights (diffusion_pytorch_model.safetensors)",
+                    model->source);
 }
 
-/* --- Saving ----------------------------------------------------------------------------------------------- */
+/* --- Saving --- */
 typedef struct source {
     const lgv_store *store;
     const char *set;
@@ -204,8 +238,8 @@ static int by_name(const void *a, const void *b)
 }
 
 /* In the order of the safetensors package: by name. */
-static lgv_status add_tensors(const lgv_model *m, const lgv_store *store, const char *set, source *s, lgv_safetensors_writer *w,
-                              lgv_error *err)
+static lgv_status add_tensors(const lgv_model *m, const lgv_store *store, const char *set,
+                              source *s, lgv_safetensors_writer *w, lgv_error *err)
 {
     for (size_t i = 0; i < m->n_params; i++) {
         s[i] = (source){store, set, &m->param[i], 0};
@@ -213,11 +247,13 @@ static lgv_status add_tensors(const lgv_model *m, const lgv_store *store, const 
     }
     qsort(s, m->n_params, sizeof *s, by_name);
     for (size_t i = 0; i < m->n_params; i++)
-        LGV_TRY(lgv_safetensors_add_source(w, s[i].param->name, LGV_F32, s[i].param->rank, s[i].param->dim, read_source, &s[i], err));
+        LGV_TRY(lgv_safetensors_add_source(w, s[i].param->name, LGV_F32, s[i].param->rank,
+                                           s[i].param->dim, read_source, &s[i], err));
     return LGV_OK;
 }
 
-static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const char *set, const char *path, lgv_error *err)
+static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const char *set,
+                               const char *path, lgv_error *err)
 {
     lgv_safetensors_writer *w = NULL;
     source *sources = lgv_alloc(m->n_params, sizeof *sources);
@@ -230,11 +266,15 @@ static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const
     return status;
 }
 
-lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set, const char *folder, lgv_error *err)
+lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set,
+                          const char *folder, lgv_error *err)
 {
     LGV_TRY(lgv_make_dir(folder, err));
-    char *config = lgv_path_join(folder, "config.json"), *weights = lgv_path_join(folder, "diffusion_pytorch_model.safetensors");
-    lgv_status status = config && weights ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while saving '%s'", folder);
+    char *config = lgv_path_join(folder, "config.json"),
+         *weights = lgv_path_join(folder, "diffusion_pytorch_model.safetensors");
+    lgv_status status = config && weights ? LGV_OK
+                                          : lgv_fail(err, LGV_ERR_MEMORY,
+                                                     "out of memory while saving '%s'", folder);
     if (!status) status = lgv_unet2d_config_save(&model->config, config, err);
     if (!status) status = save_weights(model, store, set, weights, err);
     lgv_free(config);
