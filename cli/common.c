@@ -140,7 +140,19 @@ static void print_help(const cli_command *self, poptContext context)
     if (self->examples) printf("\nExamples:\n%s", self->examples);
 }
 
-static int bad_option(const cli_command *self, const struct poptOption *table, poptContext context, int rc)
+/* popt names the value where that stands alone: "--steps fast" is told as 'fast'. */
+static int bad_value(const cli_command *self, const char *option, const char **argv, int rc)
+{
+    const char *value = strchr(option, '='), *name = option;
+    for (int i = 1; argv[i] && option[0] != '-'; i++)
+        if (!strcmp(argv[i], option)) name = argv[i - 1], value = option;
+    if (!value || (rc != POPT_ERROR_BADNUMBER && rc != POPT_ERROR_OVERFLOW))
+        return cli_error(self, CLI_USAGE, "option '%s': %s", name, poptStrerror(rc));
+    return cli_error(self, CLI_USAGE, "option '%.*s': '%s' is %s", (int)strcspn(name, "="), name,
+                     value + (*value == '='), rc == POPT_ERROR_OVERFLOW ? "too large" : "not a number of the right kind");
+}
+
+static int bad_option(const cli_command *self, const struct poptOption *table, const char **argv, poptContext context, int rc)
 {
     const char *option = poptBadOption(context, POPT_BADOPTION_NOALIAS);
     if (rc == POPT_ERROR_BADOPT) {
@@ -152,7 +164,7 @@ static int bad_option(const cli_command *self, const struct poptOption *table, p
         if (near) return cli_error(self, CLI_USAGE, "unknown option '%s'; did you mean '--%s'?", option, near);
         return cli_error(self, CLI_USAGE, "unknown option '%s'; see 'langevin %s --help'", option, self->name);
     }
-    return cli_error(self, CLI_USAGE, "option '%s': %s", option, poptStrerror(rc));
+    return bad_value(self, option, argv, rc);
 }
 
 int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv, int max_positional,
@@ -179,7 +191,7 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
         }
         if (seen) seen(user, rc);
     }
-    if (rc < -1) code = bad_option(self, table, context, rc);
+    if (rc < -1) code = bad_option(self, table, args, context, rc);
     *n = 0;
     const char *argument;
     while (code < 0 && (argument = poptGetArg(context))) {

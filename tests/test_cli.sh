@@ -1,0 +1,330 @@
+#!/bin/bash
+# The program as people meet it: every bad input gives one sentence, the right exit code, and loses
+# nothing; stopping and going on changes no bit; pictures depend on their seed only.
+# Usage: test_cli.sh BUILD_DIRECTORY. Works on pictures it makes itself, in a few dozen tiny runs.
+set -eu
+langevin=$(cd "$1" && pwd)/langevin
+[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
+work=$(mktemp -d)
+disk=$work/disk
+trap 'umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
+cd "$work"
+checks=0
+skipped=0
+
+fail() { # TEXT
+    echo "FAILED: $1"
+    echo "--- stdout"; tail -n 20 out.txt
+    echo "--- stderr"; tail -n 20 err.txt
+    exit 1
+}
+pass() { checks=$((checks + 1)); }
+skip() { echo "skipped: $1"; skipped=$((skipped + 1)); }
+
+run() { # CODE COMMAND...: what it prints is left in out.txt and err.txt
+    local want=$1 code=0
+    shift
+    "$langevin" "$@" >out.txt 2>err.txt || code=$?
+    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
+    pass
+}
+# A refusal: the exit code, one line on stderr, and that line says this (an extended regular expression).
+refuse() { # CODE PATTERN COMMAND...
+    local code=$1 pattern=$2
+    shift 2
+    run "$code" "$@"
+    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
+    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
+    pass
+}
+says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; pass; }
+same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; pass; }
+differ() { ! cmp -s "$1" "$2" || fail "$1 and $2 are equal"; pass; }
+there() { [ -e "$1" ] || fail "$1 is missing"; pass; }
+gone() { [ ! -e "$1" ] || fail "$1 is there"; pass; }
+whole() { (cd "$1" && find . -type f -exec sha256sum {} + | sort); } # a folder's bytes
+
+# ---- pictures and networks ----
+# idx FOLDER COUNT: 16x16 pictures in the format of MNIST
+idx() {
+    mkdir -p "$1"
+    { printf '\0\0\10\3\0\0\0'; printf "\\$(printf %o "$2")"; printf '\0\0\0\20\0\0\0\20'
+      seq 1 100000 | head -c $(($2 * 256)); } >"$1/train-images-idx3-ubyte"
+}
+network() { # FILE CHANNELS
+    cat >"$1" <<END
+{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+ "block_out_channels": [$2], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+ "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "attention_head_dim": 8}
+END
+}
+idx data 40
+network tiny.json "8, 16"
+one="--threads 1"
+train="train --data data --model tiny.json --train-batch-size 4 --lr-warmup-steps 0 --learning-rate 1e-3 $one"
+
+# ---- help, spelling ----
+for command in train sample info verify bench; do
+    run 0 $command --help
+    says "^Usage: langevin $command"
+    says "^  langevin $command"
+done
+run 0 --help
+refuse 2 "'trian' is not a command" trian
+run 2
+refuse 2 "unknown option '--max-train-stps'; did you mean '--max-train-steps'" $train --output a --max-train-stps 3
+refuse 2 "did you mean '--num-inference-steps'" sample model --output x.png --num-inference-stpes 3
+refuse 2 "'more' is one argument too many" $train more --output a
+refuse 2 "learning-rate" $train --output a --learning-rate fast
+refuse 2 "--data" train --output a
+refuse 2 "--output" train --data data
+refuse 2 "which model" sample --output x.png
+
+# ---- bad input to training ----
+refuse 1 "nowhere" train --data nowhere --output a --model tiny.json
+mkdir empty
+refuse 1 "empty.*no pictures|no pictures.*empty" train --data empty --output a --model tiny.json
+mkdir words
+echo "no picture" >words/a.png
+refuse 1 "'words' holds no PNG" train --data words --output a --model tiny.json
+refuse 1 "multiples of 2" $train --output a --resolution 17
+network odd.json "9, 18"
+refuse 1 "norm_num_groups|groups" $train --output a --model odd.json
+refuse 1 "neither a file or folder nor a preset; the presets are unet-32" $train --output a --model unet-33
+echo '{"_class_name": "UNet2DModel", ' >broken.json
+refuse 1 "broken.json" $train --output a --model broken.json
+refuse 2 "--train-batch-size must be at least 1" $train --output a --train-batch-size 0
+refuse 2 "--learning-rate must be more than 0" $train --output a --learning-rate -1
+refuse 2 "exclude each other" $train --output a --max-train-steps 3 --num-train-epochs 1
+refuse 2 "lr-scheduler" $train --output a --lr-scheduler cosin
+refuse 2 "prediction_type" $train --output a --prediction-type noise
+refuse 2 "--memory-budget must be a size" $train --output a --memory-budget plenty
+refuse 1 "device|cpu:gpu" $train --output a --device cpu:gpu
+refuse 1 "no default model above 128x128" train --data data --output a --resolution 256
+refuse 1 "there is no checkpoint 'a/checkpoint-7'" $train --output a --resume-from-checkpoint a/checkpoint-7
+gone a # nothing of all this left anything behind
+
+# ---- a run ----
+run 0 $train --output a --max-train-steps 12 --checkpointing-steps 4
+says "40 pictures: expect near copies"
+says "tiny.json, .* parameters, from scratch"
+says "16x16, 1 channel"
+says "steps +12 "
+says "learning rate +0.001"
+says "memory +.* activations"
+says "per step, .* ends about"
+! grep -q "$(printf '\033\|\r')" out.txt || fail "control characters without a terminal"
+pass
+for file in model_index.json unet/config.json unet/diffusion_pytorch_model.safetensors \
+    scheduler/scheduler_config.json checkpoint-12/unet_ema/diffusion_pytorch_model.safetensors \
+    checkpoint-12/optimizer.safetensors checkpoint-12/trainer.json langevin.json loss.png samples/000012.png; do
+    there "a/$file"
+done
+[ "$(grep -c '"loss"' a/log.jsonl)" = 12 ] || fail "log.jsonl has not one line for each step"
+pass
+same a/unet/diffusion_pytorch_model.safetensors a/checkpoint-12/unet_ema/diffusion_pytorch_model.safetensors
+run 0 $train --output two --max-train-steps 12 --checkpoints-total-limit 1 --checkpointing_steps 4
+gone two/checkpoint-8 # rotation
+same a/checkpoint-12/optimizer.safetensors two/checkpoint-12/optimizer.safetensors # the same run again
+run 0 $train --output two --max-train-steps 2 --ema-decay 0 --overwrite
+gone two/checkpoint-12
+gone two/checkpoint-2/unet_ema
+
+# ---- a second run in the same folder, resuming ----
+whole a >before.txt
+refuse 1 "'a' already holds a run.*--resume-from-checkpoint latest.*--overwrite" $train --output a
+refuse 2 "exclude each other" $train --output a --overwrite --resume-from-checkpoint latest
+echo file >plain
+refuse 1 "'plain' is a file" $train --output plain
+whole a >after.txt
+same before.txt after.txt
+run 0 $train --output none --resume-from-checkpoint latest --max-train-steps 2
+says "no checkpoint in 'none' yet: starting from the beginning"
+idx other 41
+refuse 1 "allow-data-change" $train --data other --output a --resume-from-checkpoint latest --max-train-steps 13
+network wide.json "16, 16"
+refuse 1 "another network" $train --output a --model wide.json --resume-from-checkpoint latest
+
+# ---- stopped by a signal, gone on: the bits of an unbroken run ----
+steps() { grep -c '"loss"' "$1/log.jsonl" 2>/dev/null || true; }
+$langevin $train --output b --max-train-steps 1000000 >out.txt 2>err.txt &
+pid=$!
+for _ in $(seq 3000); do
+    [ "$(steps b)" -ge 5 ] 2>/dev/null && break
+    sleep 0.02
+done
+kill -TERM $pid
+code=0
+wait $pid || code=$?
+[ $code = 143 ] || fail "SIGTERM: exit code $code, expected 143"
+pass
+says "^go on with: langevin train --output b --resume-from-checkpoint latest --threads 1$"
+at=$(steps b)
+there "b/checkpoint-$at/trainer.json"
+again=$(sed -n 's/^go on with: langevin //p' out.txt)
+run 0 $again --max-train-steps $((at + 5))
+says "going on from b/checkpoint-$at"
+says "max_train_steps: $((at + 5)), was 1000000"
+run 0 $train --output c --max-train-steps $((at + 5))
+last=checkpoint-$((at + 5))
+for file in unet unet_ema; do
+    same b/$last/$file/diffusion_pytorch_model.safetensors c/$last/$file/diffusion_pytorch_model.safetensors
+done
+same b/$last/optimizer.safetensors c/$last/optimizer.safetensors
+[ "$(steps b)" = $((at + 5)) ] || fail "the log of the resumed run has not one line for each step"
+pass
+
+# ---- not a number ----
+refuse 1 "not finite in 10 steps in a row.*last good checkpoint is c/$last.*learning-rate" \
+    $train --output c --resume-from-checkpoint latest --learning-rate 9e5 --max-grad-norm 0 --max-train-steps 1000
+run 0 train --output c --resume-from-checkpoint c/$last --max-train-steps $((at + 6)) $one # still good
+refuse 1 "not finite in 10 steps in a row.*there is no checkpoint yet" \
+    $train --output d --learning-rate 9e5 --max-grad-norm 0
+
+# ---- no room ----
+# A file that may not grow fails as a full disk does, while writing.
+whole a/checkpoint-12 >before.txt
+limited() { (trap '' XFSZ; ulimit -f 64; exec "$langevin" "$@"); }
+code=0
+limited $train --output a --resume-from-checkpoint latest --max-train-steps 16 >out.txt 2>err.txt || code=$?
+[ $code = 1 ] || fail "no room: exit code $code, expected 1"
+grep -Eq "langevin train: .*(File too large|No space)" err.txt || fail "no room: stderr does not say why"
+pass
+whole a/checkpoint-12 >after.txt
+same before.txt after.txt
+gone a/checkpoint-16
+run 0 $train --output a --resume-from-checkpoint latest --max-train-steps 14
+there a/checkpoint-14
+gone "$(echo a/.tmp-*)"
+mkdir "$disk"
+if mount -t tmpfs -o size=4m none "$disk" 2>/dev/null; then
+    run 0 $train --output "$disk/run" --max-train-steps 2
+    dd if=/dev/zero of="$disk/filler" bs=64k >/dev/null 2>&1 || true
+    whole "$disk/run/checkpoint-2" >before.txt
+    refuse 1 "MB free|No space" $train --output "$disk/run" --resume-from-checkpoint latest --max-train-steps 4
+    whole "$disk/run/checkpoint-2" >after.txt
+    same before.txt after.txt
+    refuse 1 "No space" sample a --output "$disk/full.png" --num-images 64 --num-inference-steps 1 $one
+    gone "$disk/full.png"
+    rm "$disk/filler"
+    run 0 $train --output "$disk/run" --resume-from-checkpoint latest --max-train-steps 4
+else
+    skip "a full disk: mounting a small one is not permitted here"
+fi
+
+# ---- damage ----
+run 0 $train --output e --max-train-steps 8 --checkpointing-steps 4
+truncate -s -100 e/checkpoint-8/optimizer.safetensors
+refuse 1 "checkpoint-8.*damaged.*newest whole checkpoint before it is 'e/checkpoint-4'" \
+    $train --output e --resume-from-checkpoint latest --max-train-steps 9
+run 0 train --output e --resume-from-checkpoint e/checkpoint-4 --max-train-steps 5 $one
+cp -r a/unet short
+truncate -s -100 short/diffusion_pytorch_model.safetensors
+refuse 1 "short.*diffusion_pytorch_model.safetensors" sample short --output x.png $one
+cp -r a/unet shapes
+cp wide.json shapes/config.json
+refuse 1 "conv_in.weight|shape" sample shapes --output x.png $one
+mkdir bare
+cp tiny.json bare/config.json
+refuse 1 "without weights" sample bare --output x.png $one
+gone x.png
+
+# ---- sampling ----
+sample="sample a --num-inference-steps 4 $one --no-metadata"
+refuse 1 "neither a file or folder nor a preset" sample nowhere --output x.png
+refuse 1 "cannot write 'no/x.png'" $sample --output no/x.png
+refuse 2 "PNG" $sample --output x.jpg
+refuse 2 "there is no sampler 'eular'; choose one of .*ddim" $sample --output x.png --sampler eular
+refuse 1 "2000" sample a --num-inference-steps 2000 --output x.png
+refuse 1 "descending" sample a --timesteps 3,5 --output x.png
+refuse 1 "multiples of 2" $sample --resolution 15 --output x.png
+refuse 2 "--num-images" $sample --num-images 0 --output x.png
+refuse 2 "--seed" $sample --seed -2 --output x.png
+refuse 2 "--weights is ema or raw" $sample --weights best --output x.png
+gone x.png
+
+run 0 $sample --output grid.png --num_images 5 --batch_size 3 --save-tensors grid.st
+says "seed +0 to 4"
+run 0 sample a --num-inference-steps 4 --no-metadata --threads 2 --output grid2.png --num-images 5 --save-tensors grid2.st
+same grid.png grid2.png # threads, batch size
+same grid.st grid2.st
+run 0 $sample --output many --num-images 5
+run 0 $sample --output alone.png --seed 3
+same many/000003.png alone.png
+run 0 $sample --output many --num-images 2 --seed 3
+same many/000005.png many/000003.png # goes on after the highest
+cp grid.png many/000041.png
+run 0 $sample --output many
+same many/000041.png grid.png
+there many/000042.png
+[ "$(find many -name '.*.png' | wc -l)" = 0 ] || fail "drafts are left in the folder"
+pass
+run 0 $sample --output grid.png --seed 9 # a named file is replaced
+differ grid.png grid2.png
+run 0 sample a --output text.png --seed 7 --num-inference-steps 4 --eta 0.5 $one
+grep -aq "parameters.*Steps: 4, Sampler: ddim, Seed: 7, .*Model hash: [0-9a-f]\{16\}, .*Eta: 0.5" text.png || fail "text.png lacks its text"
+pass
+! grep -aq parameters alone.png || fail "--no-metadata left a text"
+pass
+run 0 $sample --output drawn.png --seed -1
+seed=$(sed -n 's/^  seed *//p' out.txt)
+run 0 $sample --output drawn2.png --seed "$seed"
+same drawn.png drawn2.png
+for rng in torch torch-batch; do
+    run 0 $sample --output $rng.png --rng $rng
+    differ $rng.png many/000000.png
+done
+same torch.png torch-batch.png
+run 0 sample a --output ddpm.png --sampler DDPMScheduler --num-inference-steps 4 $one
+run 0 sample a --output model.png --sampler model --num-inference-steps 4 $one
+run 0 $sample --output raw.png --weights raw
+differ raw.png many/000000.png
+run 0 sample a --output list.png --timesteps 999,500,1 $one
+run 0 $sample --output between --interpolate 3,4 --num-images 3
+same between/000000.png many/000003.png
+same between/000002.png many/000004.png
+run 0 $sample --output inverted.png --sampler ddim_inverse --init-image many/000003.png --save-tensors inverted.st
+run 0 $sample --output back.png --init-noise inverted.st
+refuse 2 "ddim_inverse" $sample --output x.png --init-image many/000003.png
+refuse 1 "no tensor 'noise'" $sample --output x.png --init-noise grid.st
+head -c 100 grid.st >cut.st
+refuse 1 "cut.st" $sample --output x.png --init-noise cut.st
+
+$langevin sample a --output stopped --num-images 100000 --batch-size 2 --num-inference-steps 4 $one >out.txt 2>err.txt &
+pid=$!
+for _ in $(seq 3000); do
+    [ -e stopped/000003.png ] && break
+    sleep 0.02
+done
+kill -INT $pid
+code=0
+wait $pid || code=$?
+[ $code = 130 ] || fail "SIGINT while sampling: exit code $code, expected 130"
+pass
+count=$(find stopped -name '[0-9]*.png' | wc -l)
+says "^stopped; $count of 100000 pictures are written"
+says "^go on with: langevin sample a .* --num-images $((100000 - count)) --seed $count$"
+
+# ---- pictures of a folder: made here, one of them broken ----
+cp many/000001.png many/cut.png
+truncate -s 100 many/cut.png
+run 0 train --data many --output f --model tiny.json --train-batch-size 2 --max-train-steps 5 $one
+says "skipped.*cut.png"
+refuse 1 "cut.png" train --data many --output g --model tiny.json --train-batch-size 8 --max-train-steps 20 --strict $one
+run 0 train --data many --output h --model a --train-batch-size 2 --max-train-steps 1 --prediction-type v_prediction $one
+says "fine-tuned"
+says "v_prediction"
+run 0 train --data data --output t --model tiny.json --rng torch --train-batch-size 4 --gradient-accumulation-steps 2 --max-train-steps 2 $one
+
+# ---- on a terminal ----
+if command -v script >/dev/null; then
+    script -qec "$langevin $train --output term --max-train-steps 40" /dev/null >out.txt 2>&1 </dev/null
+    grep -q "$(printf '\r\033\[K')" out.txt || fail "no live bar on a terminal"
+    NO_COLOR=1 script -qec "$langevin $train --output term2 --max-train-steps 40" /dev/null >out.txt 2>&1 </dev/null
+    ! grep -q "$(printf '\033\[3')" out.txt || fail "colour in spite of NO_COLOR"
+    pass; pass
+else
+    skip "the live bar: no script(1) to make a terminal"
+fi
+
+echo "$checks checks passed, $skipped parts skipped"
