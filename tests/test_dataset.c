@@ -198,6 +198,23 @@ static void split_of_a_large_folder(void **state)
     lgv_dataset_free(d);
 }
 
+/* Every kind of PNG and JPEG that the reader knows: 1 to 16 bits, palettes, alpha, CMYK, EXIF. */
+static void every_kind_of_file(void **state)
+{
+    lgv_dataset *d = NULL;
+    lgv_error err;
+    uint8_t pixels[64 * 64 * 3];
+    must(lgv_dataset_open(LGV_SOURCE_DIR "/tests/golden/images",
+                          &(lgv_dataset_options){.resolution = 64}, &d, &err),
+         &err);
+    assert_int_equal(lgv_dataset_channels(d), 3);
+    assert_true(lgv_dataset_count(d) >= 25);
+    for (int64_t i = 0; i < lgv_dataset_count(d); i++)
+        must(lgv_dataset_read(d, 0, i, 1, 2, pixels, NULL, &err), &err);
+    assert_int_equal(lgv_dataset_skipped(d), 0);
+    lgv_dataset_free(d);
+}
+
 static void make_mixed(void)
 {
     put_png("mixed/00.png", 50, 33, 1, 10);
@@ -360,6 +377,7 @@ int main(void)
         cmocka_unit_test(clear_errors),
         cmocka_unit_test(idx_padding_and_pairs),
         cmocka_unit_test(split_of_a_large_folder),
+        cmocka_unit_test(every_kind_of_file),
         cmocka_unit_test(broken_pictures_are_replaced),
         cmocka_unit_test(loader_bits_do_not_depend_on_threads),
         cmocka_unit_test(given_orders),
