@@ -5,7 +5,9 @@
    positions of dy and of x are packed as tiles want them. */
 #include "gemm.h"
 
-enum { BLOCK = GEMM_KC, K_TILES = 192 / GEMM_MR, MAX_PIECES = 8, LINE = 64 / sizeof(real), AHEAD = 8 };
+enum { BLOCK = GEMM_KC, K_TILES = 264 / GEMM_MR, MAX_PIECES = 8, LINE = 64 / sizeof(real), AHEAD = 24 };
+/* Elements of a packed tile of dy; the extra line keeps tiles off each other's cache sets. */
+enum { A_TILE = BLOCK * GEMM_MR + LINE };
 
 /* How the work is cut; from the shape alone. */
 typedef struct cut {
@@ -38,13 +40,13 @@ static cut make_cut(const conv_problem *p)
     int64_t tiles = lgv_ceil_div(p->y.c, GEMM_MR), panels = gemm_panels(c.columns);
     c.k_tiles = lgv_ceil_div(tiles, lgv_ceil_div(tiles, K_TILES));
     c.k_blocks = lgv_ceil_div(tiles, c.k_tiles);
-    c.j_panels = lgv_min_i64(panels, lgv_max_i64(1, 192 / GEMM_NR));
+    c.j_panels = lgv_min_i64(panels, lgv_max_i64(1, 288 / GEMM_NR));
     c.j_blocks = lgv_ceil_div(panels, c.j_panels);
     int64_t tasks = c.k_blocks * c.j_blocks;
     c.pieces = tasks >= 16 ? 1 : lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(16, tasks)), lgv_ceil_div(c.positions, 4 * BLOCK));
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
-    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * GEMM_MR * BLOCK) * sizeof(real)) + gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
+    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * A_TILE) * sizeof(real)) + gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
                      3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) + 2 * gemm_lines(BLOCK * sizeof(int32_t));
     return c;
 }
@@ -60,7 +62,7 @@ static scratch scratch_of(const run_w *r, int thread)
 {
     char *p = r->workspace + (size_t)thread * r->c.thread_bytes;
     scratch s;
-    s.a = take(&p, (size_t)(r->c.k_tiles * GEMM_MR * BLOCK) * sizeof(real));
+    s.a = take(&p, (size_t)(r->c.k_tiles * A_TILE) * sizeof(real));
     s.b = take(&p, BLOCK * GEMM_NR * sizeof(real));
     s.dy = take(&p, (BLOCK + AHEAD) * sizeof(real *));
     s.x0 = take(&p, (BLOCK + AHEAD) * sizeof(real *));
@@ -104,7 +106,7 @@ static void pack_dy(const scratch *s, int64_t k0, int64_t k1, int64_t count)
         real *tile = s->a;
         for (int64_t q = q1; q < q2; q++)
             for (int64_t k = k0; k < k1; k += LINE) __builtin_prefetch(s->dy[q] + k);
-        for (int64_t k = k0; k < k1; k += GEMM_MR, tile += BLOCK * GEMM_MR) {
+        for (int64_t k = k0; k < k1; k += GEMM_MR, tile += A_TILE) {
             if (k + GEMM_MR <= k1) {
                 for (int64_t q = q0; q < q1; q++) memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
             } else {
@@ -183,7 +185,7 @@ static void sum_task(void *arg, int64_t block, int thread)
             pack_x(p, &s, j, stop, count, &tap);
             for (int64_t k = k0; k < k1; k += GEMM_MR) {
                 for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(partial + (k + i) * c->columns + j, 1);
-                gemm_outer_tile(s.a + (k - k0) * BLOCK, s.b, count, tile);
+                gemm_outer_tile(s.a + (k - k0) / GEMM_MR * A_TILE, s.b, count, tile);
                 add_tile(r, partial, tile, k, k1, j, stop, q == start);
             }
         }

@@ -72,10 +72,27 @@ static inline vreal apply_epilogue(const conv_epilogue *e, const gemm_row *row, 
     return v;
 }
 
+/* A whole tile without an epilogue, the common case. */
+static void add_whole_tile(const real *tile, const gemm_row *row, int64_t k, bool first)
+{
+    for (int r = 0; r < GEMM_MR; r++) {
+        real *y = row[r].y + k;
+        LGV_UNROLL
+        for (int v = 0; v < GEMM_NR; v += VL) {
+            vreal sum = v_load(tile + r * GEMM_NR + v);
+            v_store(y + v, first ? sum : v_add(v_load(y + v), sum));
+        }
+    }
+}
+
 /* Adds a tile to the rows it belongs to. first: they hold nothing yet; epilogue NULL: none, or more to come. */
 static void finish_tile(const real *tile, const gemm_row *row, int64_t rows, int64_t k, int64_t columns, bool first,
                         const conv_epilogue *epilogue)
 {
+    if (rows == GEMM_MR && columns == GEMM_NR && !epilogue) {
+        add_whole_tile(tile, row, k, first);
+        return;
+    }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t v = 0; v < columns; v += VL) {
             int64_t n = lgv_min_i64(VL, columns - v);
@@ -104,8 +121,10 @@ static void run_inner(const gemm_block *g, const inner_block *i, int64_t first, 
         const real *b = g->panels + p * g->panel_size + (i->tap * g->c + i->c) * GEMM_NR;
         for (int64_t m = 0; m < g->m; m += GEMM_MR) {
             const real *const *a = g->table + m * g->taps + i->tap * GEMM_MR;
+            int64_t rows = lgv_min_i64(GEMM_MR, g->m - m);
+            for (int64_t r = 0; r < rows; r++) __builtin_prefetch(g->row[m + r].y + p * GEMM_NR, 1);
             kernel(i->taps, i->n, a, i->c, b, tile);
-            finish_tile(tile, g->row + m, lgv_min_i64(GEMM_MR, g->m - m), p * GEMM_NR, columns, i->first,
+            finish_tile(tile, g->row + m, rows, p * GEMM_NR, columns, i->first,
                         i->last ? g->epilogue : NULL);
         }
     }
