@@ -133,6 +133,13 @@ static const char **normalise(int argc, const char **argv)
     return out;
 }
 
+/* popt's copy of an argument goes with its context; ours stays. */
+static const char *own(const char **args, const char *argument)
+{
+    while (*args && strcmp(*args, argument)) args++;
+    return *args;
+}
+
 static void print_help(const cli_command *self, poptContext context)
 {
     printf("langevin %s - %s\n\n", self->name, self->summary);
@@ -176,8 +183,9 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
         {"help", 'h', POPT_ARG_NONE, NULL, HELP, "this text", NULL},
         POPT_TABLEEND,
     };
-    /* The normalised copies stay for the life of the process: popt and the caller keep pointers into them. */
-    const char **args = normalise(argc, argv);
+    /* The normalised copies stay for the life of the process: the caller keeps pointers into them. */
+    static const char **args;
+    args = normalise(argc, argv);
     if (args && argc) args[0] = "langevin"; /* usage lines name the program, then the command */
     poptContext context = args ? poptGetContext("langevin", argc, args, all, 0) : NULL;
     if (!context) return cli_error(self, CLI_FAILED, "out of memory");
@@ -197,10 +205,9 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
     while (code < 0 && (argument = poptGetArg(context))) {
         if (*n == max_positional)
             code = cli_error(self, CLI_USAGE, "'%s' is one argument too many; see 'langevin %s --help'", argument, self->name);
-        else positional[(*n)++] = strdup(argument);
+        else positional[(*n)++] = own(args, argument);
     }
     poptFreeContext(context);
-    if (code >= 0) free(args);
     return code;
 }
 

@@ -113,8 +113,9 @@ static void right_text(const cli_progress *p, const char *extra, char line[LINE]
 static void left_text(const cli_progress *p, char line[LINE])
 {
     double share = p->total > 0 ? (double)p->done / (double)p->total : 1;
-    snprintf(line, LINE, "%s %lld/%lld %3.0f%%", p->label, (long long)p->done, (long long)p->total,
-             floor(100 * share));
+    int digits = snprintf(NULL, 0, "%lld", (long long)p->total);
+    snprintf(line, LINE, "%s %*lld/%lld %3.0f%%", p->label, digits, (long long)p->done,
+             (long long)p->total, floor(100 * share));
 }
 
 /* Takes the last part off ("a  b  c" becomes "a  b"). */
@@ -151,14 +152,15 @@ static void draw(cli_progress *p, const char *extra)
     int room = columns() - 1;
     left_text(p, left);
     right_text(p, extra, right);
-    while (*right && (int)(strlen(left) + strlen(right)) + 4 + BAR_LEAST > room) shorten(right);
-    int width = room - (int)(strlen(left) + strlen(right)) - 4;
+    int width = room / 4 < BAR_LEAST ? BAR_LEAST : room / 4 > BAR_MOST ? BAR_MOST : room / 4;
+    while (*right && (int)(strlen(left) + strlen(right)) + 4 + width > room) shorten(right);
+    if ((int)(strlen(left) + strlen(right)) + 4 + width > room) width = 0;
     fputs("\r\033[K", stdout);
     if (width < 1) {
         printf("%.*s", room > 0 ? room : 0, left);
     } else {
         printf("%s  ", left);
-        put_bar(p, width > BAR_MOST ? BAR_MOST : width);
+        put_bar(p, width);
         printf("  %s", right);
     }
     fflush(stdout);

@@ -30,6 +30,7 @@ typedef struct job {
     int64_t first;      /* step at the start */
     double warm;        /* clock after the first step, 0 before */
     int64_t warm_steps; /* steps since */
+    double timed;       /* seconds per step, 0 before it is known */
     double start, loss; /* clock; smoothed loss, weighted sum over `weight` */
     double weight;
     char sampled[512]; /* the newest grid */
@@ -323,11 +324,9 @@ static void print_chosen(const job *j)
     fflush(stdout);
 }
 
-/* Seconds per step, once a few steps after the first (which warms caches up) were timed. */
-static void print_speed(job *j, int64_t left)
+static void print_speed(double seconds, int64_t left)
 {
     char each[32], all[32], at[32] = "";
-    double seconds = (cli_now() - j->warm) / (double)j->warm_steps;
     time_t end = time(NULL) + (time_t)(seconds * (double)left);
     struct tm tm;
     if (localtime_r(&end, &tm)) strftime(at, sizeof at, "%a %d %b %H:%M", &tm);
@@ -349,6 +348,21 @@ static void extra_text(const job *j, const lgv_train_report *r, char text[128])
         snprintf(text + n, 128 - n, "  %lld skipped", (long long)r->skipped_updates);
 }
 
+/* The first step warms caches up; the next ones, for two seconds, are timed. */
+static void measure_speed(job *j, const lgv_train_report *r, int64_t left)
+{
+    double now = cli_now();
+    if (!j->warm) {
+        j->warm = now;
+        j->start = now - r->seconds;
+        if (!left) j->timed = r->seconds;
+    } else {
+        j->warm_steps++;
+        if (now - j->warm > 2 || j->warm_steps >= 20 || !left)
+            j->timed = (now - j->warm) / (double)j->warm_steps;
+    }
+}
+
 static void stepped(job *j, const lgv_train_report *r)
 {
     char extra[128];
@@ -359,16 +373,10 @@ static void stepped(job *j, const lgv_train_report *r)
         j->loss = keep * j->loss + r->loss;
         j->weight = keep * j->weight + 1;
     }
-    double now = cli_now();
-    if (!j->warm) {
-        j->warm = now;
-        j->start = now - r->seconds;
-    } else {
-        j->warm_steps++;
-    }
     int64_t left = t.options.max_train_steps - r->step;
-    if (!j->begun && j->warm_steps && (now - j->warm > 2 || j->warm_steps >= 20 || !left)) {
-        print_speed(j, left);
+    if (!j->begun) measure_speed(j, r, left);
+    if (!j->begun && j->timed > 0) {
+        print_speed(j->timed, left);
         cli_progress_begin(&j->progress, "training", "it/s", 1, r->step, t.options.max_train_steps);
         j->begun = true;
     }
@@ -444,8 +452,8 @@ static void print_done(const job *j)
     char time_text[32];
     lgv_trainer_describe(j->trainer, &t);
     if (j->warm)
-        printf("done: %lld steps in %s, loss %.4g\n", (long long)(t.step - j->first),
-               cli_duration(cli_now() - j->start, time_text),
+        printf("done: %lld step%s in %s, loss %.4g\n", (long long)(t.step - j->first),
+               t.step - j->first == 1 ? "" : "s", cli_duration(cli_now() - j->start, time_text),
                j->weight > 0 ? j->loss / j->weight : NAN);
     else
         printf("nothing to do: the run has its %lld steps; more with --max-train-steps\n",
