@@ -65,6 +65,6 @@ void cli_print_word(const char *word);
 /* --- Signals ------------------------------------------------------------------------------------------ */
 /* After this the first SIGINT, SIGTERM or SIGHUP only sets a flag; a second one exits at once. */
 void cli_catch_signals(void);
-int cli_signal(void); /* the signal received, 0 none */
+int cli_signal(void); /* the signal received, SIGPIPE when stdout takes no more, 0 none */
 
 #endif

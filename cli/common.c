@@ -268,9 +268,10 @@ void cli_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    signal(SIGPIPE, SIG_IGN); /* seen as an error of stdout, below: there is work to save first */
 }
 
 int cli_signal(void)
 {
-    return received;
+    return received ? received : ferror(stdout) ? SIGPIPE : 0;
 }

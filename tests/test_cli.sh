@@ -178,6 +178,13 @@ same b/$last/optimizer.safetensors c/$last/optimizer.safetensors
 [ "$(steps b)" = $((at + 5)) ] || fail "the log of the resumed run has not one line for each step"
 pass
 
+# A reader that goes away stops the run as a signal does.
+"$langevin" $train --output p --max-train-steps 1000000 2>err.txt | head -n 3 >out.txt
+code=${PIPESTATUS[0]}
+[ "$code" = 141 ] || fail "nobody reads: exit code $code, expected 141"
+[ -e "$(echo p/checkpoint-*/trainer.json)" ] || fail "nobody reads: nothing was saved"
+pass; pass
+
 # ---- not a number ----
 refuse 1 "not finite in 10 steps in a row.*last good checkpoint is c/$last.*learning-rate" \
     $train --output c --resume-from-checkpoint latest --learning-rate 9e5 --max-grad-norm 0 --max-train-steps 1000
