@@ -14,9 +14,11 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {4, 32, 128, 128, 3, 1}, {4, 16, 256, 256, 3, 1}, {32, 32, 64, 64, 3, 1}, {4, 8, 512, 512, 3, 1}, {4, 4, 256, 256, 3, 1},
-    {4, 32, 3, 128, 3, 1},   {4, 32, 128, 3, 3, 1},   {4, 32, 128, 128, 3, 2}, {4, 16, 512, 256, 1, 1}, {64, 8, 384, 1536, 1, 1},
-    {32, 28, 1, 32, 3, 1},   {32, 28, 32, 32, 3, 1},  {32, 14, 64, 64, 3, 1}, {32, 1, 128, 512, 1, 1},
+    {4, 32, 128, 128, 3, 1},  {4, 16, 256, 256, 3, 1}, {32, 32, 64, 64, 3, 1},
+    {4, 8, 512, 512, 3, 1},   {4, 4, 256, 256, 3, 1},  {4, 32, 3, 128, 3, 1},
+    {4, 32, 128, 3, 3, 1},    {4, 32, 128, 128, 3, 2}, {4, 16, 512, 256, 1, 1},
+    {64, 8, 384, 1536, 1, 1}, {32, 28, 1, 32, 3, 1},   {32, 28, 32, 32, 3, 1},
+    {32, 14, 64, 64, 3, 1},   {32, 1, 128, 512, 1, 1},
 };
 
 static double now(void)
@@ -49,11 +51,17 @@ static double rate(lgv_device *d, const shape *s, int pass, const char *name)
 {
     static const lgv_opcode ops[] = {LGV_OP_conv2d, LGV_OP_conv2d_grad_x, LGV_OP_conv2d_grad_w};
     int64_t out = (s->hw + 2 * (s->window / 2) - s->window) / s->stride + 1;
-    lgv_tensor x = tensor(d, (int64_t[]){s->n, s->hw, s->hw, s->c}), y = tensor(d, (int64_t[]){s->n, out, out, s->k});
+    lgv_tensor x = tensor(d, (int64_t[]){s->n, s->hw, s->hw, s->c}),
+               y = tensor(d, (int64_t[]){s->n, out, out, s->k});
     lgv_tensor w = tensor(d, (int64_t[]){s->k, s->c, s->window, s->window});
     int p = s->window / 2;
     lgv_attr_conv attr = {.stride = s->stride, .pad = {p, p, p, p}};
-    lgv_call c = {.op = ops[pass], .attr = &attr, .n_in = 2, .n_out = 1, .threads = d->threads, .pool = d->pool};
+    lgv_call c = {.op = ops[pass],
+                  .attr = &attr,
+                  .n_in = 2,
+                  .n_out = 1,
+                  .threads = d->threads,
+                  .pool = d->pool};
     c.in[0] = pass == 1 ? y : x;
     c.in[1] = pass == 2 ? y : w;
     c.out[0] = pass == 0 ? y : pass == 1 ? x : w;
@@ -87,11 +95,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_conv: %s\n", err.text);
         return 1;
     }
-    printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n", lgv_device_name(d), d->threads);
+    printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n",
+           lgv_device_name(d), d->threads);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const shape *s = &shapes[i];
-        printf("%3d x %4d -> %4d @ %2d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw, s->window, s->window, s->stride);
-        for (int pass = 0; pass < 3; pass++) printf(" %7.1f", rate(d, s, pass, argc > 3 ? argv[3] : NULL));
+        printf("%3d x %4d -> %4d @ %2d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw,
+               s->window, s->window, s->stride);
+        for (int pass = 0; pass < 3; pass++)
+            printf(" %7.1f", rate(d, s, pass, argc > 3 ? argv[3] : NULL));
         printf("\n");
     }
     lgv_device_free(d);

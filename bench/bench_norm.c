@@ -15,8 +15,9 @@ typedef struct shape {
     int groups;
 } shape;
 
-static const shape shapes[] = {{32, 28, 32, 32}, {32, 32, 64, 32},  {32, 32, 128, 32}, {32, 16, 256, 32},
-                               {4, 64, 128, 32}, {1, 128, 128, 32}, {32, 8, 512, 32},  {32, 32, 96, 32}};
+static const shape shapes[] = {{32, 28, 32, 32},  {32, 32, 64, 32}, {32, 32, 128, 32},
+                               {32, 16, 256, 32}, {4, 64, 128, 32}, {1, 128, 128, 32},
+                               {32, 8, 512, 32},  {32, 32, 96, 32}};
 
 typedef struct bench {
     lgv_device *d;
@@ -70,7 +71,8 @@ static void measure(bench *b, const char *what, double memory)
         best = t < best ? t : best;
     }
     const double bytes = memory * (double)b->elements * 4;
-    printf(" %s %5.1f GB/s %5.2f ns/el |", what, bytes / best * 1e-9, best * 1e9 / (double)b->elements);
+    printf(" %s %5.1f GB/s %5.2f ns/el |", what, bytes / best * 1e-9,
+           best * 1e9 / (double)b->elements);
     b->d->free(b->d, b->c.workspace);
     b->c.workspace = NULL;
 }
@@ -88,10 +90,18 @@ static void bench_shape(lgv_device *d, const shape *s)
     const lgv_attr_norm norm = {s->groups, 1e-5, LGV_ACT_SILU};
     const lgv_attr_act act = {LGV_ACT_SILU};
     lgv_tensor x = tensor(&b, 4, dim), dy = tensor(&b, 4, dim), y = tensor(&b, 4, dim);
-    lgv_tensor gamma = tensor(&b, 1, &s->c), beta = tensor(&b, 1, &s->c), row = tensor(&b, 2, (int64_t[]){s->n, s->c});
-    lgv_tensor mean = tensor(&b, 2, stats), rstd = tensor(&b, 2, stats), dgamma = tensor(&b, 1, &s->c), dbeta = tensor(&b, 1, &s->c);
-    printf("%3lldx%lldx%lldx%lld:", (long long)s->n, (long long)s->hw, (long long)s->hw, (long long)s->c);
-    b.c = (lgv_call){.op = LGV_OP_affine, .attr = &(lgv_attr_affine){1, 0}, .n_in = 1, .n_out = 1, .in = {x}, .out = {y}};
+    lgv_tensor gamma = tensor(&b, 1, &s->c), beta = tensor(&b, 1, &s->c),
+               row = tensor(&b, 2, (int64_t[]){s->n, s->c});
+    lgv_tensor mean = tensor(&b, 2, stats), rstd = tensor(&b, 2, stats),
+               dgamma = tensor(&b, 1, &s->c), dbeta = tensor(&b, 1, &s->c);
+    printf("%3lldx%lldx%lldx%lld:", (long long)s->n, (long long)s->hw, (long long)s->hw,
+           (long long)s->c);
+    b.c = (lgv_call){.op = LGV_OP_affine,
+                     .attr = &(lgv_attr_affine){1, 0},
+                     .n_in = 1,
+                     .n_out = 1,
+                     .in = {x},
+                     .out = {y}};
     measure(&b, "copy", 2);
     b.c = (lgv_call){.op = LGV_OP_add, .n_in = 2, .n_out = 1, .in = {x, dy}, .out = {y}};
     measure(&b, "add", 3);
@@ -101,17 +111,31 @@ static void bench_shape(lgv_device *d, const shape *s)
     measure(&b, "sum_rows", 1);
     b.c = (lgv_call){.op = LGV_OP_act, .attr = &act, .n_in = 1, .n_out = 1, .in = {x}, .out = {y}};
     measure(&b, "silu", 2);
-    b.c = (lgv_call){.op = LGV_OP_act_grad, .attr = &act, .n_in = 2, .n_out = 1, .in = {dy, x}, .out = {y}};
+    b.c = (lgv_call){
+        .op = LGV_OP_act_grad, .attr = &act, .n_in = 2, .n_out = 1, .in = {dy, x}, .out = {y}};
     measure(&b, "silu'", 3);
-    b.c = (lgv_call){.op = LGV_OP_group_norm, .attr = &norm, .n_in = 3, .n_out = 3, .in = {x, gamma, beta}, .out = {y, mean, rstd}};
+    b.c = (lgv_call){.op = LGV_OP_group_norm,
+                     .attr = &norm,
+                     .n_in = 3,
+                     .n_out = 3,
+                     .in = {x, gamma, beta},
+                     .out = {y, mean, rstd}};
     measure(&b, "norm", 2);
     b.c.op = LGV_OP_norm_modulate_act;
     measure(&b, "norm+silu", 2);
-    b.c = (lgv_call){.op = LGV_OP_group_norm_grad, .attr = &norm, .n_in = 5, .n_out = 3,
-                     .in = {dy, x, gamma, mean, rstd}, .out = {y, dgamma, dbeta}};
+    b.c = (lgv_call){.op = LGV_OP_group_norm_grad,
+                     .attr = &norm,
+                     .n_in = 5,
+                     .n_out = 3,
+                     .in = {dy, x, gamma, mean, rstd},
+                     .out = {y, dgamma, dbeta}};
     measure(&b, "norm'", 3);
-    b.c = (lgv_call){.op = LGV_OP_norm_modulate_act_grad, .attr = &norm, .n_in = 6, .n_out = 3,
-                     .in = {dy, x, gamma, beta, mean, rstd}, .out = {y, dgamma, dbeta}};
+    b.c = (lgv_call){.op = LGV_OP_norm_modulate_act_grad,
+                     .attr = &norm,
+                     .n_in = 6,
+                     .n_out = 3,
+                     .in = {dy, x, gamma, beta, mean, rstd},
+                     .out = {y, dgamma, dbeta}};
     measure(&b, "norm+silu'", 3);
     printf("\n");
     release(&b);
@@ -123,10 +147,14 @@ static void bench_adamw(lgv_device *d)
     const int64_t count = b.elements;
     lgv_tensor t[5];
     for (int i = 0; i < 5; i++) t[i] = tensor(&b, 1, &count);
-    memset(t[3].data, 0, (size_t)count * d->element_size(d, LGV_F32)); /* second moments are not negative */
+    memset(t[3].data, 0,
+           (size_t)count * d->element_size(d, LGV_F32)); /* second moments are not negative */
     lgv_tensor out = tensor(&b, 1, (int64_t[]){2});
     lgv_step step = {.scalar = {1e-4, 0.95, 0.999, 1e-8, 1e-6, 0.5, 0.5, 1.0, 0.999}};
-    b.c = (lgv_call){.op = LGV_OP_adamw, .n_out = 1, .out = {out}, .step = &step,
+    b.c = (lgv_call){.op = LGV_OP_adamw,
+                     .n_out = 1,
+                     .out = {out},
+                     .step = &step,
                      .range = {t[0].data, t[1].data, t[2].data, t[3].data, t[4].data, count, NULL}};
     printf("%lld parameters:", (long long)count);
     measure(&b, "adamw", 11);

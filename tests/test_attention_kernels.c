@@ -17,13 +17,17 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {2, 9, 9, 1, 12, true},   {1, 19, 19, 3, 8, false}, {2, 7, 5, 2, 5, false}, {1, 64, 77, 2, 40, false},
-    {1, 300, 130, 1, 16, false}, {1, 1, 1, 1, 4, false}, {2, 48, 48, 1, 320, true}, {3, 50, 33, 4, 64, false},
+    {2, 9, 9, 1, 12, true},    {1, 19, 19, 3, 8, false},    {2, 7, 5, 2, 5, false},
+    {1, 64, 77, 2, 40, false}, {1, 300, 130, 1, 16, false}, {1, 1, 1, 1, 4, false},
+    {2, 48, 48, 1, 320, true}, {3, 50, 33, 4, 64, false},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 static const char *const specs[] = {"cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64"};
 enum { SPECS = sizeof specs / sizeof *specs };
-static bool runs(const char *spec) { return !strcmp(spec, "cpu:f64") || lgv_cpu_has(spec + 4); }
+static bool runs(const char *spec)
+{
+    return !strcmp(spec, "cpu:f64") || lgv_cpu_has(spec + 4);
+}
 
 static int make_dim(const shape *s, int64_t length, int64_t *dim)
 {
@@ -57,13 +61,22 @@ static result run_case(const char *spec, int threads, const char *kernel, const 
     int64_t q_dim[4], k_dim[4], lse_dim[] = {s->n, s->heads, s->lq};
     int rank = make_dim(s, s->lq, q_dim);
     make_dim(s, s->lk, k_dim);
-    kernel_value q = kernel_value_new(d, rank, q_dim, slice, 0, 1), k = kernel_value_new(d, rank, k_dim, slice, 0, 2);
-    kernel_value v = kernel_value_new(d, rank, k_dim, slice, 0, 3), y = kernel_value_new(d, rank, q_dim, slice, 0, 4);
-    kernel_value dy = kernel_value_new(d, rank, q_dim, slice, 0, 5), lse = kernel_value_new(d, 3, lse_dim, 0, 0, 6);
-    kernel_value dq = kernel_value_new(d, rank, q_dim, slice, 0, 7), dk = kernel_value_new(d, rank, k_dim, slice, 0, 8);
+    kernel_value q = kernel_value_new(d, rank, q_dim, slice, 0, 1),
+                 k = kernel_value_new(d, rank, k_dim, slice, 0, 2);
+    kernel_value v = kernel_value_new(d, rank, k_dim, slice, 0, 3),
+                 y = kernel_value_new(d, rank, q_dim, slice, 0, 4);
+    kernel_value dy = kernel_value_new(d, rank, q_dim, slice, 0, 5),
+                 lse = kernel_value_new(d, 3, lse_dim, 0, 0, 6);
+    kernel_value dq = kernel_value_new(d, rank, q_dim, slice, 0, 7),
+                 dk = kernel_value_new(d, rank, k_dim, slice, 0, 8);
     kernel_value dv = kernel_value_new(d, rank, k_dim, 2 * slice, 0, 9);
     lgv_attr_attention attr = {.heads = (int)s->heads, .scale = 3 / sqrt((double)s->d)};
-    lgv_call c = {.op = LGV_OP_attention, .attr = &attr, .n_in = 3, .n_out = 2, .threads = threads, .pool = d->pool};
+    lgv_call c = {.op = LGV_OP_attention,
+                  .attr = &attr,
+                  .n_in = 3,
+                  .n_out = 2,
+                  .threads = threads,
+                  .pool = d->pool};
     c.in[0] = q.t;
     c.in[1] = k.t;
     c.in[2] = v.t;
@@ -72,22 +85,29 @@ static result run_case(const char *spec, int threads, const char *kernel, const 
     const lgv_kernel *forward = kernel_find(d, &c, kernel);
     assert_non_null(forward);
     kernel_run(d, forward, &c);
-    lgv_call g = {.op = LGV_OP_attention_grad, .attr = &attr, .n_in = 6, .n_out = 3, .threads = threads, .pool = d->pool};
+    lgv_call g = {.op = LGV_OP_attention_grad,
+                  .attr = &attr,
+                  .n_in = 6,
+                  .n_out = 3,
+                  .threads = threads,
+                  .pool = d->pool};
     lgv_tensor in[] = {q.t, k.t, v.t, y.t, lse.t, dy.t}, out[] = {dq.t, dk.t, dv.t};
     memcpy(g.in, in, sizeof in);
     memcpy(g.out, out, sizeof out);
     const lgv_kernel *backward = kernel_find(d, &g, kernel);
     assert_non_null(backward);
     kernel_run(d, backward, &g);
-    result r = {kernel_value_read(&y), kernel_value_read(&lse), kernel_value_read(&dq), kernel_value_read(&dk), kernel_value_read(&dv),
-                lgv_tensor_elements(&q.t), lgv_tensor_elements(&k.t), lgv_tensor_elements(&lse.t)};
+    result r = {kernel_value_read(&y),     kernel_value_read(&lse),    kernel_value_read(&dq),
+                kernel_value_read(&dk),    kernel_value_read(&dv),     lgv_tensor_elements(&q.t),
+                lgv_tensor_elements(&k.t), lgv_tensor_elements(&lse.t)};
     kernel_value *all[] = {&q, &k, &v, &y, &dy, &lse, &dq, &dk, &dv};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) kernel_value_free(all[i]);
     lgv_device_free(d);
     return r;
 }
 
-static void assert_near(const char *what, const float *a, const float *b, int64_t n, double tolerance)
+static void assert_near(const char *what, const float *a, const float *b, int64_t n,
+                        double tolerance)
 {
     double largest = 0, worst = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -95,7 +115,8 @@ static void assert_near(const char *what, const float *a, const float *b, int64_
         worst = e > worst || isnan(e) ? e : worst;
         largest = fmax(largest, fabs((double)a[i]));
     }
-    if (!(worst <= tolerance * largest)) print_error("%s: error %g, largest %g\n", what, worst, largest);
+    if (!(worst <= tolerance * largest))
+        print_error("%s: error %g, largest %g\n", what, worst, largest);
     assert_true(worst <= tolerance * largest);
 }
 
@@ -106,7 +127,8 @@ static void test_shapes(void **state)
         result want = run_case("cpu:f64", 1, "plain", &shapes[i], 0);
         for (int d = 0; d < SPECS; d++)
             for (int k = 0; k < 4 && runs(specs[d]); k++) {
-                result got = run_case(specs[d], 2, k & 1 ? "gemm" : "plain", &shapes[i], k & 2 ? 3 : 0);
+                result got =
+                    run_case(specs[d], 2, k & 1 ? "gemm" : "plain", &shapes[i], k & 2 ? 3 : 0);
                 double tolerance = strcmp(specs[d], "cpu:f64") ? 2e-5 : 1e-7;
                 assert_near("y", want.y, got.y, want.q_size, tolerance);
                 assert_near("lse", want.lse, got.lse, want.lse_size, tolerance);
@@ -122,7 +144,8 @@ static void test_shapes(void **state)
 
 static void assert_equal(const result *a, const result *b, const shape *s, int64_t pictures)
 {
-    size_t q = (size_t)(a->q_size / s->n * pictures) * sizeof(float), k = (size_t)(a->k_size / s->n * pictures) * sizeof(float);
+    size_t q = (size_t)(a->q_size / s->n * pictures) * sizeof(float),
+           k = (size_t)(a->k_size / s->n * pictures) * sizeof(float);
     assert_memory_equal(a->y, b->y, q);
     assert_memory_equal(a->dq, b->dq, q);
     assert_memory_equal(a->dk, b->dk, k);
@@ -137,8 +160,10 @@ static void test_bits(void **state)
         for (int i = 0; i < SHAPES && runs(specs[d]); i++) {
             shape single = shapes[i];
             single.n = 1;
-            result one = run_case(specs[d], 1, "gemm", &shapes[i], 0), two = run_case(specs[d], 2, "gemm", &shapes[i], 0);
-            result seven = run_case(specs[d], 7, "gemm", &shapes[i], 0), alone = run_case(specs[d], 2, "gemm", &single, 0);
+            result one = run_case(specs[d], 1, "gemm", &shapes[i], 0),
+                   two = run_case(specs[d], 2, "gemm", &shapes[i], 0);
+            result seven = run_case(specs[d], 7, "gemm", &shapes[i], 0),
+                   alone = run_case(specs[d], 2, "gemm", &single, 0);
             assert_equal(&one, &two, &shapes[i], shapes[i].n);
             assert_equal(&one, &seven, &shapes[i], shapes[i].n);
             assert_equal(&one, &alone, &shapes[i], 1);

@@ -35,7 +35,8 @@ static void dims(const shape *s, int64_t *x, int64_t *y, int64_t *w)
 }
 
 /* Runs one pass with one kernel on one device and returns the result in logical order. */
-static float *run_case(const char *spec, int threads, const char *kernel, const shape *s, int pass, const options *o)
+static float *run_case(const char *spec, int threads, const char *kernel, const shape *s, int pass,
+                       const options *o)
 {
     static const lgv_opcode conv[] = {LGV_OP_conv2d, LGV_OP_conv2d_grad_x, LGV_OP_conv2d_grad_w};
     static const lgv_opcode linear[] = {LGV_OP_linear, LGV_OP_linear_grad_x, LGV_OP_linear_grad_w};
@@ -47,12 +48,20 @@ static float *run_case(const char *spec, int threads, const char *kernel, const 
     lgv_attr_linear linear_attr = {.act = pass ? 0 : o->act};
     memcpy(attr.pad, s->pad, sizeof attr.pad);
     memcpy(attr.dim, pass == 1 ? x : w, sizeof attr.dim);
-    lgv_call c = {.op = (s->linear ? linear : conv)[pass], .attr = s->linear ? (void *)&linear_attr : (void *)&attr,
-                  .n_in = 2, .n_out = 1, .threads = threads, .pool = d->pool, .accumulate = o->accumulate && pass == 2};
-    kernel_value bx = kernel_value_new(d, 4, x, o->slice, o->halo, 1), by = kernel_value_new(d, 4, y, o->slice, 0, 2);
+    lgv_call c = {.op = (s->linear ? linear : conv)[pass],
+                  .attr = s->linear ? (void *)&linear_attr : (void *)&attr,
+                  .n_in = 2,
+                  .n_out = 1,
+                  .threads = threads,
+                  .pool = d->pool,
+                  .accumulate = o->accumulate && pass == 2};
+    kernel_value bx = kernel_value_new(d, 4, x, o->slice, o->halo, 1),
+                 by = kernel_value_new(d, 4, y, o->slice, 0, 2);
     kernel_value bw = kernel_value_new(d, s->linear ? 2 : 4, w, 0, 0, 3);
-    kernel_value bias = kernel_value_new(d, 1, &s->k, 0, 0, 4), row = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, o->slice, 0, 5);
-    kernel_value residual = kernel_value_new(d, 4, y, 2 * o->slice, 0, 6), gate = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, 0, 0, 7);
+    kernel_value bias = kernel_value_new(d, 1, &s->k, 0, 0, 4),
+                 row = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, o->slice, 0, 5);
+    kernel_value residual = kernel_value_new(d, 4, y, 2 * o->slice, 0, 6),
+                 gate = kernel_value_new(d, 2, (int64_t[]){s->n, s->k}, 0, 0, 7);
     kernel_value *result = pass == 0 ? &by : pass == 1 ? &bx : &bw;
     c.in[0] = pass == 1 ? by.t : bx.t;
     c.in[1] = pass == 2 ? by.t : bw.t;
@@ -84,9 +93,11 @@ static int64_t result_size(const shape *s, int pass)
     return r[0] * r[1] * r[2] * r[3];
 }
 
-static void compare(const char *spec, const char *kernel, const shape *s, int pass, const options *o)
+static void compare(const char *spec, const char *kernel, const shape *s, int pass,
+                    const options *o)
 {
-    float *want = run_case("cpu:f64", 2, "plain", s, pass, o), *got = run_case(spec, 2, kernel, s, pass, o);
+    float *want = run_case("cpu:f64", 2, "plain", s, pass, o),
+          *got = run_case(spec, 2, kernel, s, pass, o);
     assert_non_null(want);
     assert_non_null(got);
     int64_t n = result_size(s, pass);
@@ -96,19 +107,25 @@ static void compare(const char *spec, const char *kernel, const shape *s, int pa
         double e = fabs((double)want[i] - (double)got[i]);
         worst = e > worst || isnan(e) ? e : worst;
     }
-    double products = pass == 0 ? (double)(s->c * s->kh * s->kw) : pass == 1 ? (double)(s->k * s->kh * s->kw)
-                                                                               : (double)(s->n * s->h * s->w);
-    double tolerance = (strcmp(spec, "cpu:f64") ? 2e-6 * fmax(1, sqrt(products / 16)) : 1e-7) * largest;
+    double products = pass == 0   ? (double)(s->c * s->kh * s->kw)
+                      : pass == 1 ? (double)(s->k * s->kh * s->kw)
+                                  : (double)(s->n * s->h * s->w);
+    double tolerance =
+        (strcmp(spec, "cpu:f64") ? 2e-6 * fmax(1, sqrt(products / 16)) : 1e-7) * largest;
     if (!(worst <= tolerance))
-        print_error("%s %s pass %d [%d,%d,%d,%d]->%d %dx%d/%d: error %g, largest %g\n", spec, kernel, pass, (int)s->n, (int)s->h,
-                    (int)s->w, (int)s->c, (int)s->k, s->kh, s->kw, s->stride, worst, largest);
+        print_error("%s %s pass %d [%d,%d,%d,%d]->%d %dx%d/%d: error %g, largest %g\n", spec,
+                    kernel, pass, (int)s->n, (int)s->h, (int)s->w, (int)s->c, (int)s->k, s->kh,
+                    s->kw, s->stride, worst, largest);
     assert_true(worst <= tolerance);
     free(want);
     free(got);
 }
 
 static const char *const specs[] = {"cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64"};
-static bool runs(const char *spec) { return !strcmp(spec, "cpu:f64") || lgv_cpu_has(spec + 4); }
+static bool runs(const char *spec)
+{
+    return !strcmp(spec, "cpu:f64") || lgv_cpu_has(spec + 4);
+}
 
 static const shape shapes[] = {
     {2, 5, 7, 6, 9, 3, 3, 1, {1, 1, 1, 1}, false},
@@ -142,7 +159,8 @@ static void test_shapes(void **state)
         if (!runs(specs[d])) continue;
         for (int i = 0; i < SHAPES; i++)
             for (int pass = 0; pass < 3; pass++) {
-                options plain = {.epilogue = LGV_EPI_BIAS}, odd = {.epilogue = LGV_EPI_BIAS, .slice = 3, .accumulate = true};
+                options plain = {.epilogue = LGV_EPI_BIAS},
+                        odd = {.epilogue = LGV_EPI_BIAS, .slice = 3, .accumulate = true};
                 compare(specs[d], "plain", &shapes[i], pass, &odd);
                 compare(specs[d], "gemm", &shapes[i], pass, &plain);
                 compare(specs[d], "gemm", &shapes[i], pass, &odd);
@@ -159,7 +177,9 @@ static void test_epilogues(void **state)
     for (int d = 0; d < SPECS; d++)
         for (unsigned mask = 0; mask < 32 && runs(specs[d]); mask++)
             for (size_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
-                options o = {.epilogue = mask, .slice = (int)(mask % 3), .act = mask & LGV_EPI_ACT ? 1 + (int)(mask % 4) : 0};
+                options o = {.epilogue = mask,
+                             .slice = (int)(mask % 3),
+                             .act = mask & LGV_EPI_ACT ? 1 + (int)(mask % 4) : 0};
                 compare(specs[d], "gemm", &shapes[chosen[i]], 0, &o);
                 if (mask % 7 == 0) compare(specs[d], "plain", &shapes[chosen[i]], 0, &o);
             }
@@ -195,7 +215,8 @@ static void test_batches(void **state)
                 shape one = shapes[i], many = shapes[i];
                 one.n = 1;
                 many.n = 4;
-                float *a = run_case(specs[d], 2, "gemm", &one, pass, &o), *b = run_case(specs[d], 2, "gemm", &many, pass, &o);
+                float *a = run_case(specs[d], 2, "gemm", &one, pass, &o),
+                      *b = run_case(specs[d], 2, "gemm", &many, pass, &o);
                 assert_memory_equal(a, b, (size_t)result_size(&one, pass) * sizeof(float));
                 free(a);
                 free(b);

@@ -74,7 +74,8 @@ static void test_memory(void **state)
         assert_memory_equal(from, back, sizeof from);
         d->write(d, LGV_BF16, p, from, 5);
         d->read(d, LGV_BF16, back, p, 5);
-        assert_true(back[0] == 1.0f && back[1] == -2.5f && fabsf(back[2] - 0.1f) < 4e-4f && isinf(back[3]));
+        assert_true(back[0] == 1.0f && back[1] == -2.5f && fabsf(back[2] - 0.1f) < 4e-4f &&
+                    isinf(back[3]));
         d->free(d, p);
         lgv_device_free(d);
     }

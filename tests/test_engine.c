@@ -18,7 +18,11 @@
 enum { H = 8, C = 16, BATCH = 4, STEPS = 4 };
 
 static lgv_error err;
-#define OK(call) do { err.text[0] = 0; if (call) fail_msg("%s: %s", #call, err.text); } while (0)
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        err.text[0] = 0;                                                                           \
+        if (call) fail_msg("%s: %s", #call, err.text);                                             \
+    } while (0)
 
 static lgv_id conv(lgv_graph *g, const char *name, lgv_id x, int out, int k, int stride)
 {
@@ -38,7 +42,8 @@ static lgv_id linear(lgv_graph *g, const char *name, lgv_id x, int out)
     int64_t dim[4];
     int rank = lgv_shape(g, x, dim);
     lgv_graph_push(g, "%s", name);
-    lgv_id y = lgv_linear(g, x, lgv_param(g, "weight", 2, (int64_t[]){out, dim[rank - 1]}), lgv_param(g, "bias", 1, (int64_t[]){out}));
+    lgv_id y = lgv_linear(g, x, lgv_param(g, "weight", 2, (int64_t[]){out, dim[rank - 1]}),
+                          lgv_param(g, "bias", 1, (int64_t[]){out}));
     lgv_graph_pop(g);
     return y;
 }
@@ -49,17 +54,20 @@ static lgv_id norm(lgv_graph *g, const char *name, lgv_id x)
     int rank = lgv_shape(g, x, dim);
     int64_t c = dim[rank - 1];
     lgv_graph_push(g, "%s", name);
-    lgv_id y = lgv_group_norm(g, x, lgv_param(g, "weight", 1, &c), lgv_param(g, "bias", 1, &c), 4, 1e-5);
+    lgv_id y =
+        lgv_group_norm(g, x, lgv_param(g, "weight", 1, &c), lgv_param(g, "bias", 1, &c), 4, 1e-5);
     lgv_graph_pop(g);
     return y;
 }
 
-static lgv_id resnet(lgv_graph *g, const char *name, lgv_id x, lgv_id temb, int out, bool scale_shift, bool train)
+static lgv_id resnet(lgv_graph *g, const char *name, lgv_id x, lgv_id temb, int out,
+                     bool scale_shift, bool train)
 {
     lgv_graph_push(g, "%s", name);
     lgv_graph_block_begin(g);
     lgv_id h = conv(g, "conv1", lgv_act(g, norm(g, "norm1", x), LGV_ACT_SILU), out, 3, 1);
-    lgv_id t = linear(g, "time_emb_proj", lgv_act(g, temb, LGV_ACT_SILU), scale_shift ? 2 * out : out);
+    lgv_id t =
+        linear(g, "time_emb_proj", lgv_act(g, temb, LGV_ACT_SILU), scale_shift ? 2 * out : out);
     if (!scale_shift) h = lgv_add_row(g, h, t);
     h = norm(g, "norm2", h);
     if (scale_shift) h = lgv_modulate(g, h, lgv_slice(g, t, 0, out), lgv_slice(g, t, out, out));
@@ -80,7 +88,8 @@ static lgv_id attention(lgv_graph *g, lgv_id x)
     lgv_graph_push(g, "attn");
     lgv_graph_block_begin(g);
     lgv_id h = norm(g, "group_norm", x);
-    lgv_id y = lgv_attention(g, linear(g, "to_q", h, C), linear(g, "to_k", h, C), linear(g, "to_v", h, C), 2, 1 / sqrt(8.0));
+    lgv_id y = lgv_attention(g, linear(g, "to_q", h, C), linear(g, "to_k", h, C),
+                             linear(g, "to_v", h, C), 2, 1 / sqrt(8.0));
     y = lgv_add(g, linear(g, "to_out", y, C), x);
     lgv_graph_block_end(g);
     lgv_graph_pop(g);
@@ -90,7 +99,8 @@ static lgv_id attention(lgv_graph *g, lgv_id x)
 static lgv_id network(lgv_graph *g, lgv_id x, int n, bool train)
 {
     lgv_id temb = lgv_timestep_embedding(g, lgv_step_row(g, n, LGV_FIELD_T), C, 1, 0);
-    temb = linear(g, "linear_2", lgv_act(g, linear(g, "linear_1", temb, 2 * C), LGV_ACT_SILU), 2 * C);
+    temb =
+        linear(g, "linear_2", lgv_act(g, linear(g, "linear_1", temb, 2 * C), LGV_ACT_SILU), 2 * C);
     lgv_id skip = conv(g, "conv_in", x, C, 3, 1);
     lgv_id h = resnet(g, "down", skip, temb, C, false, train);
     lgv_id skip2 = h;
@@ -107,7 +117,8 @@ static lgv_graph *training_graph(int n)
     lgv_graph *g = lgv_graph_new();
     lgv_id x0 = lgv_input(g, "x0", LGV_F32, 4, (int64_t[]){n, H, H, 3});
     lgv_id noise = lgv_random_normal(g, 4, (int64_t[]){n, H, H, 3}, lgv_rng_stream("noise"));
-    lgv_id xt = lgv_row_axpby(g, x0, noise, lgv_step_row(g, n, LGV_FIELD_COEF), lgv_step_row(g, n, LGV_FIELD_COEF + 1));
+    lgv_id xt = lgv_row_axpby(g, x0, noise, lgv_step_row(g, n, LGV_FIELD_COEF),
+                              lgv_step_row(g, n, LGV_FIELD_COEF + 1));
     lgv_id pred = network(g, xt, n, true);
     lgv_id rows = lgv_mse_rows(g, pred, noise);
     lgv_id loss = lgv_weighted_sum(g, rows, lgv_step_row(g, n, LGV_FIELD_WEIGHT));
@@ -173,10 +184,15 @@ static double micro_step(trainer *t, int step, int first, float poison)
     float x[BATCH * H * H * 3];
     lgv_step *s = lgv_plan_step(t->plan);
     for (int n = 0; n < t->rows; n++) {
-        lgv_rng_key key = {.seed = 1, .stream = 77, .sample = (uint64_t)(first + n), .step = (uint64_t)step};
+        lgv_rng_key key = {
+            .seed = 1, .stream = 77, .sample = (uint64_t)(first + n), .step = (uint64_t)step};
         lgv_rng_normal(&key, 0, H * H * 3, x + n * H * H * 3);
-        s->row[n] = (lgv_row){.seed = 3, .sample = (uint64_t)(first + n), .step = (uint64_t)step,
-                              .t = (float)((first + n) * 200 + step), .weight = 1.0f / BATCH, .partner = -1,
+        s->row[n] = (lgv_row){.seed = 3,
+                              .sample = (uint64_t)(first + n),
+                              .step = (uint64_t)step,
+                              .t = (float)((first + n) * 200 + step),
+                              .weight = 1.0f / BATCH,
+                              .partner = -1,
                               .coef = {0.8f, 0.6f}};
     }
     x[5] += poison;
@@ -227,7 +243,8 @@ static float *train(int threads, int rows, const lgv_plan_options *options, int6
     trainer t;
     trainer_make(&t, threads, rows, options);
     for (int step = 0; step < STEPS; step++) {
-        for (int first = 0; first < BATCH; first += rows) assert_true(isfinite(micro_step(&t, step, first, 0)));
+        for (int first = 0; first < BATCH; first += rows)
+            assert_true(isfinite(micro_step(&t, step, first, 0)));
         assert_true(update(&t, step) > 0);
     }
     float *ema = read_set(t.store, "ema", n);
@@ -392,7 +409,9 @@ static void test_two_plans(void **state)
     for (int i = 0; i < 2; i++) {
         int rows = i ? 1 : BATCH;
         lgv_graph *g = lgv_graph_new();
-        lgv_graph_output(g, network(g, lgv_input(g, "x", LGV_F32, 4, (int64_t[]){rows, H, H, 3}), rows, false), "y");
+        lgv_graph_output(
+            g, network(g, lgv_input(g, "x", LGV_F32, 4, (int64_t[]){rows, H, H, 3}), rows, false),
+            "y");
         lgv_program program = {"sample", g};
         OK(lgv_plan_new(t.store, 1, &program, &ema, &sampler[i], &err));
         lgv_graph_free(g);
@@ -477,10 +496,11 @@ static void test_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),     cmocka_unit_test(test_recompute),      cmocka_unit_test(test_check_mode),
-        cmocka_unit_test(test_accumulation), cmocka_unit_test(test_passes),        cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_first_bad_node), cmocka_unit_test(test_two_plans),   cmocka_unit_test(test_budget),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_threads),        cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_check_mode),     cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_passes),         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_first_bad_node), cmocka_unit_test(test_two_plans),
+        cmocka_unit_test(test_budget),         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

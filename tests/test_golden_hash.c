@@ -40,7 +40,12 @@ static void parameters_of_every_kind(void **state)
     free(stored);
     lgv_safetensors_close(f);
 
-    struct { const char *name; int rank; int64_t dim[4]; float last; } cases[] = {
+    struct {
+        const char *name;
+        int rank;
+        int64_t dim[4];
+        float last;
+    } cases[] = {
         {"conv_in.weight", 4, {2, 3, 3, 3}, -0.0499589741f},
         {"mid_block.attentions.0.to_k.weight", 2, {6, 5}, -0.178100571f},
         {"conv_norm_out.weight", 1, {7}, 0.966815472f},

@@ -16,9 +16,9 @@
 #include "op/op.h"
 
 static lgv_error err;
-#define OK(call) \
-    do { \
-        if (call) fail_msg("%s", err.text); \
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        if (call) fail_msg("%s", err.text);                                                        \
     } while (0)
 
 typedef struct rig {
@@ -56,14 +56,19 @@ static void fill(float *x, int64_t n, uint64_t seed)
 
 static const char *const levels[] = {"cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64"};
 enum { LEVELS = 4 };
-static bool has_level(int i) { return i == 0 || i == 3 || lgv_cpu_has(levels[i] + 4); }
+static bool has_level(int i)
+{
+    return i == 0 || i == 3 || lgv_cpu_has(levels[i] + 4);
+}
 
 /* --- Embeddings ------------------------------------------------------------------------------------ */
 /* diffusers 0.40 get_timestep_embedding(37, 8) with flip and shift 0, and without flip and shift 1. */
 static void timestep_embedding_is_diffusers(void **state)
 {
-    static const float flipped[8] = {.7654141f, -.8481001f, .9323273f, .9993156f, -.6435381f, -.529836f, .3616154f, .03699156f};
-    static const float plain[8] = {-.6435381f, .9892747f, .0796297f, .003699991f, .7654141f, -.146067f, .9968245f, .9999931f};
+    static const float flipped[8] = {.7654141f,  -.8481001f, .9323273f, .9993156f,
+                                     -.6435381f, -.529836f,  .3616154f, .03699156f};
+    static const float plain[8] = {-.6435381f, .9892747f, .0796297f, .003699991f,
+                                   .7654141f,  -.146067f, .9968245f, .9999931f};
     for (int level = 0; level < LEVELS; level++) {
         if (!has_level(level)) continue;
         rig t = {.g = lgv_graph_new()};
@@ -76,7 +81,8 @@ static void timestep_embedding_is_diffusers(void **state)
         OK(lgv_plan_write(t.plan, "t", (const float[]){37}, 1, &err));
         OK(lgv_plan_run(t.plan, NULL, &err));
         OK(lgv_plan_read(t.plan, "flipped", y, 8, &err));
-        for (int i = 0; i < 8; i++) assert_true(fabsf(y[i] - flipped[i]) <= 2e-6f); /* 37 radians in float: 4e-6 apart */
+        for (int i = 0; i < 8; i++)
+            assert_true(fabsf(y[i] - flipped[i]) <= 2e-6f); /* 37 radians in float: 4e-6 apart */
         OK(lgv_plan_read(t.plan, "plain", y, 8, &err));
         for (int i = 0; i < 8; i++) assert_true(fabsf(y[i] - plain[i]) <= 2e-6f);
         rig_drop(&t);
@@ -87,7 +93,8 @@ static void index_outside_is_nan(void **state)
 {
     rig t = {.g = lgv_graph_new()};
     const int64_t table[2] = {3, 5}, n = 4;
-    lgv_id y = lgv_embedding(t.g, lgv_input(t.g, "table", LGV_F32, 2, table), lgv_input(t.g, "index", LGV_I32, 1, &n));
+    lgv_id y = lgv_embedding(t.g, lgv_input(t.g, "table", LGV_F32, 2, table),
+                             lgv_input(t.g, "index", LGV_I32, 1, &n));
     lgv_graph_output(t.g, y, "y");
     rig_plan(&t, "cpu", 1);
     float rows[15], out[20];
@@ -102,7 +109,8 @@ static void index_outside_is_nan(void **state)
 }
 
 /* --- FIR resampling against its definition (upfirdn2d with up, down and pad) ------------------------- */
-static double fir_direct(const float *x, int64_t h, int64_t w, int up, int down, int pad, double gain, int64_t oy, int64_t ox)
+static double fir_direct(const float *x, int64_t h, int64_t w, int up, int down, int pad,
+                         double gain, int64_t oy, int64_t ox)
 {
     static const double k[4] = {1, 3, 3, 1};
     double sum = 0;
@@ -133,10 +141,12 @@ static void fir_is_upfirdn(void **state)
         OK(lgv_plan_read(t.plan, "up", up, 120, &err));
         OK(lgv_plan_read(t.plan, "down", down, 6, &err));
         for (int64_t i = 0; i < 120; i++) {
-            assert_true(fabs((double)up[i] - fir_direct(x, h, w, 2, 1, 2, 4, i / 10, i % 10)) <= 1e-6);
+            assert_true(fabs((double)up[i] - fir_direct(x, h, w, 2, 1, 2, 4, i / 10, i % 10)) <=
+                        1e-6);
         }
         for (int64_t i = 0; i < 6; i++) {
-            assert_true(fabs((double)down[i] - fir_direct(x, h, w, 1, 2, 1, 1, i / 2, i % 2)) <= 1e-6);
+            assert_true(fabs((double)down[i] - fir_direct(x, h, w, 1, 2, 1, 1, i / 2, i % 2)) <=
+                        1e-6);
         }
         rig_drop(&t);
     }
@@ -156,7 +166,8 @@ static void large_mean_keeps_variance(void **state)
         if (!has_level(level)) continue;
         rig t = {.g = lgv_graph_new()};
         lgv_id in = lgv_input(t.g, "x", LGV_F32, 4, dim);
-        lgv_id out = lgv_group_norm(t.g, in, lgv_input(t.g, "gamma", LGV_F32, 1, &c), lgv_input(t.g, "beta", LGV_F32, 1, &c), 3, 0);
+        lgv_id out = lgv_group_norm(t.g, in, lgv_input(t.g, "gamma", LGV_F32, 1, &c),
+                                    lgv_input(t.g, "beta", LGV_F32, 1, &c), 3, 0);
         lgv_graph_output(t.g, out, "y");
         rig_plan(&t, levels[level], 2);
         OK(lgv_plan_write(t.plan, "x", x, COUNT, &err));
@@ -168,10 +179,12 @@ static void large_mean_keeps_variance(void **state)
             double mean = 0, square = 0;
             for (int i = 0; i < COUNT; i++) mean += i % C / 4 == g ? (double)x[i] : 0;
             mean /= COUNT / 3;
-            for (int i = 0; i < COUNT; i++) square += i % C / 4 == g ? ((double)x[i] - mean) * ((double)x[i] - mean) : 0;
+            for (int i = 0; i < COUNT; i++)
+                square += i % C / 4 == g ? ((double)x[i] - mean) * ((double)x[i] - mean) : 0;
             const double rstd = 1 / sqrt(square / (COUNT / 3));
             for (int i = 0; i < COUNT; i++) {
-                if (i % C / 4 != g) continue; /* the mean itself is a float: 1000 * 2^-24 = 6e-5, over 0.58 */
+                if (i % C / 4 != g)
+                    continue; /* the mean itself is a float: 1000 * 2^-24 = 6e-5, over 0.58 */
                 assert_true(fabs((double)y[i] - ((double)x[i] - mean) * rstd) <= 2e-4);
             }
         }
@@ -182,7 +195,8 @@ static void large_mean_keeps_variance(void **state)
 }
 
 /* A row alone and inside a batch of five, on 1 and 3 threads: the same bits through norm, noise and dropout. */
-static void run_rows(int64_t n, int threads, const char *level, const float *x, uint64_t first, float *y)
+static void run_rows(int64_t n, int threads, const char *level, const float *x, uint64_t first,
+                     float *y)
 {
     enum { HW = 13, C = 40, ROW = HW * HW * C };
     const int64_t dim[4] = {n, HW, HW, C}, c = C;
@@ -198,7 +212,8 @@ static void run_rows(int64_t n, int threads, const char *level, const float *x, 
     lgv_graph_output(t.g, v, "y");
     rig_plan(&t, level, threads);
     for (int64_t i = 0; i < n; i++) {
-        lgv_plan_step(t.plan)->row[i] = (lgv_row){.seed = 11, .sample = first + (uint64_t)i, .step = 3};
+        lgv_plan_step(t.plan)->row[i] =
+            (lgv_row){.seed = 11, .sample = first + (uint64_t)i, .step = 3};
     }
     OK(lgv_plan_write(t.plan, "x", x, n * ROW, &err));
     OK(lgv_plan_write(t.plan, "gamma", gamma, C, &err));
@@ -211,7 +226,8 @@ static void run_rows(int64_t n, int threads, const char *level, const float *x, 
 static void row_does_not_depend_on_batch(void **state)
 {
     enum { ROW = 13 * 13 * 40 };
-    float *x = malloc(5 * ROW * sizeof *x), *all = malloc(5 * ROW * sizeof *all), *other = malloc(5 * ROW * sizeof *other);
+    float *x = malloc(5 * ROW * sizeof *x), *all = malloc(5 * ROW * sizeof *all),
+          *other = malloc(5 * ROW * sizeof *other);
     fill(x, 5 * ROW, 6);
     for (int level = 0; level < 3; level++) {
         if (!has_level(level)) continue;
@@ -256,7 +272,8 @@ static void sampler_step_follows_its_formula(void **state)
     for (int level = 0; level < LEVELS; level++) {
         if (!has_level(level)) continue;
         rig t = {.g = lgv_graph_new()};
-        lgv_id y = lgv_sampler_step(t.g, lgv_input(t.g, "x", LGV_F32, 4, dim), lgv_input(t.g, "out", LGV_F32, 4, dim),
+        lgv_id y = lgv_sampler_step(t.g, lgv_input(t.g, "x", LGV_F32, 4, dim),
+                                    lgv_input(t.g, "out", LGV_F32, 4, dim),
                                     lgv_input(t.g, "z", LGV_F32, 4, dim));
         lgv_graph_output(t.g, y, "next");
         lgv_graph_output(t.g, lgv_output_of(t.g, y, 1), "x0");
@@ -284,12 +301,15 @@ static void sampler_step_follows_its_formula(void **state)
         OK(lgv_plan_read(t.plan, "x0", x0, N * ROW, &err));
         for (int n = 0; n < N; n++) {
             double magnitude[ROW], limit = n == 0 ? 1e30 : 1, divisor = 1;
-            for (int i = 0; i < ROW; i++) magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * (double)out[n * ROW + i]);
+            for (int i = 0; i < ROW; i++)
+                magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * (double)out[n * ROW + i]);
             if (n == 3) limit = divisor = fmax(1, sorted_quantile(magnitude, ROW, 0.875));
             if (n == 3) assert_true(limit > 1.2); /* else the case shows nothing */
             for (int i = n * ROW; i < (n + 1) * ROW; i++) {
-                const double p = fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * (double)out[i])) / divisor;
-                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * (double)out[i] + (n == 2 ? 0 : 0.5 * (double)z[i]);
+                const double p =
+                    fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * (double)out[i])) / divisor;
+                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * (double)out[i] +
+                                    (n == 2 ? 0 : 0.5 * (double)z[i]);
                 assert_true(fabs((double)x0[i] - p) <= 1e-6);
                 assert_true(fabs((double)next[i] - want) <= 1e-6);
             }
@@ -322,7 +342,8 @@ static void non_finite_gradient_changes_nothing(void **state)
         OK(lgv_store_write(t.store, sets[i], 0, before, COUNT, &err));
     }
     lgv_step *step = lgv_plan_step(t.plan);
-    memcpy(step->scalar, (const double[]){1e-3, 0.9, 0.999, 1e-8, 1e-2, 0.1, 0.001, 1.0, 0.9}, 9 * sizeof(double));
+    memcpy(step->scalar, (const double[]){1e-3, 0.9, 0.999, 1e-8, 1e-2, 0.1, 0.001, 1.0, 0.9},
+           9 * sizeof(double));
     float norm[2];
     OK(lgv_plan_run(t.plan, NULL, &err));
     OK(lgv_plan_read(t.plan, "norm", norm, 2, &err));
@@ -343,9 +364,12 @@ static void non_finite_gradient_changes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(timestep_embedding_is_diffusers), cmocka_unit_test(index_outside_is_nan),
-        cmocka_unit_test(fir_is_upfirdn),                  cmocka_unit_test(large_mean_keeps_variance),
-        cmocka_unit_test(row_does_not_depend_on_batch),    cmocka_unit_test(sampler_step_follows_its_formula),
+        cmocka_unit_test(timestep_embedding_is_diffusers),
+        cmocka_unit_test(index_outside_is_nan),
+        cmocka_unit_test(fir_is_upfirdn),
+        cmocka_unit_test(large_mean_keeps_variance),
+        cmocka_unit_test(row_does_not_depend_on_batch),
+        cmocka_unit_test(sampler_step_follows_its_formula),
         cmocka_unit_test(non_finite_gradient_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

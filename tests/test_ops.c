@@ -27,7 +27,11 @@ typedef struct instance {
 } instance;
 
 static lgv_error err;
-#define OK(call) do { err.text[0] = 0; if (call) fail_msg("%s: %s", #call, err.text); } while (0)
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        err.text[0] = 0;                                                                           \
+        if (call) fail_msg("%s: %s", #call, err.text);                                             \
+    } while (0)
 
 static void graph_make(instance *t, const lgv_example *e, bool widen)
 {
@@ -53,7 +57,8 @@ static void outputs_make(instance *t, bool widen)
         lgv_id v = lgv_output_of(t->g, t->y, k);
         if (widen && lgv_val(t->g, v)->rank > 1) {
             lgv_id other = lgv_affine(t->g, v, 0, 1);
-            lgv_graph_output(t->g, lgv_concat(t->g, other, v), name); /* v is written into a wider buffer */
+            lgv_graph_output(t->g, lgv_concat(t->g, other, v),
+                             name); /* v is written into a wider buffer */
         } else {
             lgv_graph_output(t->g, v, name);
         }
@@ -65,8 +70,15 @@ static void fill_step(lgv_step *s)
 {
     for (int n = 0; n < s->rows; n++) {
         lgv_row *r = &s->row[n];
-        *r = (lgv_row){.seed = 7 + (uint64_t)n, .sample = (uint64_t)n, .step = 3, .t = 5.0f + 31.0f * (float)n, .weight = 0.5f,
-                       .label = n % 3, .index = (n + 1) % 3, .guidance = 2, .partner = -1};
+        *r = (lgv_row){.seed = 7 + (uint64_t)n,
+                       .sample = (uint64_t)n,
+                       .step = 3,
+                       .t = 5.0f + 31.0f * (float)n,
+                       .weight = 0.5f,
+                       .label = n % 3,
+                       .index = (n + 1) % 3,
+                       .guidance = 2,
+                       .partner = -1};
         for (int k = 0; k < LGV_COEFS; k++) r->coef[k] = 0.3f + 0.1f * (float)k + 0.05f * (float)n;
         r->coef[LGV_SAMPLE_THRESHOLD] = n % 2 ? 1.0f : 0.0f;
         r->coef[LGV_SAMPLE_THRESHOLD_RATIO] = 0.9f;
@@ -133,8 +145,10 @@ static void test_records(void **state)
         const lgv_op *r = lgv_op_record((lgv_opcode)op);
         assert_non_null(r->name);
         if (!r->doc || !r->doc[0]) fail_msg("%s has no doc line", r->name);
-        if (!r->grad && !(r->no_grad && r->no_grad[0])) fail_msg("%s has no gradient and does not say why", r->name);
-        if (r->grad && r->no_grad) fail_msg("%s has a gradient and a reason for having none", r->name);
+        if (!r->grad && !(r->no_grad && r->no_grad[0]))
+            fail_msg("%s has no gradient and does not say why", r->name);
+        if (r->grad && r->no_grad)
+            fail_msg("%s has a gradient and a reason for having none", r->name);
         bool exempt = (r->flags & (LGV_OP_LEAF | LGV_OP_EFFECT)) != 0;
         if (!exempt && !r->n_examples) fail_msg("%s has no examples", r->name);
     }
@@ -207,9 +221,11 @@ static void check_gradient(const lgv_op *r, const lgv_example *e)
     OK(lgv_graph_grad(t.g, 1, &y_id, &seed, n, wrt, out_grad, &err));
     lgv_graph_output(t.g, t.y, "y0");
     for (int i = 0; i < n; i++) {
-        if (grads[i] == LGV_NONE) fail_msg("%s (%s): no gradient reaches '%s'", r->name, e->name, t.name[which[i]]);
+        if (grads[i] == LGV_NONE)
+            fail_msg("%s (%s): no gradient reaches '%s'", r->name, e->name, t.name[which[i]]);
         if (!lgv_same_shape(lgv_val(t.g, grads[i]), lgv_val(t.g, wrt[i])))
-            fail_msg("%s (%s): the gradient of '%s' has another shape", r->name, e->name, t.name[which[i]]);
+            fail_msg("%s (%s): the gradient of '%s' has another shape", r->name, e->name,
+                     t.name[which[i]]);
         snprintf(name[i], sizeof name[i], "grad%d", i);
         lgv_graph_output(t.g, lgv_affine(t.g, grads[i], 1, 0), name[i]);
     }
@@ -218,7 +234,9 @@ static void check_gradient(const lgv_op *r, const lgv_example *e)
     fill_inputs(&t, false);
     for (int i = 0; i < n; i++) {
         double error = gradient_error(&t, t.name[which[i]], name[i]);
-        if (!(error <= 1e-6)) fail_msg("%s (%s): gradient of '%s' is off by %.2e", r->name, e->name, t.name[which[i]], error);
+        if (!(error <= 1e-6))
+            fail_msg("%s (%s): gradient of '%s' is off by %.2e", r->name, e->name, t.name[which[i]],
+                     error);
     }
     instance_drop(&t);
 }
@@ -255,7 +273,8 @@ static float *run_outputs(instance *t, int64_t *total)
     return data;
 }
 
-static void compare(const lgv_op *r, const char *what, const float *a, const float *b, int64_t n, bool exact)
+static void compare(const lgv_op *r, const char *what, const float *a, const float *b, int64_t n,
+                    bool exact)
 {
     double largest = 0, worst = 0, tolerance = exact ? 0 : r->tolerance > 0 ? r->tolerance : 1e-5;
     for (int64_t i = 0; i < n; i++) {
@@ -297,13 +316,18 @@ static void check_levels(const lgv_op *r, lgv_opcode op, const lgv_example *e, b
                 fill_inputs(&t, nan);
                 int64_t m;
                 float *got = run_outputs(&t, &m);
-                snprintf(what, sizeof what, "%s (%s), %s kernel %s, %d threads%s%s", r->name, e->name, spec, k->name, threads,
-                         widen ? ", strided" : "", nan ? ", NaN" : "");
-                if (first) compare(r, what, got, first, n, true);
-                else compare(r, what, got, want, n, false);
+                snprintf(what, sizeof what, "%s (%s), %s kernel %s, %d threads%s%s", r->name,
+                         e->name, spec, k->name, threads, widen ? ", strided" : "",
+                         nan ? ", NaN" : "");
+                if (first)
+                    compare(r, what, got, first, n, true);
+                else
+                    compare(r, what, got, want, n, false);
                 plan_drop(&t);
-                if (first) free(got);
-                else first = got;
+                if (first)
+                    free(got);
+                else
+                    first = got;
             }
             free(first);
         }

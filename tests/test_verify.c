@@ -18,7 +18,8 @@
 static int run(const char *reference, const char *more)
 {
     char command[4096];
-    snprintf(command, sizeof command, "'%s' verify '%s/model' --reference '%s' %s > /dev/null", LGV_PROGRAM, FOLDER, reference, more);
+    snprintf(command, sizeof command, "'%s' verify '%s/model' --reference '%s' %s > /dev/null",
+             LGV_PROGRAM, FOLDER, reference, more);
     int status = system(command);
     assert_true(WIFEXITED(status));
     return WEXITSTATUS(status);
@@ -52,7 +53,8 @@ static void damage(const char *path, const char *name, int64_t i, double delta)
             changed[i] += (float)(delta * largest);
             data = changed;
         }
-        assert_int_equal(lgv_safetensors_add(w, t->name, t->dtype, t->rank, t->dim, data, &err), LGV_OK);
+        assert_int_equal(lgv_safetensors_add(w, t->name, t->dtype, t->rank, t->dim, data, &err),
+                         LGV_OK);
     }
     assert_non_null(changed);
     assert_int_equal(lgv_safetensors_write(w, path, &err), LGV_OK);

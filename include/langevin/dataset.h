@@ -21,22 +21,24 @@ enum { LGV_OFF = -1 }; /* in options where 0 means "the default": switches the t
 typedef struct lgv_dataset lgv_dataset;
 
 typedef struct lgv_dataset_options {
-    int resolution;     /* 0: 32 when the median short side of up to 256 sampled pictures is <= 48, else 64 */
-    int channels;       /* 1 or 3; 0: 1 when all sampled pictures are grey, else 3 */
-    int center_crop;    /* the middle of the picture; else a random square of each */
-    int random_flip;    /* mirror each with probability 1/2 */
+    int resolution; /* 0: 32 when the median short side of up to 256 sampled pictures is <= 48, else 64 */
+    int channels;          /* 1 or 3; 0: 1 when all sampled pictures are grey, else 3 */
+    int center_crop;       /* the middle of the picture; else a random square of each */
+    int random_flip;       /* mirror each with probability 1/2 */
     uint8_t background[3]; /* under transparent pixels, when background_set */
-    int background_set; /* 0: white */
-    int strict;         /* a picture that cannot be decoded is an error */
-    size_t memory_limit; /* bytes of resized pictures to keep; 0: 1 GiB. The rest is kept in a temporary file */
-    int64_t validation; /* pictures held back; 0: none below 1,000, else min(5 %, 500); LGV_OFF: none.
+    int background_set;    /* 0: white */
+    int strict;            /* a picture that cannot be decoded is an error */
+    size_t
+        memory_limit; /* bytes of resized pictures to keep; 0: 1 GiB. The rest is kept in a temporary file */
+    int64_t
+        validation; /* pictures held back; 0: none below 1,000, else min(5 %, 500); LGV_OFF: none.
                            Where t10k-* files exist they are the validation pictures */
 } lgv_dataset_options;
 
 /* path: a folder of pictures (or holding train-images-idx3-ubyte[.gz]), or one IDX images file.
    options NULL: all defaults. Errors: nothing there, no pictures (says what was found), bad options. */
-LGV_API lgv_status lgv_dataset_open(const char *path, const lgv_dataset_options *options, lgv_dataset **out,
-                                    lgv_error *err);
+LGV_API lgv_status lgv_dataset_open(const char *path, const lgv_dataset_options *options,
+                                    lgv_dataset **out, lgv_error *err);
 LGV_API void lgv_dataset_free(lgv_dataset *data); /* after its trainers */
 
 LGV_API const char *lgv_dataset_path(const lgv_dataset *data);
@@ -70,7 +72,8 @@ LGV_API const char *lgv_dataset_fingerprint(const lgv_dataset *data);
    broken picture is replaced by the next readable one. *used (may be NULL) is the picture taken.
    Safe from several threads. */
 LGV_API lgv_status lgv_dataset_read(lgv_dataset *data, int validation, int64_t i, uint64_t seed,
-                                    uint64_t sample, uint8_t *pixels, int64_t *used, lgv_error *err);
+                                    uint64_t sample, uint8_t *pixels, int64_t *used,
+                                    lgv_error *err);
 /* Broken pictures found so far, each with the sentence that says why. Text is valid while data lives. */
 LGV_API int64_t lgv_dataset_skipped(lgv_dataset *data);
 LGV_API const char *lgv_dataset_skipped_at(lgv_dataset *data, int64_t i);

@@ -39,7 +39,8 @@ LGV_API void lgv_graph_block_begin(lgv_graph *g);
 LGV_API void lgv_graph_block_end(lgv_graph *g);
 
 /* Leaves. An input is written by the host before each run; name is unique within the graph. */
-LGV_API lgv_id lgv_input(lgv_graph *g, const char *name, lgv_dtype dtype, int rank, const int64_t *dim);
+LGV_API lgv_id lgv_input(lgv_graph *g, const char *name, lgv_dtype dtype, int rank,
+                         const int64_t *dim);
 /* A buffer of the store, `name` joined to the open scope. Asking twice for one name gives one value. */
 LGV_API lgv_id lgv_param(lgv_graph *g, const char *name, int rank, const int64_t *dim);
 /* The same, but never trained (it lies behind the trained ones in every set). */
@@ -59,12 +60,14 @@ LGV_API void lgv_assign(lgv_graph *g, const char *set, const char *name, lgv_id 
 /* Emits the backward pass: grads[i] becomes the gradient with respect to wrt[i] of
    sum_k <seed_k, seed_grad_k>; seed_grads NULL means ones (for one-element seeds). A value nothing
    depends on gets LGV_NONE. May be called several times, for any values. */
-LGV_API lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds, const lgv_id *seed_grads,
-                                  int n_wrt, const lgv_id *wrt, lgv_id *grads, lgv_error *err);
+LGV_API lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds,
+                                  const lgv_id *seed_grads, int n_wrt, const lgv_id *wrt,
+                                  lgv_id *grads, lgv_error *err);
 
 /* The gradient of the one-element value loss for every parameter that is trained, assigned to set `set` under the
    parameter's name. Parameters the loss does not depend on are left out. */
-LGV_API lgv_status lgv_graph_grad_params(lgv_graph *g, lgv_id loss, const char *set, lgv_error *err);
+LGV_API lgv_status lgv_graph_grad_params(lgv_graph *g, lgv_id loss, const char *set,
+                                         lgv_error *err);
 
 /* Every parameter of the graph, in the order of first use. */
 LGV_API int lgv_graph_params(const lgv_graph *g);

@@ -21,19 +21,22 @@ typedef enum lgv_act_kind {
 } lgv_act_kind;
 
 /* Elementwise. */
-LGV_API lgv_id lgv_add(lgv_graph *g, lgv_id a, lgv_id b);                       /* same shape */
-LGV_API lgv_id lgv_mul(lgv_graph *g, lgv_id a, lgv_id b);                       /* same shape */
-LGV_API lgv_id lgv_affine(lgv_graph *g, lgv_id x, double scale, double shift);  /* scale*x + shift */
+LGV_API lgv_id lgv_add(lgv_graph *g, lgv_id a, lgv_id b);                      /* same shape */
+LGV_API lgv_id lgv_mul(lgv_graph *g, lgv_id a, lgv_id b);                      /* same shape */
+LGV_API lgv_id lgv_affine(lgv_graph *g, lgv_id x, double scale, double shift); /* scale*x + shift */
 LGV_API lgv_id lgv_act(lgv_graph *g, lgv_id x, lgv_act_kind kind);
-LGV_API lgv_id lgv_cast(lgv_graph *g, lgv_id x, lgv_dtype dtype);               /* f32 <-> bf16, round to nearest even */
+LGV_API lgv_id lgv_cast(lgv_graph *g, lgv_id x,
+                        lgv_dtype dtype); /* f32 <-> bf16, round to nearest even */
 LGV_API lgv_id lgv_stop_gradient(lgv_graph *g, lgv_id x);
 
 /* Per row of the batch. s, a, b are [N]; no gradient flows to them (they come from the step block). */
-LGV_API lgv_id lgv_add_row(lgv_graph *g, lgv_id x, lgv_id v);                   /* x[N,H,W,C] + v[N,C] */
-LGV_API lgv_id lgv_row_scale(lgv_graph *g, lgv_id x, lgv_id s);                 /* s[n]*x */
-LGV_API lgv_id lgv_row_divide(lgv_graph *g, lgv_id x, lgv_id s);                /* x/s[n] */
-LGV_API lgv_id lgv_row_axpby(lgv_graph *g, lgv_id x, lgv_id y, lgv_id a, lgv_id b); /* a[n]*x + b[n]*y */
-LGV_API lgv_id lgv_modulate(lgv_graph *g, lgv_id x, lgv_id scale, lgv_id shift); /* x*(1+scale[N,C]) + shift[N,C] */
+LGV_API lgv_id lgv_add_row(lgv_graph *g, lgv_id x, lgv_id v);    /* x[N,H,W,C] + v[N,C] */
+LGV_API lgv_id lgv_row_scale(lgv_graph *g, lgv_id x, lgv_id s);  /* s[n]*x */
+LGV_API lgv_id lgv_row_divide(lgv_graph *g, lgv_id x, lgv_id s); /* x/s[n] */
+LGV_API lgv_id lgv_row_axpby(lgv_graph *g, lgv_id x, lgv_id y, lgv_id a,
+                             lgv_id b); /* a[n]*x + b[n]*y */
+LGV_API lgv_id lgv_modulate(lgv_graph *g, lgv_id x, lgv_id scale,
+                            lgv_id shift); /* x*(1+scale[N,C]) + shift[N,C] */
 
 /* Reductions. */
 LGV_API lgv_id lgv_sum_rows(lgv_graph *g, lgv_id x); /* [N,H,W,C] -> [C], over N,H,W */
@@ -51,44 +54,48 @@ LGV_API lgv_id lgv_linear(lgv_graph *g, lgv_id x, lgv_id w, lgv_id bias);
 
 /* Each group of C/groups channels of a row has mean 0 and variance 1 (biased, + eps), then
    * gamma[C] + beta[C] (arXiv 1803.08494, eq. 7). Outputs: y, mean[N,groups], rstd[N,groups]. */
-LGV_API lgv_id lgv_group_norm(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta, int groups, double eps);
+LGV_API lgv_id lgv_group_norm(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta, int groups,
+                              double eps);
 
 /* softmax(scale q k^T) v per head (arXiv 1706.03762, eq. 1). q [N,H,W,heads*d] (or [N,L,.]), k and v of
    equal shape with any number of positions. Outputs: y like q, lse[N,heads,L] (log-sum-exp). */
 LGV_API lgv_id lgv_attention(lgv_graph *g, lgv_id q, lgv_id k, lgv_id v, int heads, double scale);
 
 typedef enum lgv_resample_kind {
-    LGV_UP_NEAREST,  /* [N,H,W,C] -> [N,2H,2W,C] */
+    LGV_UP_NEAREST,   /* [N,H,W,C] -> [N,2H,2W,C] */
     LGV_DOWN_AVERAGE, /* -> [N,H/2,W/2,C] */
-    LGV_UP_FIR,      /* zeros inserted, kernel [1,3,3,1]x[1,3,3,1]/16, pad (2,1) (StyleGAN2, arXiv 1912.04958, app. B) */
-    LGV_DOWN_FIR,    /* kernel /64, pad (1,1), every second */
-    LGV_UP_FIR_REFLECT,  /* as the FIR ones, the border reflected (x[-1] = x[1], x[H] = x[H-2]) instead of zeros: */
+    LGV_UP_FIR, /* zeros inserted, kernel [1,3,3,1]x[1,3,3,1]/16, pad (2,1) (StyleGAN2, arXiv 1912.04958, app. B) */
+    LGV_DOWN_FIR, /* kernel /64, pad (1,1), every second */
+    LGV_UP_FIR_REFLECT, /* as the FIR ones, the border reflected (x[-1] = x[1], x[H] = x[H-2]) instead of zeros: */
     LGV_DOWN_FIR_REFLECT /* k-diffusion's samplers; H, W >= 2 */
 } lgv_resample_kind;
 LGV_API lgv_id lgv_resample(lgv_graph *g, lgv_id x, lgv_resample_kind kind);
 
 /* Channels. */
-LGV_API lgv_id lgv_concat(lgv_graph *g, lgv_id a, lgv_id b);                     /* [..,Ca] [..,Cb] -> [..,Ca+Cb] */
-LGV_API lgv_id lgv_slice(lgv_graph *g, lgv_id x, int64_t start, int64_t count);  /* channels start.. */
+LGV_API lgv_id lgv_concat(lgv_graph *g, lgv_id a, lgv_id b); /* [..,Ca] [..,Cb] -> [..,Ca+Cb] */
+LGV_API lgv_id lgv_slice(lgv_graph *g, lgv_id x, int64_t start,
+                         int64_t count); /* channels start.. */
 
 /* Embeddings. */
 /* [N] -> [N,dim]: sin and cos of t*exp(-ln(10000) i/(dim/2 - shift)) (arXiv 1706.03762, sec. 3.5); flip puts
    cos first; an odd dim ends in a zero. t is f32. */
-LGV_API lgv_id lgv_timestep_embedding(lgv_graph *g, lgv_id t, int dim, int flip_sin_to_cos, double freq_shift);
+LGV_API lgv_id lgv_timestep_embedding(lgv_graph *g, lgv_id t, int dim, int flip_sin_to_cos,
+                                      double freq_shift);
 /* [N], w[C] -> [N,2C]: sin, cos of 2 pi w ln(t) (flip: cos, sin) (arXiv 2006.10739). */
 LGV_API lgv_id lgv_fourier_embedding(lgv_graph *g, lgv_id t, lgv_id w, int flip_sin_to_cos);
-LGV_API lgv_id lgv_embedding(lgv_graph *g, lgv_id table, lgv_id index);          /* [K,C], i32 [N] -> [N,C] */
+LGV_API lgv_id lgv_embedding(lgv_graph *g, lgv_id table,
+                             lgv_id index); /* [K,C], i32 [N] -> [N,C] */
 
 /* Random numbers, from each row's seed, sample and step and the stream (rng.h). */
 LGV_API lgv_id lgv_random_normal(lgv_graph *g, int rank, const int64_t *dim, uint32_t stream);
-LGV_API lgv_id lgv_dropout(lgv_graph *g, lgv_id x, double p, uint32_t stream);   /* x/(1-p) or 0 */
+LGV_API lgv_id lgv_dropout(lgv_graph *g, lgv_id x, double p, uint32_t stream); /* x/(1-p) or 0 */
 
 /* The step block. */
-LGV_API lgv_id lgv_step_row(lgv_graph *g, int64_t rows, int field);              /* -> [N] */
+LGV_API lgv_id lgv_step_row(lgv_graph *g, int64_t rows, int field); /* -> [N] */
 
 /* Losses. */
-LGV_API lgv_id lgv_mse_rows(lgv_graph *g, lgv_id pred, lgv_id target);           /* -> [N], mean over H,W,C */
-LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w);               /* [N],[N] -> [1] */
+LGV_API lgv_id lgv_mse_rows(lgv_graph *g, lgv_id pred, lgv_id target); /* -> [N], mean over H,W,C */
+LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w);     /* [N],[N] -> [1] */
 
 /* One sampler step with the row's LGV_SAMPLE_* coefficients. z may be LGV_NONE. Outputs: x', x0. */
 LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z);

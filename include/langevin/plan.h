@@ -20,7 +20,7 @@ typedef struct lgv_device lgv_device;
    gradient checks); NULL is "cpu". The environment variable LANGEVIN_CPU=LEVEL lowers the level of
    "cpu". threads 0: min(physical cores, affinity, cgroup quota). */
 LGV_API lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_error *err);
-LGV_API void lgv_device_free(lgv_device *device);          /* after its stores and plans */
+LGV_API void lgv_device_free(lgv_device *device);              /* after its stores and plans */
 LGV_API const char *lgv_device_name(const lgv_device *device); /* "cpu:avx2" */
 LGV_API int lgv_device_threads(const lgv_device *device);
 /* Whether this machine's processor has level "scalar", "avx2", "avx512", "amx". */
@@ -41,17 +41,22 @@ LGV_API lgv_status lgv_store_add_set(lgv_store *store, const char *set, lgv_erro
 LGV_API int lgv_store_has_set(const lgv_store *store, const char *set);
 LGV_API int lgv_store_count(const lgv_store *store);
 /* Name, shape (LGV_MAX_RANK entries), rank and whether frozen of buffer i. */
-LGV_API const char *lgv_store_at(const lgv_store *store, int i, int *rank, int64_t *dim, int *frozen);
+LGV_API const char *lgv_store_at(const lgv_store *store, int i, int *rank, int64_t *dim,
+                                 int *frozen);
 LGV_API int lgv_store_find(const lgv_store *store, const char *name); /* -1 when unknown */
 /* count is the number of elements, checked. Writing makes packed copies of the set stale. */
-LGV_API lgv_status lgv_store_write(lgv_store *store, const char *set, int i, const float *data, int64_t count, lgv_error *err);
-LGV_API lgv_status lgv_store_read(const lgv_store *store, const char *set, int i, float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_store_write(lgv_store *store, const char *set, int i, const float *data,
+                                   int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_store_read(const lgv_store *store, const char *set, int i, float *data,
+                                  int64_t count, lgv_error *err);
 LGV_API lgv_status lgv_store_zero(lgv_store *store, const char *set, lgv_error *err);
-LGV_API lgv_status lgv_store_copy(lgv_store *store, const char *from, const char *to, lgv_error *err);
+LGV_API lgv_status lgv_store_copy(lgv_store *store, const char *from, const char *to,
+                                  lgv_error *err);
 LGV_API size_t lgv_store_bytes(const lgv_store *store); /* sets, packed copies and the arena */
 /* Updates that lgv_adamw skipped because the gradient norm was not finite. */
 LGV_API int64_t lgv_store_skipped(const lgv_store *store);
-LGV_API int64_t lgv_store_parameters(const lgv_store *store); /* elements of one set, frozen included */
+LGV_API int64_t
+lgv_store_parameters(const lgv_store *store); /* elements of one set, frozen included */
 
 /* --- Plans ------------------------------------------------------------------------------------- */
 typedef struct lgv_plan lgv_plan;
@@ -62,14 +67,15 @@ typedef struct lgv_program {
 } lgv_program;
 
 typedef struct lgv_plan_options {
-    const char *weights;      /* the set parameters are read from; NULL: "weight" */
-    int accumulate_grads;     /* assignments to "grad" add to what is there */
-    int no_fusion;            /* passes off */
-    int recompute;            /* 0: only as memory_budget demands; 1: all cheap ops; 2: whole blocks too */
-    size_t memory_budget;     /* bytes of activations and workspaces to stay below by recomputing; 0: none */
-    int check;                /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
-    int instrument;           /* every module's value becomes an output named by its path (lgv_graph_module) */
-    const char *kernel;       /* forces kernels of this name where they accept (tests) */
+    const char *weights;  /* the set parameters are read from; NULL: "weight" */
+    int accumulate_grads; /* assignments to "grad" add to what is there */
+    int no_fusion;        /* passes off */
+    int recompute; /* 0: only as memory_budget demands; 1: all cheap ops; 2: whole blocks too */
+    size_t
+        memory_budget; /* bytes of activations and workspaces to stay below by recomputing; 0: none */
+    int check; /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
+    int instrument; /* every module's value becomes an output named by its path (lgv_graph_module) */
+    const char *kernel; /* forces kernels of this name where they accept (tests) */
 } lgv_plan_options;
 
 LGV_API lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs,
@@ -83,11 +89,16 @@ LGV_API lgv_step *lgv_plan_step(lgv_plan *plan);
    outputs have memory of their own: they keep their values over runs of this and other plans (everything
    else shares the store's arena with the other plans). The _nchw forms transpose [N,H,W,C] values, and give
    [N,L,C] values as they are. An input of two programs is written in both. */
-LGV_API lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
-LGV_API lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data, int64_t count, lgv_error *err);
-LGV_API lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err);
-LGV_API lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err);
-LGV_API lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data,
+                                  int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data,
+                                      int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data,
+                                       int64_t count, lgv_error *err);
+LGV_API lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count,
+                                 lgv_error *err);
+LGV_API lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data,
+                                      int64_t count, lgv_error *err);
 
 /* Runs a program (NULL: the only one). */
 LGV_API lgv_status lgv_plan_run(lgv_plan *plan, const char *program, lgv_error *err);
@@ -97,10 +108,10 @@ LGV_API int lgv_plan_outputs(const lgv_plan *plan);
 LGV_API const char *lgv_plan_output_at(const lgv_plan *plan, int i, int *rank, int64_t *dim);
 
 typedef struct lgv_plan_info {
-    size_t arena_bytes;     /* activations and workspaces (shared by the store's plans) */
-    size_t io_bytes;        /* inputs and outputs */
+    size_t arena_bytes; /* activations and workspaces (shared by the store's plans) */
+    size_t io_bytes;    /* inputs and outputs */
     size_t weight_bytes, packed_bytes;
-    double flops;           /* of one run of every program */
+    double flops; /* of one run of every program */
     int nodes, recomputed;
 } lgv_plan_info;
 LGV_API void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info);

@@ -19,7 +19,8 @@ typedef struct lgv_rng_key {
     uint64_t seed;
     uint32_t stream; /* which random thing: a hash of module path and use */
     uint64_t sample; /* global sample index in the effective batch (< 2^40) */
-    uint64_t step;   /* optimizer or sampler step (< 2^24 in the packed counter; higher bits are hashed into the key) */
+    uint64_t
+        step; /* optimizer or sampler step (< 2^24 in the packed counter; higher bits are hashed into the key) */
 } lgv_rng_key;
 
 /* The stream id of a name such as "down_blocks.0.resnets.1.dropout". */
@@ -36,22 +37,28 @@ LGV_API uint64_t lgv_rng_below(const lgv_rng_key *key, uint64_t index, uint64_t 
 /* PyTorch's CPU generator. Value type: copy it to save its state. */
 typedef struct lgv_torch_rng {
     uint32_t mt[624];
-    int32_t left;       /* draws left before the next regeneration, as PyTorch counts them */
-    int32_t next;       /* index of the next word */
+    int32_t left; /* draws left before the next regeneration, as PyTorch counts them */
+    int32_t next; /* index of the next word */
     uint64_t seed;
     int32_t has_cached; /* a second double normal waits; used by normal draws of fewer than 16 */
     double cached;
 } lgv_torch_rng;
 
-LGV_API void lgv_torch_seed(lgv_torch_rng *rng, uint64_t seed);      /* torch.manual_seed */
+LGV_API void lgv_torch_seed(lgv_torch_rng *rng, uint64_t seed); /* torch.manual_seed */
 LGV_API uint32_t lgv_torch_u32(lgv_torch_rng *rng);
-LGV_API uint64_t lgv_torch_u64(lgv_torch_rng *rng);                  /* (first u32) << 32 | second */
-LGV_API void lgv_torch_rand(lgv_torch_rng *rng, int64_t n, float *out);          /* torch.rand(n), bit for bit */
-LGV_API void lgv_torch_uniform(lgv_torch_rng *rng, int64_t n, float low, float high, float *out); /* Tensor.uniform_ */
-LGV_API void lgv_torch_randn(lgv_torch_rng *rng, int64_t n, float *out);         /* torch.randn(n), to 2 ulp */
-LGV_API void lgv_torch_normal(lgv_torch_rng *rng, int64_t n, float mean, float std, float *out);  /* Tensor.normal_ */
-LGV_API void lgv_torch_randint(lgv_torch_rng *rng, uint64_t bound, int64_t n, int64_t *out);      /* torch.randint(0, bound, (n,)) */
-LGV_API void lgv_torch_randperm(lgv_torch_rng *rng, int64_t n, int64_t *out);    /* torch.randperm(n) */
+LGV_API uint64_t lgv_torch_u64(lgv_torch_rng *rng); /* (first u32) << 32 | second */
+LGV_API void lgv_torch_rand(lgv_torch_rng *rng, int64_t n,
+                            float *out); /* torch.rand(n), bit for bit */
+LGV_API void lgv_torch_uniform(lgv_torch_rng *rng, int64_t n, float low, float high,
+                               float *out); /* Tensor.uniform_ */
+LGV_API void lgv_torch_randn(lgv_torch_rng *rng, int64_t n,
+                             float *out); /* torch.randn(n), to 2 ulp */
+LGV_API void lgv_torch_normal(lgv_torch_rng *rng, int64_t n, float mean, float std,
+                              float *out); /* Tensor.normal_ */
+LGV_API void lgv_torch_randint(lgv_torch_rng *rng, uint64_t bound, int64_t n,
+                               int64_t *out); /* torch.randint(0, bound, (n,)) */
+LGV_API void lgv_torch_randperm(lgv_torch_rng *rng, int64_t n,
+                                int64_t *out); /* torch.randperm(n) */
 /* One epoch of DataLoader(shuffle=True, num_workers=0) over n items: draws the base seed and the sampler's
    seed (64 bits each) from the default generator rng; order[n] is a randperm seeded with the latter. */
 LGV_API void lgv_torch_loader_order(lgv_torch_rng *rng, int64_t n, int64_t *order);

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define LGV_API __attribute__((visibility("default")))
+#define LGV_API               __attribute__((visibility("default")))
 #define LGV_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define LGV_API

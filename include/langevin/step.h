@@ -16,13 +16,13 @@ enum { LGV_COEFS = 24, LGV_SCALARS = 16 };
 
 /* What lgv_step_row reads of a row. COEF + k is coef[k]. */
 typedef enum lgv_field {
-    LGV_FIELD_T,      /* f32 */
-    LGV_FIELD_WEIGHT, /* f32 */
-    LGV_FIELD_LABEL,  /* i32 */
-    LGV_FIELD_INDEX,  /* i32 */
+    LGV_FIELD_T,         /* f32 */
+    LGV_FIELD_WEIGHT,    /* f32 */
+    LGV_FIELD_LABEL,     /* i32 */
+    LGV_FIELD_INDEX,     /* i32 */
     LGV_FIELD_LABEL_F32, /* the label as a number */
     LGV_FIELD_GUIDANCE,  /* f32 */
-    LGV_FIELD_COEF    /* f32, plus k */
+    LGV_FIELD_COEF       /* f32, plus k */
 } lgv_field;
 
 typedef struct lgv_row {
@@ -32,25 +32,36 @@ typedef struct lgv_row {
     int32_t label;               /* class label */
     int32_t index;               /* timestep as a table index */
     float guidance;
-    int32_t partner;             /* row this one is guided with, -1 none */
-    float coef[LGV_COEFS];       /* of the noising (LGV_TRAIN_*) or of the sampler (LGV_SAMPLE_*) */
+    int32_t partner;       /* row this one is guided with, -1 none */
+    float coef[LGV_COEFS]; /* of the noising (LGV_TRAIN_*) or of the sampler (LGV_SAMPLE_*) */
 } lgv_row;
 
 /* coef in training: x_t = coef[0]*x0 + coef[1]*noise, target = coef[2]*x0 + coef[3]*noise. */
 enum { LGV_TRAIN_X0 = 0, LGV_TRAIN_NOISE, LGV_TRAIN_TARGET_X0, LGV_TRAIN_TARGET_NOISE };
 /* coef in sampling: x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]. */
 enum {
-    LGV_SAMPLE_A = 0, LGV_SAMPLE_B, LGV_SAMPLE_CLIP, LGV_SAMPLE_C, LGV_SAMPLE_D, LGV_SAMPLE_E, LGV_SAMPLE_S,
-    LGV_SAMPLE_THRESHOLD,       /* not 0: dynamic thresholding instead of the clip */
-    LGV_SAMPLE_THRESHOLD_RATIO, LGV_SAMPLE_THRESHOLD_MAX,
-    LGV_SAMPLE_H                /* first of 8 */
+    LGV_SAMPLE_A = 0,
+    LGV_SAMPLE_B,
+    LGV_SAMPLE_CLIP,
+    LGV_SAMPLE_C,
+    LGV_SAMPLE_D,
+    LGV_SAMPLE_E,
+    LGV_SAMPLE_S,
+    LGV_SAMPLE_THRESHOLD, /* not 0: dynamic thresholding instead of the clip */
+    LGV_SAMPLE_THRESHOLD_RATIO,
+    LGV_SAMPLE_THRESHOLD_MAX,
+    LGV_SAMPLE_H /* first of 8 */
 };
 
 /* Scalars of the optimizer (lgv_adamw). */
 enum {
-    LGV_SCALAR_LR = 0, LGV_SCALAR_BETA1, LGV_SCALAR_BETA2, LGV_SCALAR_EPS, LGV_SCALAR_WEIGHT_DECAY,
-    LGV_SCALAR_BIAS1, /* 1 - beta1^n */
-    LGV_SCALAR_BIAS2, /* 1 - beta2^n */
+    LGV_SCALAR_LR = 0,
+    LGV_SCALAR_BETA1,
+    LGV_SCALAR_BETA2,
+    LGV_SCALAR_EPS,
+    LGV_SCALAR_WEIGHT_DECAY,
+    LGV_SCALAR_BIAS1,    /* 1 - beta1^n */
+    LGV_SCALAR_BIAS2,    /* 1 - beta2^n */
     LGV_SCALAR_MAX_NORM, /* 0: no clipping */
     LGV_SCALAR_EMA_DECAY
 };

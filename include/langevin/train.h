@@ -35,53 +35,57 @@ typedef enum lgv_lr_scheduler {
     LGV_LR_POLYNOMIAL
 } lgv_lr_scheduler;
 
-LGV_API const char *lgv_lr_scheduler_name(lgv_lr_scheduler s); /* "cosine_with_restarts"; never NULL */
+LGV_API const char *
+lgv_lr_scheduler_name(lgv_lr_scheduler s); /* "cosine_with_restarts"; never NULL */
 LGV_API lgv_status lgv_lr_scheduler_parse(const char *name, lgv_lr_scheduler *out, lgv_error *err);
 /* Factor on the learning rate of step n (0 is the first). horizon: steps the schedule is laid out for.
    cycles and power 0: diffusers' defaults (cosine 0.5, restarts 1; polynomial power 1, end lr 1e-7). */
-LGV_API double lgv_lr_factor(lgv_lr_scheduler s, int64_t n, int64_t warmup, int64_t horizon, double cycles,
-                             double power, double learning_rate);
+LGV_API double lgv_lr_factor(lgv_lr_scheduler s, int64_t n, int64_t warmup, int64_t horizon,
+                             double cycles, double power, double learning_rate);
 /* Decay of the moving average at its n-th update (n from 0): min(max, 1 - (1+n)^-0.75), so that the first
    update copies. */
 LGV_API double lgv_ema_decay(int64_t n, double max_decay);
 
 /* Zero is the default; LGV_OFF (-1) switches off. */
 typedef struct lgv_train_options {
-    const char *output_dir;       /* NULL: nothing is written (lgv_trainer_step only) */
-    int64_t max_train_steps;      /* 20,000 */
-    int64_t num_train_epochs;     /* instead: ceil(epochs * pictures / effective batch) steps */
-    int64_t train_batch_size;     /* rows of one micro-batch; 32, 16 or 8 for a resolution up to 32, 64, more */
+    const char *output_dir;   /* NULL: nothing is written (lgv_trainer_step only) */
+    int64_t max_train_steps;  /* 20,000 */
+    int64_t num_train_epochs; /* instead: ceil(epochs * pictures / effective batch) steps */
+    int64_t
+        train_batch_size; /* rows of one micro-batch; 32, 16 or 8 for a resolution up to 32, 64, more */
     int64_t gradient_accumulation_steps; /* 1; the effective batch is the product */
-    double learning_rate;         /* 1e-4 */
+    double learning_rate;                /* 1e-4 */
     lgv_lr_scheduler lr_scheduler;
-    int64_t lr_warmup_steps;      /* 500; LGV_OFF: none */
-    int64_t lr_schedule_steps;    /* horizon of the schedule: the run's length when it started */
+    int64_t lr_warmup_steps;   /* 500; LGV_OFF: none */
+    int64_t lr_schedule_steps; /* horizon of the schedule: the run's length when it started */
     double lr_num_cycles, lr_power;
     double adam_beta1, adam_beta2, adam_epsilon; /* 0.95, 0.999, 1e-8; LGV_OFF: 0 */
-    double adam_weight_decay;     /* 1e-6; LGV_OFF: 0 */
-    double max_grad_norm;         /* 1; LGV_OFF: no clipping */
-    double ema_decay;             /* largest decay, 0.9999; LGV_OFF: no EMA */
-    double snr_gamma;             /* min-SNR weighting (schedule.h); 0: none */
-    double noise_offset;          /* noise += noise_offset * one normal number per row and channel */
-    uint64_t seed;                /* 0 */
+    double adam_weight_decay;                    /* 1e-6; LGV_OFF: 0 */
+    double max_grad_norm;                        /* 1; LGV_OFF: no clipping */
+    double ema_decay;                            /* largest decay, 0.9999; LGV_OFF: no EMA */
+    double snr_gamma;                            /* min-SNR weighting (schedule.h); 0: none */
+    double noise_offset; /* noise += noise_offset * one normal number per row and channel */
+    uint64_t seed;       /* 0 */
     lgv_rng_kind rng;
-    size_t memory_budget;         /* bytes of weights, optimizer and activations to stay below, by recomputation,
+    size_t
+        memory_budget; /* bytes of weights, optimizer and activations to stay below, by recomputation,
                                      then by smaller micro-batches (train_batch_size halves); 0: none */
-    int recompute;                /* plan.h */
-    int loader_threads;           /* 2; never changes a result */
-    int64_t checkpointing_steps;  /* every 500 steps or 10 minutes; LGV_OFF: only at the end */
+    int recompute;     /* plan.h */
+    int loader_threads;              /* 2; never changes a result */
+    int64_t checkpointing_steps;     /* every 500 steps or 10 minutes; LGV_OFF: only at the end */
     int64_t checkpoints_total_limit; /* 3; LGV_OFF: keep all */
-    int64_t sample_count;         /* pictures in a sample grid, 16; LGV_OFF: no grids */
-    int64_t sample_steps;         /* DDIM steps of a grid, 50 */
-    int64_t log_steps;            /* a line of log.jsonl every so many steps, 1 */
-    int allow_data_change;        /* resume with other pictures */
-    int overwrite;                /* replace a run in output_dir */
-    const char *kernel;           /* tests: forces kernels (plan.h) */
-    int no_fusion;                /* tests */
+    int64_t sample_count;            /* pictures in a sample grid, 16; LGV_OFF: no grids */
+    int64_t sample_steps;            /* DDIM steps of a grid, 50 */
+    int64_t log_steps;               /* a line of log.jsonl every so many steps, 1 */
+    int allow_data_change;           /* resume with other pictures */
+    int overwrite;                   /* replace a run in output_dir */
+    const char *kernel;              /* tests: forces kernels (plan.h) */
+    int no_fusion;                   /* tests */
 } lgv_train_options;
 
 /* Fills every zero field by its default for this data set. Errors: values that make no sense. */
-LGV_API lgv_status lgv_train_options_resolve(lgv_train_options *options, const lgv_dataset *data, lgv_error *err);
+LGV_API lgv_status lgv_train_options_resolve(lgv_train_options *options, const lgv_dataset *data,
+                                             lgv_error *err);
 
 /* ---- a run's folder, before the trainer exists ---- */
 typedef struct lgv_checkpoint lgv_checkpoint;
@@ -99,12 +103,13 @@ LGV_API int64_t lgv_checkpoint_step(const lgv_checkpoint *c);
 LGV_API const char *lgv_checkpoint_unet(const lgv_checkpoint *c);
 /* The folder of pictures and scheduler configuration the run was started with. */
 LGV_API const char *lgv_checkpoint_data(const lgv_checkpoint *c);
-LGV_API lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out, lgv_error *err);
+LGV_API lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out,
+                                            lgv_error *err);
 /* Puts the run's value where the caller's option is zero. Options the caller stated otherwise are kept;
    lgv_checkpoint_changes then has a line for each ("learning_rate: 1e-4, was 2e-4"; "not bit-exact: ..."
    for those that change results other than by intent). Call before opening the data set and the trainer. */
-LGV_API lgv_status lgv_checkpoint_merge(lgv_checkpoint *c, lgv_train_options *options, lgv_dataset_options *data,
-                                        lgv_error *err);
+LGV_API lgv_status lgv_checkpoint_merge(lgv_checkpoint *c, lgv_train_options *options,
+                                        lgv_dataset_options *data, lgv_error *err);
 LGV_API int lgv_checkpoint_changes(const lgv_checkpoint *c);
 LGV_API const char *lgv_checkpoint_change_at(const lgv_checkpoint *c, int i);
 
@@ -113,24 +118,26 @@ LGV_API const char *lgv_checkpoint_change_at(const lgv_checkpoint *c, int i);
    resume NULL the weights are the model's (loaded or freshly initialised from the seed). With a
    checkpoint the run goes on bit for bit where it was. Writes to output_dir: checks that there is
    room, langevin.json, scheduler/, model_index.json. */
-LGV_API lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data, const lgv_scheduler_config *cfg,
-                                   lgv_device *device, const lgv_train_options *options, lgv_checkpoint *resume,
+LGV_API lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data,
+                                   const lgv_scheduler_config *cfg, lgv_device *device,
+                                   const lgv_train_options *options, lgv_checkpoint *resume,
                                    lgv_trainer **out, lgv_error *err);
 LGV_API void lgv_trainer_free(lgv_trainer *t);
 
 typedef struct lgv_trainer_info {
-    lgv_train_options options;  /* defaults filled in */
-    int64_t step;               /* optimizer steps done */
-    int64_t position;           /* samples consumed */
+    lgv_train_options options; /* defaults filled in */
+    int64_t step;              /* optimizer steps done */
+    int64_t position;          /* samples consumed */
     int64_t pictures, validation_pictures;
     int64_t effective_batch;
     int64_t parameters;
-    double epochs;              /* the run's length in passes over the data */
-    size_t arena_bytes, store_bytes, data_bytes; /* activations; weights, gradients, optimizer; pictures kept */
+    double epochs; /* the run's length in passes over the data */
+    size_t arena_bytes, store_bytes,
+        data_bytes; /* activations; weights, gradients, optimizer; pictures kept */
     double flops_per_step;
-    int64_t skipped_updates;    /* non-finite gradients so far */
+    int64_t skipped_updates; /* non-finite gradients so far */
     int64_t lr_horizon;
-    int64_t next_checkpoint;    /* step */
+    int64_t next_checkpoint;     /* step */
     const char *last_checkpoint; /* path of the newest good one, NULL when none */
 } lgv_trainer_info;
 LGV_API void lgv_trainer_describe(const lgv_trainer *t, lgv_trainer_info *out);
@@ -141,15 +148,15 @@ LGV_API int lgv_trainer_notes(const lgv_trainer *t);
 LGV_API const char *lgv_trainer_note_at(const lgv_trainer *t, int i);
 
 typedef struct lgv_train_report {
-    int64_t step;          /* after this one */
-    double loss;           /* of the effective batch */
+    int64_t step; /* after this one */
+    double loss;  /* of the effective batch */
     double lr, grad_norm, ema_decay;
-    int skipped;           /* 1: the gradient was not finite and nothing was written */
+    int skipped; /* 1: the gradient was not finite and nothing was written */
     int64_t skipped_updates, broken_pictures;
-    double seconds;        /* of this step */
+    double seconds;            /* of this step */
     double samples_per_second; /* smoothed */
-    double loader_wait;    /* seconds this step waited for pictures */
-    double epoch;          /* passes over the data, with fraction */
+    double loader_wait;        /* seconds this step waited for pictures */
+    double epoch;              /* passes over the data, with fraction */
 } lgv_train_report;
 
 /* One optimizer step. LGV_ERR_NUMERIC after ten non-finite gradients in a row; the sentence names the last
@@ -176,7 +183,7 @@ typedef enum lgv_train_event_kind {
     LGV_TRAIN_SAVED,       /* text: the checkpoint's folder */
     LGV_TRAIN_SAMPLED,     /* text: the grid's file */
     LGV_TRAIN_VALIDATED,   /* validation */
-    LGV_TRAIN_SAMPLING     /* told between the steps of a sample grid, so that the caller can stop it */
+    LGV_TRAIN_SAMPLING /* told between the steps of a sample grid, so that the caller can stop it */
 } lgv_train_event_kind;
 
 typedef struct lgv_train_event {
@@ -192,7 +199,8 @@ typedef int (*lgv_train_callback)(void *user, const lgv_train_event *event);
 
 /* Steps until max_train_steps: log.jsonl; grids at 100, 300, 1000, 3000 and at each checkpoint after that
    (together at most 5 % of the time); checkpoints and with each a validation; all three at the end. */
-LGV_API lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err);
+LGV_API lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user,
+                                   lgv_error *err);
 
 #ifdef __cplusplus
 }

@@ -14,13 +14,14 @@
 lgv_status lgv_fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
 
 /* Puts "prefix: " before the text err already holds; returns err's status (status when err is NULL). */
-lgv_status lgv_fail_prefix(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
+lgv_status lgv_fail_prefix(lgv_error *err, lgv_status status, const char *fmt, ...)
+    LGV_PRINTF(3, 4);
 
 /* The one control-flow macro: leave the function with the failure of a call. */
-#define LGV_TRY(call)                             \
-    do {                                          \
-        lgv_status lgv_try_status = (call);       \
-        if (lgv_try_status) return lgv_try_status; \
+#define LGV_TRY(call)                                                                              \
+    do {                                                                                           \
+        lgv_status lgv_try_status = (call);                                                        \
+        if (lgv_try_status) return lgv_try_status;                                                 \
     } while (0)
 
 /* Memory. count*size is checked for overflow; NULL on failure (and for a product of zero: a unique
@@ -28,8 +29,10 @@ lgv_status lgv_fail_prefix(lgv_error *err, lgv_status status, const char *fmt, .
 void *lgv_alloc(size_t count, size_t size);  /* uninitialised */
 void *lgv_zalloc(size_t count, size_t size); /* zeroed */
 void *lgv_realloc(void *p, size_t count, size_t size);
-void *lgv_alloc_aligned(size_t align, size_t bytes); /* align: power of two >= 64; zeroed; huge-page advised when >= 4 MiB */
-void lgv_free(void *p);                              /* frees any of the above */
+void *lgv_alloc_aligned(
+    size_t align,
+    size_t bytes);      /* align: power of two >= 64; zeroed; huge-page advised when >= 4 MiB */
+void lgv_free(void *p); /* frees any of the above */
 char *lgv_strdup(const char *s);
 char *lgv_format(const char *fmt, ...) LGV_PRINTF(1, 2); /* NULL on failure; free with lgv_free */
 
@@ -41,11 +44,26 @@ lgv_status lgv_grow(void *items_ptr, size_t *capacity, size_t need, size_t size,
 uint64_t lgv_alloc_fail_after(uint64_t nth);
 
 /* a*b in *out; false when it does not fit. */
-static inline bool lgv_mul_i64(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }
-static inline bool lgv_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool lgv_mul_i64(int64_t a, int64_t b, int64_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool lgv_mul_size(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
 
-static inline int64_t lgv_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t lgv_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t lgv_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t lgv_min_i64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t lgv_max_i64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t lgv_ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
 
 #endif

@@ -5,9 +5,10 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[LGV_DTYPES] = {
-    [LGV_F32] = {"F32", 4}, [LGV_BF16] = {"BF16", 2}, [LGV_F16] = {"F16", 2}, [LGV_F64] = {"F64", 8},
-    [LGV_I32] = {"I32", 4}, [LGV_I64] = {"I64", 8},   [LGV_U8] = {"U8", 1},   [LGV_I8] = {"I8", 1},
-    [LGV_I16] = {"I16", 2}, [LGV_BOOL] = {"BOOL", 1},
+    [LGV_F32] = {"F32", 4},   [LGV_BF16] = {"BF16", 2}, [LGV_F16] = {"F16", 2},
+    [LGV_F64] = {"F64", 8},   [LGV_I32] = {"I32", 4},   [LGV_I64] = {"I64", 8},
+    [LGV_U8] = {"U8", 1},     [LGV_I8] = {"I8", 1},     [LGV_I16] = {"I16", 2},
+    [LGV_BOOL] = {"BOOL", 1},
 };
 
 size_t lgv_dtype_size(lgv_dtype dtype)

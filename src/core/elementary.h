@@ -8,7 +8,7 @@ double lgv_exp(double x);
 double lgv_expm1(double x);
 double lgv_log(double x);
 double lgv_log1p(double x);
-double lgv_pow(double x, double y); /* x >= 0 */
+double lgv_pow(double x, double y);              /* x >= 0 */
 void lgv_sincos(double x, double *s, double *c); /* |x| < 1e6 */
 double lgv_sin(double x);
 double lgv_cos(double x);

@@ -15,7 +15,8 @@ lgv_status lgv_map_open(const char *path, lgv_map *out, lgv_error *err);
 void lgv_map_close(lgv_map *map);
 
 /* Reads a whole regular file of at most max_bytes into memory, NUL-terminated; free with lgv_free. */
-lgv_status lgv_file_read(const char *path, size_t max_bytes, char **data, size_t *size, lgv_error *err);
+lgv_status lgv_file_read(const char *path, size_t max_bytes, char **data, size_t *size,
+                         lgv_error *err);
 
 /* An output file that appears under its name only when complete: written beside it under a temporary
    name, fsynced, renamed, parent folder fsynced by commit; discarded by abort. */
@@ -23,17 +24,20 @@ typedef struct lgv_atomic lgv_atomic;
 lgv_status lgv_atomic_open(const char *path, lgv_atomic **out, lgv_error *err);
 lgv_status lgv_atomic_write(lgv_atomic *f, const void *data, size_t size, lgv_error *err);
 lgv_status lgv_atomic_commit(lgv_atomic *f, lgv_error *err); /* frees f, also on failure */
-void lgv_atomic_abort(lgv_atomic *f);                        /* removes the temporary file, frees f; NULL is legal */
-lgv_status lgv_file_write(const char *path, const void *data, size_t size, lgv_error *err); /* all of the above */
+void lgv_atomic_abort(lgv_atomic *f); /* removes the temporary file, frees f; NULL is legal */
+lgv_status lgv_file_write(const char *path, const void *data, size_t size,
+                          lgv_error *err); /* all of the above */
 
 bool lgv_is_file(const char *path);
 bool lgv_is_dir(const char *path);
 bool lgv_exists(const char *path);
-lgv_status lgv_make_dir(const char *path, lgv_error *err);          /* and its parents; existing is fine */
-lgv_status lgv_remove_tree(const char *path, lgv_error *err);       /* never follows links; missing is fine */
-lgv_status lgv_rename(const char *from, const char *to, lgv_error *err); /* then fsyncs the parent of `to` */
+lgv_status lgv_make_dir(const char *path, lgv_error *err); /* and its parents; existing is fine */
+lgv_status lgv_remove_tree(const char *path,
+                           lgv_error *err); /* never follows links; missing is fine */
+lgv_status lgv_rename(const char *from, const char *to,
+                      lgv_error *err); /* then fsyncs the parent of `to` */
 lgv_status lgv_sync_dir(const char *path, lgv_error *err);
-char *lgv_path_join(const char *a, const char *b);                  /* "a/b"; NULL when out of memory */
+char *lgv_path_join(const char *a, const char *b); /* "a/b"; NULL when out of memory */
 lgv_status lgv_free_space(const char *path, uint64_t *bytes, lgv_error *err);
 
 /* Names in a folder without "." and "..", sorted by bytes. Free with lgv_names_free. */

@@ -14,7 +14,8 @@ int lgv_pool_threads(const lgv_pool *pool);
 
 /* Calls fn(arg, block, thread) once for each block in [0, blocks), thread in [0, threads); returns
    when all are done. One run at a time per pool. No allocation. Workers spin briefly, then sleep. */
-void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t block, int thread), void *arg);
+void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t block, int thread),
+                  void *arg);
 
 /* min(physical cores, affinity mask, cgroup CPU quota), at least 1. */
 int lgv_default_threads(void);

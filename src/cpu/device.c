@@ -10,7 +10,7 @@
 #include "plan/backend.h"
 
 #define LGV_DECLARE(family, level) extern const lgv_kernel_list lgv_kernels_##family##_##level;
-#define LGV_FAMILY(name) LGV_DECLARE(name, scalar) LGV_DECLARE(name, f64)
+#define LGV_FAMILY(name)           LGV_DECLARE(name, scalar) LGV_DECLARE(name, f64)
 #include "families.def"
 #undef LGV_FAMILY
 static const lgv_kernel_list *const scalar_lists[] = {
@@ -65,7 +65,8 @@ static void choose_lists(cpu_device *cpu)
 }
 
 /* The i-th kernel for op in lists; *seen counts those passed over. */
-static const lgv_kernel *kernel_in(const lgv_kernel_list *const *lists, lgv_opcode op, int i, int *seen)
+static const lgv_kernel *kernel_in(const lgv_kernel_list *const *lists, lgv_opcode op, int i,
+                                   int *seen)
 {
     for (; lists && *lists; lists++)
         for (int k = 0; k < (*lists)->count; k++)
@@ -154,11 +155,14 @@ static lgv_status best_level(lgv_level *out, lgv_error *err)
         cap = lgv_level_find(cap_name);
         if (cap < 0 || cap == LGV_F64_LEVEL)
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "environment variable LANGEVIN_CPU is '%.32s'; use scalar, avx2 or avx512, or unset it",
+                            "environment variable LANGEVIN_CPU is '%.32s'; use scalar, avx2 or "
+                            "avx512, or unset it",
                             cap_name);
     }
     int level = cap;
-    while (level > LGV_SCALAR && !(lgv_level_built((lgv_level)level) && lgv_level_runs((lgv_level)level))) level--;
+    while (level > LGV_SCALAR &&
+           !(lgv_level_built((lgv_level)level) && lgv_level_runs((lgv_level)level)))
+        level--;
     *out = (lgv_level)level;
     return LGV_OK;
 }
@@ -168,14 +172,20 @@ static lgv_status parse_spec(const char *spec, lgv_level *out, lgv_error *err)
     if (!spec || !strcmp(spec, "cpu")) return best_level(out, err);
     int level = !strncmp(spec, "cpu:", 4) ? lgv_level_find(spec + 4) : -1;
     if (level < 0)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "device '%.64s' is unknown; use cpu, cpu:scalar, cpu:avx2, cpu:avx512 or cpu:f64", spec);
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "device '%.64s' is unknown; use cpu, cpu:scalar, cpu:avx2, cpu:avx512 or cpu:f64",
+            spec);
     if (!lgv_level_built((lgv_level)level))
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "device '%s': this build has no kernels of that level yet; use cpu for the best it has", spec);
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "device '%s': this build has no kernels of that level yet; use cpu for the best it has",
+            spec);
     if (!lgv_level_runs((lgv_level)level))
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "device '%s': this machine's processor lacks %s; use cpu for the best it has", spec, spec + 4);
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "device '%s': this machine's processor lacks %s; use cpu for the best it has", spec,
+            spec + 4);
     *out = (lgv_level)level;
     return LGV_OK;
 }
@@ -185,9 +195,12 @@ lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_e
     lgv_level level = LGV_SCALAR;
     LGV_TRY(parse_spec(spec, &level, err));
     if (threads < 0)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "device: %d threads asked for; use 0 for all cores, or at least 1", threads);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "device: %d threads asked for; use 0 for all cores, or at least 1",
+                        threads);
     cpu_device *cpu = lgv_zalloc(1, sizeof *cpu);
-    if (!cpu) return lgv_fail(err, LGV_ERR_MEMORY, "device '%s': out of memory", spec ? spec : "cpu");
+    if (!cpu)
+        return lgv_fail(err, LGV_ERR_MEMORY, "device '%s': out of memory", spec ? spec : "cpu");
     cpu->level = level;
     choose_lists(cpu);
     lgv_device *d = &cpu->base;
@@ -214,5 +227,11 @@ void lgv_device_free(lgv_device *device)
     if (device) device->destroy(device);
 }
 
-const char *lgv_device_name(const lgv_device *device) { return device->name; }
-int lgv_device_threads(const lgv_device *device) { return device->threads; }
+const char *lgv_device_name(const lgv_device *device)
+{
+    return device->name;
+}
+int lgv_device_threads(const lgv_device *device)
+{
+    return device->threads;
+}

@@ -16,7 +16,10 @@ int lgv_level_find(const char *name)
     return -1;
 }
 
-const char *lgv_level_name(lgv_level level) { return level_names[level]; }
+const char *lgv_level_name(lgv_level level)
+{
+    return level_names[level];
+}
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -28,14 +31,19 @@ static uint64_t saved_state(void)
     return (uint64_t)high << 32 | low;
 }
 
-static bool all(uint32_t bits, uint32_t wanted) { return (bits & wanted) == wanted; }
+static bool all(uint32_t bits, uint32_t wanted)
+{
+    return (bits & wanted) == wanted;
+}
 
 bool lgv_level_runs(lgv_level level)
 {
     if (level == LGV_SCALAR || level == LGV_F64_LEVEL) return true;
     uint32_t a, b, c, d, a7, b7, c7, d7;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7)) return false;
-    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29; /* leaf 1, ecx */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7))
+        return false;
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28,
+                   f16c = 1u << 29; /* leaf 1, ecx */
     if (!all(c, fma | osxsave | avx | f16c)) return false;
     uint64_t state = saved_state();
     bool avx2 = all(b7, 1u << 5) && (state & 0x6) == 0x6;
@@ -47,7 +55,10 @@ bool lgv_level_runs(lgv_level level)
     return all(d7, amx_bf16 | amx_tile) && (state & 0x60000) == 0x60000;
 }
 #else
-bool lgv_level_runs(lgv_level level) { return level == LGV_SCALAR || level == LGV_F64_LEVEL; }
+bool lgv_level_runs(lgv_level level)
+{
+    return level == LGV_SCALAR || level == LGV_F64_LEVEL;
+}
 #endif
 
 bool lgv_level_built(lgv_level level)

@@ -5,7 +5,14 @@
 #include <stdbool.h>
 
 /* Levels of the CPU device in rising order; f64 stands apart (scalar code in double). */
-typedef enum lgv_level { LGV_SCALAR = 0, LGV_AVX2, LGV_AVX512, LGV_AMX, LGV_F64_LEVEL, LGV_LEVELS } lgv_level;
+typedef enum lgv_level {
+    LGV_SCALAR = 0,
+    LGV_AVX2,
+    LGV_AVX512,
+    LGV_AMX,
+    LGV_F64_LEVEL,
+    LGV_LEVELS
+} lgv_level;
 
 /* "scalar", "avx2", "avx512", "amx", "f64"; -1 when the name is none of them. */
 int lgv_level_find(const char *name);

@@ -11,11 +11,16 @@
 enum { SPAN_OPERANDS = 6, SPAN_ELEMENTS = 8192 /* of one block: 32 KiB a float operand */ };
 
 /* Vectors of n <= VL elements; whole ones take the unmasked instruction. */
-static inline vreal v_get(const real *p, int64_t n) { return n >= VL ? v_load(p) : v_load_n(p, n); }
+static inline vreal v_get(const real *p, int64_t n)
+{
+    return n >= VL ? v_load(p) : v_load_n(p, n);
+}
 static inline void v_put(real *p, vreal a, int64_t n)
 {
-    if (n >= VL) v_store(p, a);
-    else v_store_n(p, a, n);
+    if (n >= VL)
+        v_store(p, a);
+    else
+        v_store_n(p, a, n);
 }
 
 static inline size_t lgv_real_size(lgv_dtype dtype)
@@ -72,10 +77,10 @@ typedef struct span_work {
     const lgv_tensor *operand[SPAN_OPERANDS];
     int count;
     void (*body)(const struct span_work *w, const span *s);
-    double number[2];        /* constants of the operator */
+    double number[2]; /* constants of the operator */
     int kind;
     /* set by run_spans */
-    bool dense;              /* rows are contiguous in every operand */
+    bool dense; /* rows are contiguous in every operand */
     int64_t row_pixels, channels, pixels, block;
 } span_work;
 
@@ -142,8 +147,11 @@ static inline vreal v_act_grad(vreal x, int kind)
         return v_fma(x, dt, v_mul(u, r));
     }
     case LGV_ACT_GELU: { /* Phi(x) + x phi(x) */
-        const vreal cdf = v_fma(v_set1((real)0.5), v_erf(v_mul(x, v_set1((real)0.70710678118654752440))), v_set1((real)0.5));
-        const vreal pdf = v_mul(v_set1((real)0.39894228040143267794), v_exp(v_mul(v_set1((real)-0.5), v_mul(x, x))));
+        const vreal cdf =
+            v_fma(v_set1((real)0.5), v_erf(v_mul(x, v_set1((real)0.70710678118654752440))),
+                  v_set1((real)0.5));
+        const vreal pdf = v_mul(v_set1((real)0.39894228040143267794),
+                                v_exp(v_mul(v_set1((real)-0.5), v_mul(x, x))));
         return v_fma(x, pdf, cdf);
     }
     case LGV_ACT_RELU: return v_select(v_gt(x, zero), one, zero);

@@ -16,8 +16,8 @@
 
 /* Tables of a kernel file: const lgv_kernel_list LGV_TABLE(linear) = {kernels, count}; */
 #define LGV_PASTE2(family, level) lgv_kernels_##family##_##level
-#define LGV_PASTE(family, level) LGV_PASTE2(family, level)
-#define LGV_TABLE(family) LGV_PASTE(family, LGV_LEVEL)
+#define LGV_PASTE(family, level)  LGV_PASTE2(family, level)
+#define LGV_TABLE(family)         LGV_PASTE(family, LGV_LEVEL)
 
 #if defined(LGV_LEVEL_AVX2)
 #define LGV_VECTOR 8
@@ -68,48 +68,165 @@ static inline uint16_t real_to_bf16(real x)
 typedef real vreal;
 typedef bool vmask;
 
-static inline vreal v_load(const real *p) { return *p; }
-static inline void v_store(real *p, vreal a) { *p = a; }
-static inline vreal v_load_n(const real *p, int64_t n) { return n > 0 ? *p : 0; }
-static inline void v_store_n(real *p, vreal a, int64_t n) { if (n > 0) *p = a; }
-static inline vreal v_zero(void) { return 0; }
-static inline vreal v_set1(real a) { return a; }
-static inline vreal v_add(vreal a, vreal b) { return a + b; }
-static inline vreal v_sub(vreal a, vreal b) { return a - b; }
-static inline vreal v_mul(vreal a, vreal b) { return a * b; }
-static inline vreal v_div(vreal a, vreal b) { return a / b; }
-static inline vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
-static inline vreal v_fnma(vreal a, vreal b, vreal c) { return c - a * b; }
-static inline vreal v_max(vreal a, vreal b) { return a > b ? a : b; }
-static inline vreal v_min(vreal a, vreal b) { return a < b ? a : b; }
-static inline vreal v_neg(vreal a) { return -a; }
-static inline vmask v_lt(vreal a, vreal b) { return a < b; }
-static inline vmask v_le(vreal a, vreal b) { return a <= b; }
-static inline vmask v_gt(vreal a, vreal b) { return a > b; }
-static inline vmask v_ge(vreal a, vreal b) { return a >= b; }
-static inline vmask v_eq(vreal a, vreal b) { return a == b; }
-static inline vmask m_and(vmask a, vmask b) { return a && b; }
-static inline vmask m_or(vmask a, vmask b) { return a || b; }
-static inline vmask m_not(vmask a) { return !a; }
-static inline bool m_any(vmask a) { return a; }
-static inline vreal v_select(vmask m, vreal a, vreal b) { return m ? a : b; }
-static inline real v_sum(vreal a) { return a; }
-static inline real v_hmax(vreal a) { return a; }
-static inline real v_first(vreal a) { return a; }
-static inline vreal v_load_bf16(const uint16_t *p) { return bf16_to_real(*p); }
-static inline void v_store_bf16(uint16_t *p, vreal a) { *p = real_to_bf16(a); }
-static inline vreal v_load_i32(const int32_t *p) { return (real)*p; }
+static inline vreal v_load(const real *p)
+{
+    return *p;
+}
+static inline void v_store(real *p, vreal a)
+{
+    *p = a;
+}
+static inline vreal v_load_n(const real *p, int64_t n)
+{
+    return n > 0 ? *p : 0;
+}
+static inline void v_store_n(real *p, vreal a, int64_t n)
+{
+    if (n > 0) *p = a;
+}
+static inline vreal v_zero(void)
+{
+    return 0;
+}
+static inline vreal v_set1(real a)
+{
+    return a;
+}
+static inline vreal v_add(vreal a, vreal b)
+{
+    return a + b;
+}
+static inline vreal v_sub(vreal a, vreal b)
+{
+    return a - b;
+}
+static inline vreal v_mul(vreal a, vreal b)
+{
+    return a * b;
+}
+static inline vreal v_div(vreal a, vreal b)
+{
+    return a / b;
+}
+static inline vreal v_fma(vreal a, vreal b, vreal c)
+{
+    return a * b + c;
+}
+static inline vreal v_fnma(vreal a, vreal b, vreal c)
+{
+    return c - a * b;
+}
+static inline vreal v_max(vreal a, vreal b)
+{
+    return a > b ? a : b;
+}
+static inline vreal v_min(vreal a, vreal b)
+{
+    return a < b ? a : b;
+}
+static inline vreal v_neg(vreal a)
+{
+    return -a;
+}
+static inline vmask v_lt(vreal a, vreal b)
+{
+    return a < b;
+}
+static inline vmask v_le(vreal a, vreal b)
+{
+    return a <= b;
+}
+static inline vmask v_gt(vreal a, vreal b)
+{
+    return a > b;
+}
+static inline vmask v_ge(vreal a, vreal b)
+{
+    return a >= b;
+}
+static inline vmask v_eq(vreal a, vreal b)
+{
+    return a == b;
+}
+static inline vmask m_and(vmask a, vmask b)
+{
+    return a && b;
+}
+static inline vmask m_or(vmask a, vmask b)
+{
+    return a || b;
+}
+static inline vmask m_not(vmask a)
+{
+    return !a;
+}
+static inline bool m_any(vmask a)
+{
+    return a;
+}
+static inline vreal v_select(vmask m, vreal a, vreal b)
+{
+    return m ? a : b;
+}
+static inline real v_sum(vreal a)
+{
+    return a;
+}
+static inline real v_hmax(vreal a)
+{
+    return a;
+}
+static inline real v_first(vreal a)
+{
+    return a;
+}
+static inline vreal v_load_bf16(const uint16_t *p)
+{
+    return bf16_to_real(*p);
+}
+static inline void v_store_bf16(uint16_t *p, vreal a)
+{
+    *p = real_to_bf16(a);
+}
+static inline vreal v_load_i32(const int32_t *p)
+{
+    return (real)*p;
+}
 #ifdef LGV_LEVEL_F64
-static inline vreal v_sqrt(vreal a) { return sqrt(a); }
-static inline vreal v_abs(vreal a) { return fabs(a); }
-static inline vreal v_copysign(vreal a, vreal sign) { return copysign(a, sign); }
-static inline vreal v_round(vreal a) { return nearbyint(a); }
+static inline vreal v_sqrt(vreal a)
+{
+    return sqrt(a);
+}
+static inline vreal v_abs(vreal a)
+{
+    return fabs(a);
+}
+static inline vreal v_copysign(vreal a, vreal sign)
+{
+    return copysign(a, sign);
+}
+static inline vreal v_round(vreal a)
+{
+    return nearbyint(a);
+}
 #else
-static inline vreal v_sqrt(vreal a) { return sqrtf(a); }
-static inline vreal v_abs(vreal a) { return fabsf(a); }
-static inline vreal v_copysign(vreal a, vreal sign) { return copysignf(a, sign); }
+static inline vreal v_sqrt(vreal a)
+{
+    return sqrtf(a);
+}
+static inline vreal v_abs(vreal a)
+{
+    return fabsf(a);
+}
+static inline vreal v_copysign(vreal a, vreal sign)
+{
+    return copysignf(a, sign);
+}
 /* To the nearest integer, ties to even, for |a| < 2^22. */
-static inline vreal v_round(vreal a) { return (a + 12582912.0f) - 12582912.0f; }
+static inline vreal v_round(vreal a)
+{
+    return (a + 12582912.0f) - 12582912.0f;
+}
 /* a * 2^n for integral n in [-252, 254]: two factors, so that denormal results round once at most twice. */
 static inline vreal v_scale2(vreal a, vreal n)
 {
@@ -143,38 +260,122 @@ static inline __m256i v_lanes_below(int64_t n)
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
 }
-static inline vreal v_load(const real *p) { return _mm256_loadu_ps(p); }
-static inline void v_store(real *p, vreal a) { _mm256_storeu_ps(p, a); }
-static inline vreal v_load_n(const real *p, int64_t n) { return _mm256_maskload_ps(p, v_lanes_below(n)); }
-static inline void v_store_n(real *p, vreal a, int64_t n) { _mm256_maskstore_ps(p, v_lanes_below(n), a); }
-static inline vreal v_zero(void) { return _mm256_setzero_ps(); }
-static inline vreal v_set1(real a) { return _mm256_set1_ps(a); }
-static inline vreal v_add(vreal a, vreal b) { return _mm256_add_ps(a, b); }
-static inline vreal v_sub(vreal a, vreal b) { return _mm256_sub_ps(a, b); }
-static inline vreal v_mul(vreal a, vreal b) { return _mm256_mul_ps(a, b); }
-static inline vreal v_div(vreal a, vreal b) { return _mm256_div_ps(a, b); }
-static inline vreal v_fma(vreal a, vreal b, vreal c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vreal v_fnma(vreal a, vreal b, vreal c) { return _mm256_fnmadd_ps(a, b, c); }
-static inline vreal v_max(vreal a, vreal b) { return _mm256_max_ps(a, b); }
-static inline vreal v_min(vreal a, vreal b) { return _mm256_min_ps(a, b); }
-static inline vreal v_sqrt(vreal a) { return _mm256_sqrt_ps(a); }
-static inline vreal v_neg(vreal a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
-static inline vreal v_abs(vreal a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+static inline vreal v_load(const real *p)
+{
+    return _mm256_loadu_ps(p);
+}
+static inline void v_store(real *p, vreal a)
+{
+    _mm256_storeu_ps(p, a);
+}
+static inline vreal v_load_n(const real *p, int64_t n)
+{
+    return _mm256_maskload_ps(p, v_lanes_below(n));
+}
+static inline void v_store_n(real *p, vreal a, int64_t n)
+{
+    _mm256_maskstore_ps(p, v_lanes_below(n), a);
+}
+static inline vreal v_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+static inline vreal v_set1(real a)
+{
+    return _mm256_set1_ps(a);
+}
+static inline vreal v_add(vreal a, vreal b)
+{
+    return _mm256_add_ps(a, b);
+}
+static inline vreal v_sub(vreal a, vreal b)
+{
+    return _mm256_sub_ps(a, b);
+}
+static inline vreal v_mul(vreal a, vreal b)
+{
+    return _mm256_mul_ps(a, b);
+}
+static inline vreal v_div(vreal a, vreal b)
+{
+    return _mm256_div_ps(a, b);
+}
+static inline vreal v_fma(vreal a, vreal b, vreal c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vreal v_fnma(vreal a, vreal b, vreal c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
+static inline vreal v_max(vreal a, vreal b)
+{
+    return _mm256_max_ps(a, b);
+}
+static inline vreal v_min(vreal a, vreal b)
+{
+    return _mm256_min_ps(a, b);
+}
+static inline vreal v_sqrt(vreal a)
+{
+    return _mm256_sqrt_ps(a);
+}
+static inline vreal v_neg(vreal a)
+{
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+static inline vreal v_abs(vreal a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
 static inline vreal v_copysign(vreal a, vreal sign)
 {
     return _mm256_or_ps(v_abs(a), _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
 }
-static inline vreal v_round(vreal a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vmask v_lt(vreal a, vreal b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-static inline vmask v_le(vreal a, vreal b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
-static inline vmask v_gt(vreal a, vreal b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
-static inline vmask v_ge(vreal a, vreal b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
-static inline vmask v_eq(vreal a, vreal b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
-static inline vmask m_and(vmask a, vmask b) { return _mm256_and_ps(a, b); }
-static inline vmask m_or(vmask a, vmask b) { return _mm256_or_ps(a, b); }
-static inline vmask m_not(vmask a) { return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-1))); }
-static inline bool m_any(vmask a) { return _mm256_movemask_ps(a) != 0; }
-static inline vreal v_select(vmask m, vreal a, vreal b) { return _mm256_blendv_ps(b, a, m); }
+static inline vreal v_round(vreal a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vmask v_lt(vreal a, vreal b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+static inline vmask v_le(vreal a, vreal b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LE_OQ);
+}
+static inline vmask v_gt(vreal a, vreal b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_GT_OQ);
+}
+static inline vmask v_ge(vreal a, vreal b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_GE_OQ);
+}
+static inline vmask v_eq(vreal a, vreal b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_EQ_OQ);
+}
+static inline vmask m_and(vmask a, vmask b)
+{
+    return _mm256_and_ps(a, b);
+}
+static inline vmask m_or(vmask a, vmask b)
+{
+    return _mm256_or_ps(a, b);
+}
+static inline vmask m_not(vmask a)
+{
+    return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-1)));
+}
+static inline bool m_any(vmask a)
+{
+    return _mm256_movemask_ps(a) != 0;
+}
+static inline vreal v_select(vmask m, vreal a, vreal b)
+{
+    return _mm256_blendv_ps(b, a, m);
+}
 static inline real v_sum(vreal a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -187,7 +388,10 @@ static inline real v_hmax(vreal a)
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline real v_first(vreal a) { return _mm256_cvtss_f32(a); }
+static inline real v_first(vreal a)
+{
+    return _mm256_cvtss_f32(a);
+}
 static inline vreal v_load_bf16(const uint16_t *p)
 {
     __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -197,7 +401,8 @@ static inline void v_store_bf16(uint16_t *p, vreal a)
 {
     __m256i u = _mm256_castps_si256(a);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    __m256i r = _mm256_srli_epi32(
+        _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
     __m256i q = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
     r = _mm256_blendv_epi8(r, q, _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
     r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
@@ -209,14 +414,16 @@ static inline vreal v_load_i32(const int32_t *p)
 }
 static inline vreal v_scale2(vreal a, vreal n)
 {
-    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1),
+            bias = _mm256_set1_epi32(127);
     __m256i u1 = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i u2 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(u1)), _mm256_castsi256_ps(u2));
 }
 static inline vreal v_pow2(vreal n)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 
 /* =========================================== AVX-512 ============================================= */
@@ -229,23 +436,74 @@ static inline __mmask16 v_lanes_below(int64_t n)
 {
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
 }
-static inline vreal v_load(const real *p) { return _mm512_loadu_ps(p); }
-static inline void v_store(real *p, vreal a) { _mm512_storeu_ps(p, a); }
-static inline vreal v_load_n(const real *p, int64_t n) { return _mm512_maskz_loadu_ps(v_lanes_below(n), p); }
-static inline void v_store_n(real *p, vreal a, int64_t n) { _mm512_mask_storeu_ps(p, v_lanes_below(n), a); }
-static inline vreal v_zero(void) { return _mm512_setzero_ps(); }
-static inline vreal v_set1(real a) { return _mm512_set1_ps(a); }
-static inline vreal v_add(vreal a, vreal b) { return _mm512_add_ps(a, b); }
-static inline vreal v_sub(vreal a, vreal b) { return _mm512_sub_ps(a, b); }
-static inline vreal v_mul(vreal a, vreal b) { return _mm512_mul_ps(a, b); }
-static inline vreal v_div(vreal a, vreal b) { return _mm512_div_ps(a, b); }
-static inline vreal v_fma(vreal a, vreal b, vreal c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vreal v_fnma(vreal a, vreal b, vreal c) { return _mm512_fnmadd_ps(a, b, c); }
-static inline vreal v_max(vreal a, vreal b) { return _mm512_max_ps(a, b); }
-static inline vreal v_min(vreal a, vreal b) { return _mm512_min_ps(a, b); }
-static inline vreal v_sqrt(vreal a) { return _mm512_sqrt_ps(a); }
-static inline vreal v_neg(vreal a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
-static inline vreal v_abs(vreal a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+static inline vreal v_load(const real *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(real *p, vreal a)
+{
+    _mm512_storeu_ps(p, a);
+}
+static inline vreal v_load_n(const real *p, int64_t n)
+{
+    return _mm512_maskz_loadu_ps(v_lanes_below(n), p);
+}
+static inline void v_store_n(real *p, vreal a, int64_t n)
+{
+    _mm512_mask_storeu_ps(p, v_lanes_below(n), a);
+}
+static inline vreal v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+static inline vreal v_set1(real a)
+{
+    return _mm512_set1_ps(a);
+}
+static inline vreal v_add(vreal a, vreal b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline vreal v_sub(vreal a, vreal b)
+{
+    return _mm512_sub_ps(a, b);
+}
+static inline vreal v_mul(vreal a, vreal b)
+{
+    return _mm512_mul_ps(a, b);
+}
+static inline vreal v_div(vreal a, vreal b)
+{
+    return _mm512_div_ps(a, b);
+}
+static inline vreal v_fma(vreal a, vreal b, vreal c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vreal v_fnma(vreal a, vreal b, vreal c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+static inline vreal v_max(vreal a, vreal b)
+{
+    return _mm512_max_ps(a, b);
+}
+static inline vreal v_min(vreal a, vreal b)
+{
+    return _mm512_min_ps(a, b);
+}
+static inline vreal v_sqrt(vreal a)
+{
+    return _mm512_sqrt_ps(a);
+}
+static inline vreal v_neg(vreal a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+static inline vreal v_abs(vreal a)
+{
+    return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a);
+}
 static inline vreal v_copysign(vreal a, vreal sign)
 {
     return _mm512_or_ps(v_abs(a), _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
@@ -254,17 +512,50 @@ static inline vreal v_round(vreal a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-static inline vmask v_lt(vreal a, vreal b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-static inline vmask v_le(vreal a, vreal b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-static inline vmask v_gt(vreal a, vreal b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-static inline vmask v_ge(vreal a, vreal b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-static inline vmask v_eq(vreal a, vreal b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-static inline vmask m_and(vmask a, vmask b) { return (vmask)(a & b); }
-static inline vmask m_or(vmask a, vmask b) { return (vmask)(a | b); }
-static inline vmask m_not(vmask a) { return (vmask)~a; }
-static inline bool m_any(vmask a) { return a != 0; }
-static inline vreal v_select(vmask m, vreal a, vreal b) { return _mm512_mask_blend_ps(m, b, a); }
-static inline __m256 v_high(vreal a) { return _mm512_extractf32x8_ps(a, 1); }
+static inline vmask v_lt(vreal a, vreal b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+static inline vmask v_le(vreal a, vreal b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
+}
+static inline vmask v_gt(vreal a, vreal b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+}
+static inline vmask v_ge(vreal a, vreal b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+}
+static inline vmask v_eq(vreal a, vreal b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+static inline vmask m_and(vmask a, vmask b)
+{
+    return (vmask)(a & b);
+}
+static inline vmask m_or(vmask a, vmask b)
+{
+    return (vmask)(a | b);
+}
+static inline vmask m_not(vmask a)
+{
+    return (vmask)~a;
+}
+static inline bool m_any(vmask a)
+{
+    return a != 0;
+}
+static inline vreal v_select(vmask m, vreal a, vreal b)
+{
+    return _mm512_mask_blend_ps(m, b, a);
+}
+static inline __m256 v_high(vreal a)
+{
+    return _mm512_extractf32x8_ps(a, 1);
+}
 static inline real v_sum(vreal a)
 {
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), v_high(a));
@@ -279,7 +570,10 @@ static inline real v_hmax(vreal a)
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline real v_first(vreal a) { return _mm512_cvtss_f32(a); }
+static inline real v_first(vreal a)
+{
+    return _mm512_cvtss_f32(a);
+}
 static inline vreal v_load_bf16(const uint16_t *p)
 {
     __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -289,23 +583,48 @@ static inline void v_store_bf16(uint16_t *p, vreal a)
 {
     __m512i u = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __m512i r = _mm512_srli_epi32(
+        _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     __m512i q = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
     r = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), r, q);
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(r));
 }
-static inline vreal v_load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
-static inline vreal v_scale2(vreal a, vreal n) { return _mm512_scalef_ps(a, n); }
-static inline vreal v_pow2(vreal n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
+static inline vreal v_load_i32(const int32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+}
+static inline vreal v_scale2(vreal a, vreal n)
+{
+    return _mm512_scalef_ps(a, n);
+}
+static inline vreal v_pow2(vreal n)
+{
+    return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n);
+}
 #endif
 
 /* ==================================== elementary functions ======================================= */
 #ifdef LGV_LEVEL_F64
-static inline vreal v_exp(vreal x) { return exp(x); }
-static inline vreal v_tanh(vreal x) { return tanh(x); }
-static inline vreal v_erf(vreal x) { return erf(x); }
-static inline vreal v_logistic(vreal x) { return 1.0 + exp(-x); }
-static inline real r_log(real x) { return log(x); }
+static inline vreal v_exp(vreal x)
+{
+    return exp(x);
+}
+static inline vreal v_tanh(vreal x)
+{
+    return tanh(x);
+}
+static inline vreal v_erf(vreal x)
+{
+    return erf(x);
+}
+static inline vreal v_logistic(vreal x)
+{
+    return 1.0 + exp(-x);
+}
+static inline real r_log(real x)
+{
+    return log(x);
+}
 #else
 /* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, the Taylor series of e^r to r^7 (its remainder is 5e-9), times
    2^n. Error <= 2 ulp; -inf gives 0, above 88.73 inf, NaN NaN (max and min return their second
@@ -380,21 +699,45 @@ static inline vreal v_erf(vreal x)
     return v_select(v_lt(a, v_set1(1.0f)), p, v_copysign(t, x));
 }
 
-static inline real r_log(real x) { return (real)lgv_log((double)x); }
+static inline real r_log(real x)
+{
+    return (real)lgv_log((double)x);
+}
 #endif
 
 /* 1/(1 + e^-x) */
-static inline vreal v_sigmoid(vreal x) { return v_div(v_set1(1), v_logistic(x)); }
+static inline vreal v_sigmoid(vreal x)
+{
+    return v_div(v_set1(1), v_logistic(x));
+}
 
 /* One value at a time, the same bits as a lane of the vector function. */
-static inline real r_exp(real x) { return v_first(v_exp(v_set1(x))); }
-static inline real r_sigmoid(real x) { return v_first(v_sigmoid(v_set1(x))); }
-static inline real r_tanh(real x) { return v_first(v_tanh(v_set1(x))); }
-static inline real r_erf(real x) { return v_first(v_erf(v_set1(x))); }
-static inline real r_sqrt(real x) { return v_first(v_sqrt(v_set1(x))); }
+static inline real r_exp(real x)
+{
+    return v_first(v_exp(v_set1(x)));
+}
+static inline real r_sigmoid(real x)
+{
+    return v_first(v_sigmoid(v_set1(x)));
+}
+static inline real r_tanh(real x)
+{
+    return v_first(v_tanh(v_set1(x)));
+}
+static inline real r_erf(real x)
+{
+    return v_first(v_erf(v_set1(x)));
+}
+static inline real r_sqrt(real x)
+{
+    return v_first(v_sqrt(v_set1(x)));
+}
 
 /* Activations (lgv_act_kind; written here because the epilogues and the elementwise family share them). */
-static inline vreal v_silu(vreal x) { return v_div(x, v_logistic(x)); }
+static inline vreal v_silu(vreal x)
+{
+    return v_div(x, v_logistic(x));
+}
 /* x tanh(ln(1 + e^x)) = x u/(u + 2), u = e^x (e^x + 2); above 20 the ratio is 1 in float. */
 static inline vreal v_mish(vreal x)
 {
@@ -406,7 +749,10 @@ static inline vreal v_gelu(vreal x)
     vreal t = v_erf(v_mul(x, v_set1((real)0.70710678118654752440)));
     return v_mul(v_mul(x, v_set1((real)0.5)), v_add(v_set1(1), t));
 }
-static inline vreal v_relu(vreal x) { return v_max(v_zero(), x); }
+static inline vreal v_relu(vreal x)
+{
+    return v_max(v_zero(), x);
+}
 /* kind: LGV_ACT_* of ops.h (0 none, 1 silu, 2 mish, 3 gelu, 4 relu). */
 static inline vreal v_act(vreal x, int kind)
 {

@@ -66,8 +66,7 @@ static void draw_init(const job *j, int64_t first, int64_t count)
     }
     if (o->rng == LGV_SAMPLE_PHILOX)
         for (int64_t i = 0; i < count; i++)
-            philox_init(seed_of(o, first + i), j->C, j->H * j->W, j->scratch,
-                        j->x + i * j->pixels);
+            philox_init(seed_of(o, first + i), j->C, j->H * j->W, j->scratch, j->x + i * j->pixels);
     else
         torch_draw(j, count, j->x);
     float sigma = (float)lgv_sampler_init_sigma(j->sampler);

@@ -45,8 +45,10 @@ char *lgv_graph_text(const lgv_graph *g)
         for (int k = 0; k < n->n_out; k++) put(&t, k ? ", %%%d" : "%%%d", n->out[k]);
         put(&t, "%s%s(", n->n_out ? " = " : "", lgv_op_record(n->op)->name);
         for (int k = 0; k < n->n_in; k++) {
-            if (n->in[k] >= 0) put(&t, k ? ", %%%d" : "%%%d", n->in[k]);
-            else put(&t, k ? ", -" : "-");
+            if (n->in[k] >= 0)
+                put(&t, k ? ", %%%d" : "%%%d", n->in[k]);
+            else
+                put(&t, k ? ", -" : "-");
         }
         put(&t, ")");
         if (n->n_out && n->out[0] >= 0) put(&t, " %s", lgv_shape_text(&g->value[n->out[0]], shape));

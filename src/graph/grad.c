@@ -54,7 +54,8 @@ static void visit(sweep *s, size_t index)
     }
     if (!reached || !any || n.op == LGV_OP_stop_gradient) return;
     if (!r->grad) {
-        lgv_graph_fail(g, LGV_ERR_UNSUPPORTED, "%s '%s' has no gradient: %s", r->name, n.name, r->no_grad);
+        lgv_graph_fail(g, LGV_ERR_UNSUPPORTED, "%s '%s' has no gradient: %s", r->name, n.name,
+                       r->no_grad);
         return;
     }
     g->inherit_name = n.name;
@@ -66,11 +67,13 @@ static void visit(sweep *s, size_t index)
     g->block = 0;
 }
 
-static lgv_status check_ids(const lgv_graph *g, const char *what, int n, const lgv_id *id, lgv_error *err)
+static lgv_status check_ids(const lgv_graph *g, const char *what, int n, const lgv_id *id,
+                            lgv_error *err)
 {
     for (int i = 0; i < n; i++)
         if (id[i] < 0 || (size_t)id[i] >= g->n_values)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "gradient: %s %d is not a value of this graph", what, i);
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "gradient: %s %d is not a value of this graph",
+                            what, i);
     return LGV_OK;
 }
 
@@ -78,12 +81,13 @@ static lgv_status check_ids(const lgv_graph *g, const char *what, int n, const l
 static lgv_id ones_like(lgv_graph *g, lgv_id seed)
 {
     if (lgv_elements(g, seed) != 1)
-        return lgv_graph_fail(g, LGV_ERR_SHAPE, "gradient: a seed without seed_grads must have one element");
+        return lgv_graph_fail(g, LGV_ERR_SHAPE,
+                              "gradient: a seed without seed_grads must have one element");
     return lgv_affine(g, seed, 0, 1);
 }
 
-lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds, const lgv_id *seed_grads, int n_wrt,
-                          const lgv_id *wrt, lgv_id *grads, lgv_error *err)
+lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds, const lgv_id *seed_grads,
+                          int n_wrt, const lgv_id *wrt, lgv_id *grads, lgv_error *err)
 {
     LGV_TRY(lgv_graph_status(g, err));
     LGV_TRY(check_ids(g, "seed", n_seeds, seeds, err));
@@ -102,7 +106,8 @@ lgv_status lgv_graph_grad(lgv_graph *g, int n_seeds, const lgv_id *seeds, const 
     for (int i = 0; i < n_seeds; i++) {
         lgv_id d = seed_grads ? seed_grads[i] : ones_like(g, seeds[i]);
         if (seed_grads && d != LGV_NONE && !lgv_same_shape(lgv_val(g, d), lgv_val(g, seeds[i])))
-            lgv_graph_fail(g, LGV_ERR_SHAPE, "gradient: seed %d and its gradient have different shapes", i);
+            lgv_graph_fail(g, LGV_ERR_SHAPE,
+                           "gradient: seed %d and its gradient have different shapes", i);
         if (g->error.status) break;
         accumulate(&s, seeds[i], d);
     }
@@ -122,7 +127,9 @@ lgv_status lgv_graph_grad_params(lgv_graph *g, lgv_id loss, const char *set, lgv
     lgv_id *wrt = lgv_alloc(n + 1, sizeof *wrt), *grad = lgv_alloc(n + 1, sizeof *grad);
     const char **name = lgv_alloc(n + 1, sizeof *name);
     lgv_status status = LGV_OK;
-    if (!wrt || !grad || !name) status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %zu parameters", n);
+    if (!wrt || !grad || !name)
+        status =
+            lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the gradients of %zu parameters", n);
     for (size_t i = 0; i < n && !status; i++) {
         if (g->param[i].frozen) continue;
         name[count] = g->param[i].name;

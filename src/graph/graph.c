@@ -53,7 +53,8 @@ lgv_id lgv_graph_fail(lgv_graph *g, lgv_status status, const char *fmt, ...)
 
 static lgv_id out_of_memory(lgv_graph *g)
 {
-    return lgv_graph_fail(g, LGV_ERR_MEMORY, "out of memory while building a graph of %zu nodes", g->n_nodes);
+    return lgv_graph_fail(g, LGV_ERR_MEMORY, "out of memory while building a graph of %zu nodes",
+                          g->n_nodes);
 }
 
 /* Makes the graph own p (allocated with lgv_alloc); frees it and returns NULL when that fails. */
@@ -82,7 +83,8 @@ const char *lgv_shape_text(const lgv_value *v, char text[96])
 {
     size_t used = (size_t)snprintf(text, 96, "[");
     for (int i = 0; i < v->rank; i++)
-        used += (size_t)snprintf(text + used, 96 - used, i ? ",%lld" : "%lld", (long long)v->dim[i]);
+        used +=
+            (size_t)snprintf(text + used, 96 - used, i ? ",%lld" : "%lld", (long long)v->dim[i]);
     snprintf(text + used, 96 - used, "]");
     return text;
 }
@@ -105,9 +107,12 @@ void lgv_graph_push(lgv_graph *g, const char *fmt, ...)
 void lgv_graph_pop(lgv_graph *g)
 {
     char *last = strrchr(g->scope, '/');
-    if (last) *last = 0;
-    else if (g->scope[0]) g->scope[0] = 0;
-    else lgv_graph_fail(g, LGV_ERR_ARGUMENT, "lgv_graph_pop without an open scope");
+    if (last)
+        *last = 0;
+    else if (g->scope[0])
+        g->scope[0] = 0;
+    else
+        lgv_graph_fail(g, LGV_ERR_ARGUMENT, "lgv_graph_pop without an open scope");
 }
 
 const char *lgv_graph_path(lgv_graph *g, const char *name)
@@ -143,7 +148,8 @@ void lgv_like(lgv_value *out, const lgv_value *a)
     memcpy(out->dim, a->dim, sizeof out->dim);
 }
 
-void lgv_set_shape(lgv_value *out, lgv_dtype dtype, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3)
+void lgv_set_shape(lgv_value *out, lgv_dtype dtype, int rank, int64_t d0, int64_t d1, int64_t d2,
+                   int64_t d3)
 {
     out->dtype = dtype;
     out->rank = rank;
@@ -159,14 +165,16 @@ static lgv_status check_value(const lgv_value *v, lgv_error *err)
     for (int i = 0; i < LGV_MAX_RANK; i++)
         if (v->dim[i] < 1 || !lgv_mul_i64(n, v->dim[i], &n) || n > INT64_MAX / 16) {
             char text[96];
-            return lgv_fail(err, LGV_ERR_SHAPE, "the output shape %s is empty or too large", lgv_shape_text(v, text));
+            return lgv_fail(err, LGV_ERR_SHAPE, "the output shape %s is empty or too large",
+                            lgv_shape_text(v, text));
         }
     return LGV_OK;
 }
 
 static lgv_id value_new(lgv_graph *g, int32_t node, int k, const lgv_value *like)
 {
-    if (lgv_grow(&g->value, &g->cap_values, g->n_values + 1, sizeof *g->value, NULL)) return out_of_memory(g);
+    if (lgv_grow(&g->value, &g->cap_values, g->n_values + 1, sizeof *g->value, NULL))
+        return out_of_memory(g);
     lgv_value *v = &g->value[g->n_values];
     *v = *like;
     v->node = node;
@@ -175,11 +183,12 @@ static lgv_id value_new(lgv_graph *g, int32_t node, int k, const lgv_value *like
 }
 
 /* Checks the inputs of a node and asks its operator for the outputs. */
-static lgv_status infer(lgv_graph *g, const lgv_op *r, int n_in, const lgv_id *in, const void *attr, lgv_infer *c,
-                        lgv_error *err)
+static lgv_status infer(lgv_graph *g, const lgv_op *r, int n_in, const lgv_id *in, const void *attr,
+                        lgv_infer *c, lgv_error *err)
 {
     if (n_in < r->min_in || n_in > r->max_in)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "takes %d to %d inputs, not %d", r->min_in, r->max_in, n_in);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "takes %d to %d inputs, not %d", r->min_in,
+                        r->max_in, n_in);
     for (int i = 0; i < n_in; i++) {
         if (in[i] == LGV_NONE && i >= r->min_in) continue;
         if (in[i] < 0 || (size_t)in[i] >= g->n_values)
@@ -194,20 +203,28 @@ static lgv_status infer(lgv_graph *g, const lgv_op *r, int n_in, const lgv_id *i
     return LGV_OK;
 }
 
-lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, const lgv_id *in, const void *attr)
+lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, const lgv_id *in,
+                    const void *attr)
 {
     if (g->error.status) return LGV_NONE;
     const lgv_op *r = lgv_op_record(op);
     lgv_infer c = {0};
     lgv_error err = {0};
     char path[768];
-    if (g->inherit_name) snprintf(path, sizeof path, "%s.%s", g->inherit_name, name);
-    else snprintf(path, sizeof path, "%s", lgv_graph_path(g, name));
+    if (g->inherit_name)
+        snprintf(path, sizeof path, "%s.%s", g->inherit_name, name);
+    else
+        snprintf(path, sizeof path, "%s", lgv_graph_path(g, name));
     lgv_status status = infer(g, r, n_in, in, attr, &c, &err);
     if (status) return lgv_graph_fail(g, status, "%s '%s': %s", r->name, path, err.text);
 
-    if (lgv_grow(&g->node, &g->cap_nodes, g->n_nodes + 1, sizeof *g->node, NULL)) return out_of_memory(g);
-    lgv_node n = {.op = op, .n_in = n_in, .n_out = c.n_out, .block = g->block, .backward = g->inherit_name != NULL};
+    if (lgv_grow(&g->node, &g->cap_nodes, g->n_nodes + 1, sizeof *g->node, NULL))
+        return out_of_memory(g);
+    lgv_node n = {.op = op,
+                  .n_in = n_in,
+                  .n_out = c.n_out,
+                  .block = g->block,
+                  .backward = g->inherit_name != NULL};
     for (int i = 0; i < LGV_MAX_INPUTS; i++) n.in[i] = i < n_in ? in[i] : LGV_NONE;
     for (int k = 0; k < LGV_MAX_OUTPUTS; k++) n.out[k] = LGV_NONE;
     n.name = lgv_graph_strdup(g, path);
@@ -256,11 +273,13 @@ static lgv_id param_new(lgv_graph *g, const char *name, int rank, const int64_t 
         const lgv_param_info *p = &g->param[i];
         if (strcmp(p->name, path)) continue;
         if (p->rank == rank && !memcmp(p->dim, dim, (size_t)rank * sizeof *dim)) return p->value;
-        return lgv_graph_fail(g, LGV_ERR_SHAPE, "parameter '%s' is asked for with two different shapes", path);
+        return lgv_graph_fail(g, LGV_ERR_SHAPE,
+                              "parameter '%s' is asked for with two different shapes", path);
     }
     if (rank < 1 || rank > LGV_MAX_RANK)
         return lgv_graph_fail(g, LGV_ERR_SHAPE, "parameter '%s' has rank %d", path, rank);
-    if (lgv_grow(&g->param, &g->cap_params, g->n_params + 1, sizeof *g->param, NULL)) return out_of_memory(g);
+    if (lgv_grow(&g->param, &g->cap_params, g->n_params + 1, sizeof *g->param, NULL))
+        return out_of_memory(g);
     lgv_param_info *p = &g->param[g->n_params];
     *p = (lgv_param_info){.name = path, .rank = rank, .frozen = frozen, .dim = {1, 1, 1, 1}};
     memcpy(p->dim, dim, (size_t)rank * sizeof *dim);
@@ -292,13 +311,16 @@ lgv_id lgv_input(lgv_graph *g, const char *name, lgv_dtype dtype, int rank, cons
 {
     if (g->error.status) return LGV_NONE;
     for (size_t i = 0; i < g->n_nodes; i++)
-        if (g->node[i].op == LGV_OP_input && !strcmp(((lgv_attr_input *)g->node[i].attr)->name, name))
+        if (g->node[i].op == LGV_OP_input &&
+            !strcmp(((lgv_attr_input *)g->node[i].attr)->name, name))
             return lgv_graph_fail(g, LGV_ERR_ARGUMENT, "there are two inputs called '%s'", name);
     if (rank < 1 || rank > LGV_MAX_RANK)
         return lgv_graph_fail(g, LGV_ERR_SHAPE, "input '%s' has rank %d", name, rank);
-    lgv_attr_input attr = {.name = lgv_graph_strdup(g, name), .dtype = dtype, .rank = rank, .dim = {1, 1, 1, 1}};
+    lgv_attr_input attr = {
+        .name = lgv_graph_strdup(g, name), .dtype = dtype, .rank = rank, .dim = {1, 1, 1, 1}};
     memcpy(attr.dim, dim, (size_t)rank * sizeof *dim);
-    if (!g->widen || rank < 2 || name[0] == 'w') return lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr);
+    if (!g->widen || rank < 2 || name[0] == 'w')
+        return lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr);
     attr.dim[rank - 1] += 3;
     return lgv_slice(g, lgv_node_new(g, LGV_OP_input, name, 0, NULL, &attr), 2, dim[rank - 1]);
 }
@@ -422,17 +444,23 @@ lgv_status lgv_graph_clone(const lgv_graph *g, lgv_graph **out, lgv_error *err)
             a->set = lgv_graph_strdup(c, a->set);
             a->name = lgv_graph_strdup(c, a->name);
         }
-        if (n->op == LGV_OP_input) ((lgv_attr_input *)n->attr)->name = lgv_graph_strdup(c, ((lgv_attr_input *)n->attr)->name);
+        if (n->op == LGV_OP_input)
+            ((lgv_attr_input *)n->attr)->name =
+                lgv_graph_strdup(c, ((lgv_attr_input *)n->attr)->name);
     }
-    for (size_t i = 0; i < c->n_params; i++) c->param[i].name = lgv_graph_strdup(c, c->param[i].name);
-    for (size_t i = 0; i < c->n_outputs; i++) c->output[i].name = lgv_graph_strdup(c, c->output[i].name);
-    for (size_t i = 0; i < c->n_modules; i++) c->module[i].name = lgv_graph_strdup(c, c->module[i].name);
+    for (size_t i = 0; i < c->n_params; i++)
+        c->param[i].name = lgv_graph_strdup(c, c->param[i].name);
+    for (size_t i = 0; i < c->n_outputs; i++)
+        c->output[i].name = lgv_graph_strdup(c, c->output[i].name);
+    for (size_t i = 0; i < c->n_modules; i++)
+        c->module[i].name = lgv_graph_strdup(c, c->module[i].name);
     if (c->error.status) goto fail;
     *out = c;
     return LGV_OK;
 fail:
     lgv_graph_free(c);
-    return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while copying a graph of %zu nodes", g->n_nodes);
+    return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while copying a graph of %zu nodes",
+                    g->n_nodes);
 }
 
 void lgv_graph_readers(const lgv_graph *g, int32_t *count)

@@ -65,8 +65,8 @@ static bool fuse_backward(lgv_graph *g, size_t index, const int32_t *readers)
     lgv_node *mod = NULL, *gn = only_reader(g, act->out[0], readers);
     if (c.modulate) {
         mod = gn;
-        if (!mod || mod->op != LGV_OP_modulate_grad || mod->in[0] != act->out[0] || mod->in[1] != c.norm->out[0] ||
-            mod->in[2] != c.modulate->in[1])
+        if (!mod || mod->op != LGV_OP_modulate_grad || mod->in[0] != act->out[0] ||
+            mod->in[1] != c.norm->out[0] || mod->in[2] != c.modulate->in[1])
             return false;
         gn = only_reader(g, mod->out[0], readers);
     }
@@ -117,7 +117,8 @@ static bool fuse_forward(lgv_graph *g, size_t index, const int32_t *readers)
                 return false;
     void *attr = norm_attr(g, c.norm, ((lgv_attr_act *)act->attr)->kind);
     if (!attr) return false;
-    lgv_id in[5] = {c.norm->in[0], c.norm->in[1], c.norm->in[2], c.modulate ? c.modulate->in[1] : LGV_NONE,
+    lgv_id in[5] = {c.norm->in[0], c.norm->in[1], c.norm->in[2],
+                    c.modulate ? c.modulate->in[1] : LGV_NONE,
                     c.modulate ? c.modulate->in[2] : LGV_NONE};
     act->op = LGV_OP_norm_modulate_act;
     act->attr = attr;
@@ -174,8 +175,8 @@ static bool fuse_add(lgv_graph *g, size_t index, const int32_t *readers,
     return false;
 }
 
-lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, const lgv_node *n), void *arg,
-                                  lgv_error *err)
+lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, const lgv_node *n),
+                                  void *arg, lgv_error *err)
 {
     int32_t *readers = lgv_alloc(g->n_values, sizeof *readers);
     if (!readers) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory in the fusion pass");
@@ -206,10 +207,13 @@ lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err)
         lgv_id same = LGV_NONE;
         if (g->value[n->in[0]].dtype == to) same = n->in[0];
         const lgv_node *inner = producer(g, n->in[0], LGV_OP_cast);
-        if (inner && to == LGV_BF16 && g->value[inner->in[0]].dtype == LGV_BF16) same = inner->in[0];
+        if (inner && to == LGV_BF16 && g->value[inner->in[0]].dtype == LGV_BF16)
+            same = inner->in[0];
         for (size_t j = 0; j < i && same == LGV_NONE; j++) {
             const lgv_node *m = &g->node[j];
-            if (!m->dead && m->op == LGV_OP_cast && m->in[0] == n->in[0] && g->value[m->out[0]].dtype == to) same = m->out[0];
+            if (!m->dead && m->op == LGV_OP_cast && m->in[0] == n->in[0] &&
+                g->value[m->out[0]].dtype == to)
+                same = m->out[0];
         }
         if (same == LGV_NONE) continue;
         replace_value(g, n->out[0], same);

@@ -15,11 +15,14 @@ typedef struct unit {
 
 typedef struct pass {
     lgv_graph *g;
-    unit *unit; size_t n_units, cap_units;
+    unit *unit;
+    size_t n_units, cap_units;
     int32_t *first_backward; /* per value: first backward node that reads it, INT32_MAX none */
     bool *kept;              /* per value: read by a forward node of another block, or an output */
     lgv_id *copy;            /* per value: its repetition within the unit at hand */
-    lgv_node *added; int32_t *where; size_t n_added, cap_added, cap_where;
+    lgv_node *added;
+    int32_t *where;
+    size_t n_added, cap_added, cap_where;
 } pass;
 
 static bool is_cheap(const lgv_node *n)
@@ -84,15 +87,19 @@ static lgv_status find_units(pass *p, int level, lgv_error *err)
             if (!member(p, &u, (int32_t)i)) continue;
             u.flops += lgv_node_flops(g, n);
             for (int k = 0; k < n->n_out; k++)
-                if (n->out[k] >= 0 && p->first_backward[n->out[k]] != INT32_MAX && !p->kept[n->out[k]])
+                if (n->out[k] >= 0 && p->first_backward[n->out[k]] != INT32_MAX &&
+                    !p->kept[n->out[k]])
                     u.saved += bytes_of(g, n->out[k]);
         }
         if (u.saved > 0) LGV_TRY(add_unit(p, u, err));
     }
     for (size_t i = 0; i < g->n_nodes; i++) {
         const lgv_node *n = &g->node[i];
-        if (!is_cheap(n) || (level >= 2 && n->block) || n->out[0] < 0 || p->first_backward[n->out[0]] == INT32_MAX) continue;
-        unit u = {.node = (int32_t)i, .saved = bytes_of(g, n->out[0]), .flops = lgv_node_flops(g, n)};
+        if (!is_cheap(n) || (level >= 2 && n->block) || n->out[0] < 0 ||
+            p->first_backward[n->out[0]] == INT32_MAX)
+            continue;
+        unit u = {
+            .node = (int32_t)i, .saved = bytes_of(g, n->out[0]), .flops = lgv_node_flops(g, n)};
         bool output = false;
         for (size_t k = 0; k < g->n_outputs; k++) output |= g->output[k].value == n->out[0];
         if (!output) LGV_TRY(add_unit(p, u, err));
@@ -152,7 +159,8 @@ static lgv_status apply(pass *p, const unit *u, size_t n_values, lgv_error *err)
     for (size_t v = 0; v < n_values; v++) {
         int32_t i = g->value[v].node;
         bool mine = u->block ? member(p, u, i) : i == u->node;
-        if (mine && is_target(p, u, (lgv_id)v) && p->first_backward[v] < where) where = p->first_backward[v];
+        if (mine && is_target(p, u, (lgv_id)v) && p->first_backward[v] < where)
+            where = p->first_backward[v];
     }
     for (size_t v = 0; v < n_values; v++) {
         int32_t i = g->value[v].node;
@@ -165,7 +173,8 @@ static lgv_status apply(pass *p, const unit *u, size_t n_values, lgv_error *err)
         if (!n->backward) continue;
         for (int k = 0; k < n->n_in; k++) {
             lgv_id v = n->in[k];
-            if (v < 0 || (size_t)v >= n_values || p->copy[v] == LGV_NONE || !is_target(p, u, v)) continue;
+            if (v < 0 || (size_t)v >= n_values || p->copy[v] == LGV_NONE || !is_target(p, u, v))
+                continue;
             if (!u->block && g->value[v].node != u->node) continue;
             n->in[k] = p->copy[v];
         }

@@ -26,21 +26,31 @@ static void grad_add(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *nee
 
 static lgv_id example_add4(lgv_graph *g)
 {
-    return lgv_add(g, lgv_example_input(g, "a", 4, 2, 3, 5, 7), lgv_example_input(g, "b", 4, 2, 3, 5, 7));
+    return lgv_add(g, lgv_example_input(g, "a", 4, 2, 3, 5, 7),
+                   lgv_example_input(g, "b", 4, 2, 3, 5, 7));
 }
 static lgv_id example_add2(lgv_graph *g)
 {
-    return lgv_add(g, lgv_example_input(g, "a", 2, 3, 33, 0, 0), lgv_example_input(g, "b", 2, 3, 33, 0, 0));
+    return lgv_add(g, lgv_example_input(g, "a", 2, 3, 33, 0, 0),
+                   lgv_example_input(g, "b", 2, 3, 33, 0, 0));
 }
 static lgv_id example_add1(lgv_graph *g)
 {
-    return lgv_add(g, lgv_example_input(g, "a", 1, 5, 0, 0, 0), lgv_example_input(g, "b", 1, 5, 0, 0, 0));
+    return lgv_add(g, lgv_example_input(g, "a", 1, 5, 0, 0, 0),
+                   lgv_example_input(g, "b", 1, 5, 0, 0, 0));
 }
-static const lgv_example examples_add[] = {{"2x3x5x7", example_add4}, {"3x33", example_add2}, {"5", example_add1}};
+static const lgv_example examples_add[] = {
+    {"2x3x5x7", example_add4}, {"3x33", example_add2}, {"5", example_add1}};
 
-const lgv_op lgv_op_add = {
-    .name = "add", .doc = "a + b, equal shapes", .min_in = 2, .max_in = 2, .n_out = 1,
-    .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1, .infer = infer_pair, .grad = grad_add, LGV_EXAMPLES(examples_add)};
+const lgv_op lgv_op_add = {.name = "add",
+                           .doc = "a + b, equal shapes",
+                           .min_in = 2,
+                           .max_in = 2,
+                           .n_out = 1,
+                           .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                           .infer = infer_pair,
+                           .grad = grad_add,
+                           LGV_EXAMPLES(examples_add)};
 
 lgv_id lgv_add(lgv_graph *g, lgv_id a, lgv_id b)
 {
@@ -57,11 +67,13 @@ static void grad_mul(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *nee
 
 static lgv_id example_mul4(lgv_graph *g)
 {
-    return lgv_mul(g, lgv_example_input(g, "a", 4, 1, 4, 3, 9), lgv_example_input(g, "b", 4, 1, 4, 3, 9));
+    return lgv_mul(g, lgv_example_input(g, "a", 4, 1, 4, 3, 9),
+                   lgv_example_input(g, "b", 4, 1, 4, 3, 9));
 }
 static lgv_id example_mul3(lgv_graph *g)
 {
-    return lgv_mul(g, lgv_example_input(g, "a", 3, 2, 5, 17, 0), lgv_example_input(g, "b", 3, 2, 5, 17, 0));
+    return lgv_mul(g, lgv_example_input(g, "a", 3, 2, 5, 17, 0),
+                   lgv_example_input(g, "b", 3, 2, 5, 17, 0));
 }
 static lgv_id example_mul_square(lgv_graph *g)
 {
@@ -71,9 +83,15 @@ static lgv_id example_mul_square(lgv_graph *g)
 static const lgv_example examples_mul[] = {
     {"1x4x3x9", example_mul4}, {"2x5x17", example_mul3}, {"square", example_mul_square}};
 
-const lgv_op lgv_op_mul = {
-    .name = "mul", .doc = "a * b elementwise, equal shapes", .min_in = 2, .max_in = 2, .n_out = 1,
-    .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1, .infer = infer_pair, .grad = grad_mul, LGV_EXAMPLES(examples_mul)};
+const lgv_op lgv_op_mul = {.name = "mul",
+                           .doc = "a * b elementwise, equal shapes",
+                           .min_in = 2,
+                           .max_in = 2,
+                           .n_out = 1,
+                           .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                           .infer = infer_pair,
+                           .grad = grad_mul,
+                           LGV_EXAMPLES(examples_mul)};
 
 lgv_id lgv_mul(lgv_graph *g, lgv_id a, lgv_id b)
 {
@@ -95,12 +113,19 @@ static lgv_id example_affine2(lgv_graph *g)
 {
     return lgv_affine(g, lgv_example_input(g, "x", 2, 2, 19, 0, 0), 0.70710678118654752, 0.0);
 }
-static const lgv_example examples_affine[] = {{"2x3x3x5", example_affine4}, {"scale", example_affine2}};
+static const lgv_example examples_affine[] = {{"2x3x3x5", example_affine4},
+                                              {"scale", example_affine2}};
 
-const lgv_op lgv_op_affine = {
-    .name = "affine", .doc = "scale*x + shift with two numbers", .attr_size = sizeof(lgv_attr_affine),
-    .min_in = 1, .max_in = 1, .n_out = 1, .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP, .infer = infer_one,
-    .grad = grad_affine, LGV_EXAMPLES(examples_affine)};
+const lgv_op lgv_op_affine = {.name = "affine",
+                              .doc = "scale*x + shift with two numbers",
+                              .attr_size = sizeof(lgv_attr_affine),
+                              .min_in = 1,
+                              .max_in = 1,
+                              .n_out = 1,
+                              .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                              .infer = infer_one,
+                              .grad = grad_affine,
+                              LGV_EXAMPLES(examples_affine)};
 
 lgv_id lgv_affine(lgv_graph *g, lgv_id x, double scale, double shift)
 {
@@ -129,7 +154,8 @@ static void grad_act(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *nee
 
 static double flops_act(const lgv_graph *g, const lgv_node *n)
 {
-    return 10.0 * (double)lgv_value_elements(lgv_val(g, n->in[0])); /* an exponential and a division */
+    return 10.0 *
+           (double)lgv_value_elements(lgv_val(g, n->in[0])); /* an exponential and a division */
 }
 
 static lgv_id example_silu(lgv_graph *g)
@@ -158,12 +184,20 @@ static lgv_id example_none(lgv_graph *g)
     return lgv_act(g, lgv_example_input(g, "x", 1, 9, 0, 0, 0), LGV_ACT_NONE);
 }
 static const lgv_example examples_act[] = {{"silu", example_silu}, {"silu 3x37", example_silu2},
-    {"mish", example_mish}, {"gelu", example_gelu}, {"relu", example_relu}, {"none", example_none}};
+                                           {"mish", example_mish}, {"gelu", example_gelu},
+                                           {"relu", example_relu}, {"none", example_none}};
 
-const lgv_op lgv_op_act = {
-    .name = "act", .doc = "an activation: SiLU, Mish, GELU (exact), ReLU", .attr_size = sizeof(lgv_attr_act),
-    .min_in = 1, .max_in = 1, .n_out = 1, .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP, .infer = infer_act,
-    .grad = grad_act, .flops = flops_act, LGV_EXAMPLES(examples_act)};
+const lgv_op lgv_op_act = {.name = "act",
+                           .doc = "an activation: SiLU, Mish, GELU (exact), ReLU",
+                           .attr_size = sizeof(lgv_attr_act),
+                           .min_in = 1,
+                           .max_in = 1,
+                           .n_out = 1,
+                           .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                           .infer = infer_act,
+                           .grad = grad_act,
+                           .flops = flops_act,
+                           LGV_EXAMPLES(examples_act)};
 
 lgv_id lgv_act(lgv_graph *g, lgv_id x, lgv_act_kind kind)
 {
@@ -180,19 +214,41 @@ static lgv_status infer_act_grad(lgv_infer *c, lgv_error *err)
 
 static lgv_id example_act_grad(lgv_graph *g, int kind)
 {
-    return lgv_act_grad(g, lgv_example_input(g, "dy", 3, 2, 5, 13, 0), lgv_example_input(g, "x", 3, 2, 5, 13, 0), kind);
+    return lgv_act_grad(g, lgv_example_input(g, "dy", 3, 2, 5, 13, 0),
+                        lgv_example_input(g, "x", 3, 2, 5, 13, 0), kind);
 }
-static lgv_id example_silu_grad(lgv_graph *g) { return example_act_grad(g, LGV_ACT_SILU); }
-static lgv_id example_mish_grad(lgv_graph *g) { return example_act_grad(g, LGV_ACT_MISH); }
-static lgv_id example_gelu_grad(lgv_graph *g) { return example_act_grad(g, LGV_ACT_GELU); }
-static lgv_id example_relu_grad(lgv_graph *g) { return example_act_grad(g, LGV_ACT_RELU); }
-static const lgv_example examples_act_grad[] = {{"silu", example_silu_grad}, {"mish", example_mish_grad},
-    {"gelu", example_gelu_grad}, {"relu", example_relu_grad}};
+static lgv_id example_silu_grad(lgv_graph *g)
+{
+    return example_act_grad(g, LGV_ACT_SILU);
+}
+static lgv_id example_mish_grad(lgv_graph *g)
+{
+    return example_act_grad(g, LGV_ACT_MISH);
+}
+static lgv_id example_gelu_grad(lgv_graph *g)
+{
+    return example_act_grad(g, LGV_ACT_GELU);
+}
+static lgv_id example_relu_grad(lgv_graph *g)
+{
+    return example_act_grad(g, LGV_ACT_RELU);
+}
+static const lgv_example examples_act_grad[] = {{"silu", example_silu_grad},
+                                                {"mish", example_mish_grad},
+                                                {"gelu", example_gelu_grad},
+                                                {"relu", example_relu_grad}};
 
-const lgv_op lgv_op_act_grad = {
-    .name = "act_grad", .doc = "dy times the derivative of the activation at x", .attr_size = sizeof(lgv_attr_act),
-    .min_in = 2, .max_in = 2, .n_out = 1, .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1, .infer = infer_act_grad,
-    .no_grad = LGV_SECOND, .flops = flops_act, LGV_EXAMPLES(examples_act_grad)};
+const lgv_op lgv_op_act_grad = {.name = "act_grad",
+                                .doc = "dy times the derivative of the activation at x",
+                                .attr_size = sizeof(lgv_attr_act),
+                                .min_in = 2,
+                                .max_in = 2,
+                                .n_out = 1,
+                                .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                                .infer = infer_act_grad,
+                                .no_grad = LGV_SECOND,
+                                .flops = flops_act,
+                                LGV_EXAMPLES(examples_act_grad)};
 
 lgv_id lgv_act_grad(lgv_graph *g, lgv_id dy, lgv_id x, int kind)
 {
@@ -207,7 +263,8 @@ static lgv_status infer_cast(lgv_infer *c, lgv_error *err)
     const lgv_value *x = c->in[0];
     if (!x) return lgv_fail(err, LGV_ERR_ARGUMENT, "input is missing");
     if ((x->dtype != LGV_F32 && x->dtype != LGV_BF16) || (to != LGV_F32 && to != LGV_BF16)) {
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "casts go between F32 and BF16, not from %s to %s",
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "casts go between F32 and BF16, not from %s to %s",
                         lgv_dtype_name(x->dtype), lgv_dtype_name(to));
     }
     lgv_like(&c->out[0], x);
@@ -228,10 +285,16 @@ static lgv_id example_cast_same(lgv_graph *g)
 }
 static const lgv_example examples_cast[] = {{"f32", example_cast_same}};
 
-const lgv_op lgv_op_cast = {
-    .name = "cast", .doc = "x in another element type (F32, BF16), rounded to nearest even",
-    .attr_size = sizeof(lgv_attr_cast), .min_in = 1, .max_in = 1, .n_out = 1, .flags = LGV_OP_CHEAP,
-    .infer = infer_cast, .grad = grad_cast, LGV_EXAMPLES(examples_cast)};
+const lgv_op lgv_op_cast = {.name = "cast",
+                            .doc = "x in another element type (F32, BF16), rounded to nearest even",
+                            .attr_size = sizeof(lgv_attr_cast),
+                            .min_in = 1,
+                            .max_in = 1,
+                            .n_out = 1,
+                            .flags = LGV_OP_CHEAP,
+                            .infer = infer_cast,
+                            .grad = grad_cast,
+                            LGV_EXAMPLES(examples_cast)};
 
 lgv_id lgv_cast(lgv_graph *g, lgv_id x, lgv_dtype dtype)
 {

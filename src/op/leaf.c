@@ -9,8 +9,12 @@ static lgv_status input_infer(lgv_infer *c, lgv_error *err)
 }
 
 const lgv_op lgv_op_input = {
-    .name = "input", .doc = "A value the host writes before each run.",
-    .attr_size = sizeof(lgv_attr_input), .n_out = 1, .flags = LGV_OP_LEAF, .infer = input_infer,
+    .name = "input",
+    .doc = "A value the host writes before each run.",
+    .attr_size = sizeof(lgv_attr_input),
+    .n_out = 1,
+    .flags = LGV_OP_LEAF,
+    .infer = input_infer,
     .no_grad = "it has no inputs",
 };
 
@@ -22,8 +26,12 @@ static lgv_status param_infer(lgv_infer *c, lgv_error *err)
 }
 
 const lgv_op lgv_op_param = {
-    .name = "param", .doc = "A buffer of the store, read from the set the plan binds as weights.",
-    .attr_size = sizeof(lgv_attr_param), .n_out = 1, .flags = LGV_OP_LEAF, .infer = param_infer,
+    .name = "param",
+    .doc = "A buffer of the store, read from the set the plan binds as weights.",
+    .attr_size = sizeof(lgv_attr_param),
+    .n_out = 1,
+    .flags = LGV_OP_LEAF,
+    .infer = param_infer,
     .no_grad = "it has no inputs",
 };
 
@@ -43,16 +51,30 @@ lgv_id lgv_step_row(lgv_graph *g, int64_t rows, int field)
     return lgv_node_new(g, LGV_OP_step_row, "step_row", 0, NULL, &attr);
 }
 
-static lgv_id step_row_t(lgv_graph *g) { return lgv_step_row(g, 5, LGV_FIELD_T); }
-static lgv_id step_row_label(lgv_graph *g) { return lgv_step_row(g, 3, LGV_FIELD_LABEL_F32); }
-static lgv_id step_row_coef(lgv_graph *g) { return lgv_step_row(g, 17, LGV_FIELD_COEF + 4); }
+static lgv_id step_row_t(lgv_graph *g)
+{
+    return lgv_step_row(g, 5, LGV_FIELD_T);
+}
+static lgv_id step_row_label(lgv_graph *g)
+{
+    return lgv_step_row(g, 3, LGV_FIELD_LABEL_F32);
+}
+static lgv_id step_row_coef(lgv_graph *g)
+{
+    return lgv_step_row(g, 17, LGV_FIELD_COEF + 4);
+}
 static const lgv_example step_row_examples[] = {
     {"timestep", step_row_t}, {"label", step_row_label}, {"coefficient", step_row_coef}};
 
 const lgv_op lgv_op_step_row = {
-    .name = "step_row", .doc = "One field of the step block's rows, [N].",
-    .attr_size = sizeof(lgv_attr_step_row), .n_out = 1, .infer = step_row_infer,
-    .no_grad = "it has no inputs", .examples = step_row_examples, .n_examples = 3,
+    .name = "step_row",
+    .doc = "One field of the step block's rows, [N].",
+    .attr_size = sizeof(lgv_attr_step_row),
+    .n_out = 1,
+    .infer = step_row_infer,
+    .no_grad = "it has no inputs",
+    .examples = step_row_examples,
+    .n_examples = 3,
 };
 
 static lgv_status assign_infer(lgv_infer *c, lgv_error *err)
@@ -61,9 +83,15 @@ static lgv_status assign_infer(lgv_infer *c, lgv_error *err)
 }
 
 const lgv_op lgv_op_assign = {
-    .name = "assign", .doc = "Writes a value to a buffer of the store (adds, where the plan accumulates gradients).",
-    .attr_size = sizeof(lgv_attr_assign), .min_in = 1, .max_in = 1, .n_out = 0, .flags = LGV_OP_EFFECT,
-    .infer = assign_infer, .no_grad = "it has no outputs",
+    .name = "assign",
+    .doc = "Writes a value to a buffer of the store (adds, where the plan accumulates gradients).",
+    .attr_size = sizeof(lgv_attr_assign),
+    .min_in = 1,
+    .max_in = 1,
+    .n_out = 0,
+    .flags = LGV_OP_EFFECT,
+    .infer = assign_infer,
+    .no_grad = "it has no outputs",
 };
 
 static lgv_status stop_gradient_infer(lgv_infer *c, lgv_error *err)
@@ -83,8 +111,14 @@ static lgv_id stop_gradient_example(lgv_graph *g)
 }
 
 const lgv_op lgv_op_stop_gradient = {
-    .name = "stop_gradient", .doc = "y = x, through which no gradient flows.",
-    .min_in = 1, .max_in = 1, .n_out = 1, .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP, .infer = stop_gradient_infer,
+    .name = "stop_gradient",
+    .doc = "y = x, through which no gradient flows.",
+    .min_in = 1,
+    .max_in = 1,
+    .n_out = 1,
+    .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+    .infer = stop_gradient_infer,
     .no_grad = "stopping the gradient is what it is for",
-    .examples = (const lgv_example[]){{"3d", stop_gradient_example}}, .n_examples = 1,
+    .examples = (const lgv_example[]){{"3d", stop_gradient_example}},
+    .n_examples = 1,
 };

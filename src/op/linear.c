@@ -7,25 +7,30 @@ static lgv_status check_matrix(const lgv_value *w, lgv_error *err)
 {
     char text[96];
     if (w->rank == 2) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_SHAPE, "the weight has shape %s; it must be [out,in]", lgv_shape_text(w, text));
+    return lgv_fail(err, LGV_ERR_SHAPE, "the weight has shape %s; it must be [out,in]",
+                    lgv_shape_text(w, text));
 }
 
 static lgv_status check_operand(const char *what, const lgv_value *v, lgv_error *err)
 {
     char text[96];
     if (v->dtype != LGV_F32 && v->dtype != LGV_BF16)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %s; it must be F32 or BF16", what, lgv_dtype_name(v->dtype));
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %s; it must be F32 or BF16", what,
+                        lgv_dtype_name(v->dtype));
     if (v->rank < 2)
-        return lgv_fail(err, LGV_ERR_SHAPE, "%s has shape %s; it must be [N,C], [N,L,C] or [N,H,W,C]", what, lgv_shape_text(v, text));
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "%s has shape %s; it must be [N,C], [N,L,C] or [N,H,W,C]", what,
+                        lgv_shape_text(v, text));
     return LGV_OK;
 }
 
-static lgv_status check_rows(const char *what, const lgv_value *v, int64_t n, int64_t k, lgv_error *err)
+static lgv_status check_rows(const char *what, const lgv_value *v, int64_t n, int64_t k,
+                             lgv_error *err)
 {
     char text[96];
     if (!v || (v->rank == 2 && v->dim[0] == n && v->dim[1] == k)) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_SHAPE, "%s has shape %s; it must be [%lld,%lld]", what, lgv_shape_text(v, text), (long long)n,
-                    (long long)k);
+    return lgv_fail(err, LGV_ERR_SHAPE, "%s has shape %s; it must be [%lld,%lld]", what,
+                    lgv_shape_text(v, text), (long long)n, (long long)k);
 }
 
 /* out = like with `channels` channels. */
@@ -42,17 +47,18 @@ static lgv_status linear_infer(lgv_infer *c, lgv_error *err)
     LGV_TRY(check_matrix(w, err));
     LGV_TRY(check_operand("the input", x, err));
     if (lgv_channels(x) != w->dim[1])
-        return lgv_fail(err, LGV_ERR_SHAPE, "the input has %lld channels, the weight wants %lld", (long long)lgv_channels(x),
-                        (long long)w->dim[1]);
+        return lgv_fail(err, LGV_ERR_SHAPE, "the input has %lld channels, the weight wants %lld",
+                        (long long)lgv_channels(x), (long long)w->dim[1]);
     if (bias && (bias->rank != 1 || bias->dim[0] != w->dim[0]))
-        return lgv_fail(err, LGV_ERR_SHAPE, "the bias has shape %s; it must be [%lld]", lgv_shape_text(bias, text),
-                        (long long)w->dim[0]);
+        return lgv_fail(err, LGV_ERR_SHAPE, "the bias has shape %s; it must be [%lld]",
+                        lgv_shape_text(bias, text), (long long)w->dim[0]);
     LGV_TRY(check_rows("the row vector", c->in[LGV_IN_ROW], x->dim[0], w->dim[0], err));
     LGV_TRY(check_rows("the gate", c->in[LGV_IN_GATE], x->dim[0], w->dim[0], err));
     set_channels(&c->out[0], x, w->dim[0]);
     const lgv_value *residual = c->in[LGV_IN_RESIDUAL];
     if (residual && !lgv_same_shape(residual, &c->out[0]))
-        return lgv_fail(err, LGV_ERR_SHAPE, "the residual has shape %s; it must be the output's", lgv_shape_text(residual, text));
+        return lgv_fail(err, LGV_ERR_SHAPE, "the residual has shape %s; it must be the output's",
+                        lgv_shape_text(residual, text));
     return LGV_OK;
 }
 
@@ -62,7 +68,8 @@ static lgv_status grad_x_infer(lgv_infer *c, lgv_error *err)
     LGV_TRY(check_matrix(w, err));
     LGV_TRY(check_operand("the output's gradient", dy, err));
     if (lgv_channels(dy) != w->dim[0])
-        return lgv_fail(err, LGV_ERR_SHAPE, "the output's gradient has %lld channels, the weight makes %lld",
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "the output's gradient has %lld channels, the weight makes %lld",
                         (long long)lgv_channels(dy), (long long)w->dim[0]);
     set_channels(&c->out[0], dy, w->dim[1]);
     return LGV_OK;
@@ -77,8 +84,9 @@ static lgv_status grad_w_infer(lgv_infer *c, lgv_error *err)
     set_channels(&rows, x, lgv_channels(dy));
     if (!lgv_same_shape(&rows, dy)) {
         char a[96], b[96];
-        return lgv_fail(err, LGV_ERR_SHAPE, "the input %s and the output's gradient %s have different rows", lgv_shape_text(x, a),
-                        lgv_shape_text(dy, b));
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "the input %s and the output's gradient %s have different rows",
+                        lgv_shape_text(x, a), lgv_shape_text(dy, b));
     }
     lgv_set_shape(&c->out[0], LGV_F32, 2, lgv_channels(dy), lgv_channels(x), 1, 1);
     return LGV_OK;
@@ -87,7 +95,8 @@ static lgv_status grad_w_infer(lgv_infer *c, lgv_error *err)
 lgv_id lgv_linear(lgv_graph *g, lgv_id x, lgv_id w, lgv_id bias)
 {
     lgv_attr_linear attr = {0};
-    return lgv_node_new(g, LGV_OP_linear, "", bias == LGV_NONE ? 2 : 3, (lgv_id[]){x, w, bias}, &attr);
+    return lgv_node_new(g, LGV_OP_linear, "", bias == LGV_NONE ? 2 : 3, (lgv_id[]){x, w, bias},
+                        &attr);
 }
 
 static lgv_id linear_grad_x(lgv_graph *g, lgv_id dy, lgv_id w)
@@ -110,7 +119,8 @@ static void linear_grad(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *
 
 static double flops_of(const lgv_value *rows, const lgv_value *w)
 {
-    return 2.0 * (double)(rows->dim[0] * lgv_positions(rows)) * (double)w->dim[0] * (double)w->dim[1];
+    return 2.0 * (double)(rows->dim[0] * lgv_positions(rows)) * (double)w->dim[0] *
+           (double)w->dim[1];
 }
 
 static double linear_flops(const lgv_graph *g, const lgv_node *n) /* of grad_x too */
@@ -141,39 +151,92 @@ static lgv_id build_grad(lgv_graph *g, int rank, const int64_t *x, int64_t k, bo
                 : linear_grad_x(g, dy, lgv_input(g, "w", LGV_F32, 2, w));
 }
 
-static const int64_t rows[] = {5, 19}, tokens[] = {2, 7, 12}, picture[] = {2, 3, 5, 33}, single[] = {1, 1};
-static lgv_id forward_rows(lgv_graph *g) { return build_forward(g, 2, rows, 18, true); }
-static lgv_id forward_tokens(lgv_graph *g) { return build_forward(g, 3, tokens, 7, false); }
-static lgv_id forward_picture(lgv_graph *g) { return build_forward(g, 4, picture, 35, true); }
-static lgv_id forward_single(lgv_graph *g) { return build_forward(g, 2, single, 1, true); }
-static lgv_id grad_x_rows(lgv_graph *g) { return build_grad(g, 2, rows, 18, false); }
-static lgv_id grad_x_tokens(lgv_graph *g) { return build_grad(g, 3, tokens, 7, false); }
-static lgv_id grad_x_picture(lgv_graph *g) { return build_grad(g, 4, picture, 35, false); }
-static lgv_id grad_w_rows(lgv_graph *g) { return build_grad(g, 2, rows, 18, true); }
-static lgv_id grad_w_tokens(lgv_graph *g) { return build_grad(g, 3, tokens, 7, true); }
-static lgv_id grad_w_picture(lgv_graph *g) { return build_grad(g, 4, picture, 35, true); }
+static const int64_t rows[] = {5, 19}, tokens[] = {2, 7, 12}, picture[] = {2, 3, 5, 33},
+                     single[] = {1, 1};
+static lgv_id forward_rows(lgv_graph *g)
+{
+    return build_forward(g, 2, rows, 18, true);
+}
+static lgv_id forward_tokens(lgv_graph *g)
+{
+    return build_forward(g, 3, tokens, 7, false);
+}
+static lgv_id forward_picture(lgv_graph *g)
+{
+    return build_forward(g, 4, picture, 35, true);
+}
+static lgv_id forward_single(lgv_graph *g)
+{
+    return build_forward(g, 2, single, 1, true);
+}
+static lgv_id grad_x_rows(lgv_graph *g)
+{
+    return build_grad(g, 2, rows, 18, false);
+}
+static lgv_id grad_x_tokens(lgv_graph *g)
+{
+    return build_grad(g, 3, tokens, 7, false);
+}
+static lgv_id grad_x_picture(lgv_graph *g)
+{
+    return build_grad(g, 4, picture, 35, false);
+}
+static lgv_id grad_w_rows(lgv_graph *g)
+{
+    return build_grad(g, 2, rows, 18, true);
+}
+static lgv_id grad_w_tokens(lgv_graph *g)
+{
+    return build_grad(g, 3, tokens, 7, true);
+}
+static lgv_id grad_w_picture(lgv_graph *g)
+{
+    return build_grad(g, 4, picture, 35, true);
+}
 
 const lgv_op lgv_op_linear = {
-    .name = "linear", .doc = "y[..,K] = act(x[..,C] w[K,C]^T + bias[K] + row[N,K] + residual) * gate[N,K].",
-    .attr_size = sizeof(lgv_attr_linear), .min_in = 2, .max_in = LGV_EPILOGUE_INPUTS, .n_out = 1,
-    .infer = linear_infer, .grad = linear_grad, .flops = linear_flops,
-    .examples = (const lgv_example[]){{"rows", forward_rows}, {"tokens", forward_tokens}, {"picture", forward_picture},
+    .name = "linear",
+    .doc = "y[..,K] = act(x[..,C] w[K,C]^T + bias[K] + row[N,K] + residual) * gate[N,K].",
+    .attr_size = sizeof(lgv_attr_linear),
+    .min_in = 2,
+    .max_in = LGV_EPILOGUE_INPUTS,
+    .n_out = 1,
+    .infer = linear_infer,
+    .grad = linear_grad,
+    .flops = linear_flops,
+    .examples = (const lgv_example[]){{"rows", forward_rows},
+                                      {"tokens", forward_tokens},
+                                      {"picture", forward_picture},
                                       {"single", forward_single}},
     .n_examples = 4,
 };
 
 const lgv_op lgv_op_linear_grad_x = {
-    .name = "linear_grad_x", .doc = "dx[..,C] of linear from dy[..,K] and w[K,C].",
-    .min_in = 2, .max_in = 2, .n_out = 1, .infer = grad_x_infer,
-    .no_grad = "it is itself a gradient; second derivatives are not needed", .flops = linear_flops,
-    .examples = (const lgv_example[]){{"rows", grad_x_rows}, {"tokens", grad_x_tokens}, {"picture", grad_x_picture}},
+    .name = "linear_grad_x",
+    .doc = "dx[..,C] of linear from dy[..,K] and w[K,C].",
+    .min_in = 2,
+    .max_in = 2,
+    .n_out = 1,
+    .infer = grad_x_infer,
+    .no_grad = "it is itself a gradient; second derivatives are not needed",
+    .flops = linear_flops,
+    .examples = (const lgv_example[]){{"rows", grad_x_rows},
+                                      {"tokens", grad_x_tokens},
+                                      {"picture", grad_x_picture}},
     .n_examples = 3,
 };
 
 const lgv_op lgv_op_linear_grad_w = {
-    .name = "linear_grad_w", .doc = "dw[K,C] of linear from x[..,C] and dy[..,K].",
-    .min_in = 2, .max_in = 2, .n_out = 1, .infer = grad_w_infer,
-    .no_grad = "it is itself a gradient; second derivatives are not needed", .flops = grad_w_flops,
-    .examples = (const lgv_example[]){{"rows", grad_w_rows}, {"tokens", grad_w_tokens}, {"picture", grad_w_picture}},
+    .name = "linear_grad_w",
+    .doc = "dw[K,C] of linear from x[..,C] and dy[..,K].",
+    .min_in = 2,
+    .max_in = 2,
+    .n_out = 1,
+    .infer = grad_w_infer,
+    .no_grad = "it is itself a gradient; second derivatives are not needed",
+    .flops = grad_w_flops,
+    .examples = (const lgv_example[]){{"rows", grad_w_rows},
+                                      {"tokens", grad_w_tokens},
+                                      {"picture", grad_w_picture}},
     .n_examples = 3,
 };

@@ -18,9 +18,17 @@ static double flops_adamw(const lgv_graph *g, const lgv_node *n)
 }
 
 const lgv_op lgv_op_adamw = {
-    .name = "adamw", .doc = "clipping by the global norm, AdamW and EMA over the trained range: [norm, 1 when skipped]",
-    .attr_size = sizeof(lgv_attr_adamw), .min_in = 0, .max_in = 0, .n_out = 1, .flags = LGV_OP_EFFECT, .infer = infer_adamw,
-    .no_grad = "it is an effect on the store", .flops = flops_adamw};
+    .name = "adamw",
+    .doc =
+        "clipping by the global norm, AdamW and EMA over the trained range: [norm, 1 when skipped]",
+    .attr_size = sizeof(lgv_attr_adamw),
+    .min_in = 0,
+    .max_in = 0,
+    .n_out = 1,
+    .flags = LGV_OP_EFFECT,
+    .infer = infer_adamw,
+    .no_grad = "it is an effect on the store",
+    .flops = flops_adamw};
 
 lgv_id lgv_adamw(lgv_graph *g, int with_ema)
 {

@@ -37,29 +37,31 @@ struct lgv_kernel;
 /* One node of a program, with everything resolved. */
 typedef struct lgv_call {
     lgv_opcode op;
-    const char *name;    /* of the node */
+    const char *name; /* of the node */
     const void *attr;
     int n_in, n_out;
     lgv_tensor in[LGV_MAX_INPUTS];
     lgv_tensor out[LGV_MAX_OUTPUTS];
-    bool accumulate;     /* add to output 0 (weight gradients into the store) */
+    bool accumulate; /* add to output 0 (weight gradients into the store) */
     int threads;
-    void *workspace;     /* what workspace() asked for, 64-byte aligned */
-    const void *packed;  /* what pack() described */
-    void *state;         /* what prepare() made */
+    void *workspace;    /* what workspace() asked for, 64-byte aligned */
+    const void *packed; /* what pack() described */
+    void *state;        /* what prepare() made */
     const lgv_step *step;
     lgv_pool *pool;
-    lgv_range range;     /* adamw only */
+    lgv_range range; /* adamw only */
 } lgv_call;
 
 typedef struct lgv_kernel {
     lgv_opcode op;
-    const char *name;                                  /* "gemm", "direct", "plain" */
-    bool (*accepts)(const lgv_call *c);                /* NULL: always. Data pointers are not set yet (non-NULL where present) */
-    unsigned epilogue;                                 /* LGV_EPI_* it can do (conv2d, linear) */
-    int (*halo)(const lgv_call *c, int input);         /* halo it would like around an input; NULL: 0 */
-    bool accumulates;                                  /* honours call.accumulate */
-    lgv_pack (*pack)(const lgv_call *c);               /* NULL: none */
+    const char *name; /* "gemm", "direct", "plain" */
+    bool (*accepts)(
+        const lgv_call
+            *c);       /* NULL: always. Data pointers are not set yet (non-NULL where present) */
+    unsigned epilogue; /* LGV_EPI_* it can do (conv2d, linear) */
+    int (*halo)(const lgv_call *c, int input); /* halo it would like around an input; NULL: 0 */
+    bool accumulates;                          /* honours call.accumulate */
+    lgv_pack (*pack)(const lgv_call *c);       /* NULL: none */
     void (*run_pack)(const lgv_call *c, void *packed); /* in[LGV_IN_W] holds the weights */
     size_t (*workspace)(const lgv_call *c);            /* NULL: 0. May use c->threads */
     lgv_status (*prepare)(const lgv_call *c, void **state, lgv_error *err);
@@ -89,12 +91,16 @@ struct lgv_device {
 };
 
 /* --- For kernels ----------------------------------------------------------------------------------- */
-static inline void lgv_parallel(const lgv_call *c, int64_t blocks, void (*fn)(void *arg, int64_t block, int thread), void *arg)
+static inline void lgv_parallel(const lgv_call *c, int64_t blocks,
+                                void (*fn)(void *arg, int64_t block, int thread), void *arg)
 {
     lgv_pool_run(c->pool, blocks, fn, arg);
 }
 
-static inline int64_t lgv_tensor_elements(const lgv_tensor *t) { return t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]; }
+static inline int64_t lgv_tensor_elements(const lgv_tensor *t)
+{
+    return t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3];
+}
 static inline bool lgv_tensor_dense(const lgv_tensor *t)
 {
     int64_t n = 1;
@@ -111,9 +117,21 @@ typedef struct lgv_nhwc {
 static inline lgv_nhwc lgv_as_nhwc(const lgv_tensor *t)
 {
     lgv_nhwc a = {t->dim[0], 1, 1, 1, t->stride[0], 0, 0};
-    if (t->rank == 2) { a.c = t->dim[1]; }
-    if (t->rank == 3) { a.w = t->dim[1]; a.sw = t->stride[1]; a.c = t->dim[2]; }
-    if (t->rank == 4) { a.h = t->dim[1]; a.sh = t->stride[1]; a.w = t->dim[2]; a.sw = t->stride[2]; a.c = t->dim[3]; }
+    if (t->rank == 2) {
+        a.c = t->dim[1];
+    }
+    if (t->rank == 3) {
+        a.w = t->dim[1];
+        a.sw = t->stride[1];
+        a.c = t->dim[2];
+    }
+    if (t->rank == 4) {
+        a.h = t->dim[1];
+        a.sh = t->stride[1];
+        a.w = t->dim[2];
+        a.sw = t->stride[2];
+        a.c = t->dim[3];
+    }
     return a;
 }
 /* True when all pixels of t (its n*h*w of them) are a fixed distance *ld apart, so that t is a matrix [n*h*w, c]. */

@@ -6,10 +6,12 @@
 
 #include "planner.h"
 
-static lgv_status new_root(lgv_prog *p, lgv_root_kind kind, lgv_id owner, int32_t *out, lgv_error *err)
+static lgv_status new_root(lgv_prog *p, lgv_root_kind kind, lgv_id owner, int32_t *out,
+                           lgv_error *err)
 {
     LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));
-    p->root[p->n_roots] = (lgv_root){.kind = kind, .first = INT32_MAX, .last = -1, .owner = owner, .set = -1, .buffer = -1};
+    p->root[p->n_roots] = (lgv_root){
+        .kind = kind, .first = INT32_MAX, .last = -1, .owner = owner, .set = -1, .buffer = -1};
     *out = (int32_t)p->n_roots++;
     return LGV_OK;
 }
@@ -59,7 +61,9 @@ static lgv_status make_roots(lgv_plan *plan, lgv_prog *p, lgv_error *err)
         for (int k = 0; k < n->n_out; k++) {
             lgv_id v = n->out[k];
             if (v < 0) continue;
-            lgv_root_kind kind = n->op == LGV_OP_param ? LGV_ROOT_STORE : is_input_node(n) ? LGV_ROOT_IO : LGV_ROOT_ARENA;
+            lgv_root_kind kind = n->op == LGV_OP_param ? LGV_ROOT_STORE
+                                 : is_input_node(n)    ? LGV_ROOT_IO
+                                                       : LGV_ROOT_ARENA;
             LGV_TRY(new_root(p, kind, v, &p->place[v].root, err));
             p->root[p->place[v].root].members = 1;
             lay_out(p, v, 0);
@@ -69,7 +73,9 @@ static lgv_status make_roots(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             r->set = plan->weights_set;
             r->buffer = lgv_store_find(plan->store, name);
             if (r->buffer < 0)
-                return lgv_fail(err, LGV_ERR_ARGUMENT, "parameter '%s' is not in the store: call lgv_store_declare first", name);
+                return lgv_fail(err, LGV_ERR_ARGUMENT,
+                                "parameter '%s' is not in the store: call lgv_store_declare first",
+                                name);
         }
     }
     return LGV_OK;
@@ -113,7 +119,8 @@ static void make_view(lgv_prog *p, lgv_id v, lgv_id whole, int64_t start)
 static bool may_be_view(const lgv_prog *p, lgv_id v)
 {
     const lgv_root *r = &p->root[p->place[v].root];
-    return r->kind == LGV_ROOT_ARENA && !p->place[v].view && p->g->value[v].rank > 1 && !is_input_node(lgv_node_of(p->g, v));
+    return r->kind == LGV_ROOT_ARENA && !p->place[v].view && p->g->value[v].rank > 1 &&
+           !is_input_node(lgv_node_of(p->g, v));
 }
 
 /* The inputs of a concat are written in place. Later concats first, so that a concat inside another finds its
@@ -123,16 +130,19 @@ static void alias_concats(lgv_prog *p)
     lgv_graph *g = p->g;
     for (size_t i = g->n_nodes; i-- > 0;) {
         const lgv_node *n = &g->node[i];
-        if (n->op != LGV_OP_concat || p->root[p->place[n->out[0]].root].kind != LGV_ROOT_ARENA) continue;
+        if (n->op != LGV_OP_concat || p->root[p->place[n->out[0]].root].kind != LGV_ROOT_ARENA)
+            continue;
         int64_t start = 0;
         bool all = true;
         for (int k = 0; k < n->n_in; k++) {
             bool twice = k > 0 && n->in[0] == n->in[k];
             /* A slice result is cheaper as a view of its source, a value that is a container of views has to stay. */
-            if (!twice && may_be_view(p, n->in[k]) && p->root[p->place[n->in[k]].root].members == 1 &&
-                p->place[n->in[k]].halo == 0 && lgv_node_of(g, n->in[k])->op != LGV_OP_slice)
+            if (!twice && may_be_view(p, n->in[k]) &&
+                p->root[p->place[n->in[k]].root].members == 1 && p->place[n->in[k]].halo == 0 &&
+                lgv_node_of(g, n->in[k])->op != LGV_OP_slice)
                 make_view(p, n->in[k], n->out[0], start);
-            else all = false;
+            else
+                all = false;
             start += lgv_channels(&g->value[n->in[k]]);
         }
         if (all) p->action[i].kernel = NULL;
@@ -144,7 +154,9 @@ static void alias_slices(lgv_prog *p)
     lgv_graph *g = p->g;
     for (size_t i = 0; i < g->n_nodes; i++) {
         const lgv_node *n = &g->node[i];
-        if (n->op != LGV_OP_slice || !may_be_view(p, n->out[0]) || p->root[p->place[n->out[0]].root].members > 1) continue;
+        if (n->op != LGV_OP_slice || !may_be_view(p, n->out[0]) ||
+            p->root[p->place[n->out[0]].root].members > 1)
+            continue;
         if (p->root[p->place[n->in[0]].root].kind == LGV_ROOT_STORE) continue;
         make_view(p, n->out[0], n->in[0], ((lgv_attr_slice *)n->attr)->start);
         p->action[i].kernel = NULL;
@@ -167,10 +179,11 @@ static void alias_assigns(lgv_plan *plan, lgv_prog *p, const int32_t *readers)
         int set = lgv_store_find_set(plan->store, attr->set);
         bool adds = plan->options.accumulate_grads && !strcmp(attr->set, "grad");
         a->bumps_set = set;
-        if (plan->options.check || set == plan->weights_set || r->kind != LGV_ROOT_ARENA || r->members != 1 || !made->kernel ||
-            is_input_node(lgv_node_of(g, v)) || is_output(g, v))
+        if (plan->options.check || set == plan->weights_set || r->kind != LGV_ROOT_ARENA ||
+            r->members != 1 || !made->kernel || is_input_node(lgv_node_of(g, v)) || is_output(g, v))
             continue;
-        if (adds && (!made->kernel->accumulates || readers[v] != 1 || g->value[v].out != 0)) continue;
+        if (adds && (!made->kernel->accumulates || readers[v] != 1 || g->value[v].out != 0))
+            continue;
         r->kind = LGV_ROOT_STORE;
         r->set = set;
         r->buffer = lgv_store_find(plan->store, attr->name);
@@ -227,11 +240,14 @@ static void take_over(lgv_prog *p)
         const lgv_node *n = &g->node[i];
         unsigned flags = lgv_op_record(n->op)->flags;
         for (int k = 0; k < 2; k++) {
-            if (!(flags & (k ? LGV_OP_INPLACE1 : LGV_OP_INPLACE0)) || k >= n->n_in || n->in[k] < 0 || n->n_out < 1) continue;
+            if (!(flags & (k ? LGV_OP_INPLACE1 : LGV_OP_INPLACE0)) || k >= n->n_in ||
+                n->in[k] < 0 || n->n_out < 1)
+                continue;
             lgv_id x = n->in[k], y = n->out[0];
             lgv_root *a = &p->root[p->place[x].root], *b = &p->root[p->place[y].root];
-            if (a == b || a->kind != LGV_ROOT_ARENA || b->kind != LGV_ROOT_ARENA || a->members != 1 || b->members != 1 ||
-                a->halo || b->halo || a->last != (int32_t)i || !lgv_same_shape(&g->value[x], &g->value[y]) ||
+            if (a == b || a->kind != LGV_ROOT_ARENA || b->kind != LGV_ROOT_ARENA ||
+                a->members != 1 || b->members != 1 || a->halo || b->halo || a->last != (int32_t)i ||
+                !lgv_same_shape(&g->value[x], &g->value[y]) ||
                 g->value[x].dtype != g->value[y].dtype)
                 continue;
             a->last = b->last;
@@ -306,7 +322,8 @@ lgv_status lgv_place_memory(lgv_plan *plan, lgv_prog *p, size_t *io_bytes, lgv_e
         if (r->kind != LGV_ROOT_ARENA && r->kind != LGV_ROOT_IO) continue;
         if (r->owner >= 0) {
             const lgv_value *v = &g->value[r->owner];
-            r->bytes = layout_elements(v, r->halo) * plan->device->element_size(plan->device, v->dtype);
+            r->bytes =
+                layout_elements(v, r->halo) * plan->device->element_size(plan->device, v->dtype);
         }
         r->bytes = round_up(r->bytes);
         if (r->kind == LGV_ROOT_IO) {
@@ -338,9 +355,11 @@ lgv_tensor lgv_place_tensor(const lgv_plan *plan, const lgv_prog *p, lgv_id v)
     t.halo = pl->halo;
     const lgv_root *r = &p->root[pl->root];
     char *base = NULL;
-    if (r->kind == LGV_ROOT_ARENA && plan->store->arena) base = (char *)plan->store->arena + r->offset;
+    if (r->kind == LGV_ROOT_ARENA && plan->store->arena)
+        base = (char *)plan->store->arena + r->offset;
     if (r->kind == LGV_ROOT_IO && plan->io) base = (char *)plan->io + r->offset;
     if (r->kind == LGV_ROOT_STORE) base = lgv_store_data(plan->store, r->set, r->buffer);
-    if (base) t.data = base + (size_t)pl->offset * plan->device->element_size(plan->device, value->dtype);
+    if (base)
+        t.data = base + (size_t)pl->offset * plan->device->element_size(plan->device, value->dtype);
     return t;
 }

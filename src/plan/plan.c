@@ -52,7 +52,8 @@ static unsigned epilogue_of(const lgv_call *c)
     if (c->n_in > LGV_IN_ROW && c->in[LGV_IN_ROW].data) mask |= LGV_EPI_ROW;
     if (c->n_in > LGV_IN_RESIDUAL && c->in[LGV_IN_RESIDUAL].data) mask |= LGV_EPI_RESIDUAL;
     if (c->n_in > LGV_IN_GATE && c->in[LGV_IN_GATE].data) mask |= LGV_EPI_GATE;
-    int act = c->op == LGV_OP_conv2d ? ((const lgv_attr_conv *)c->attr)->act : ((const lgv_attr_linear *)c->attr)->act;
+    int act = c->op == LGV_OP_conv2d ? ((const lgv_attr_conv *)c->attr)->act
+                                     : ((const lgv_attr_linear *)c->attr)->act;
     return act ? mask | LGV_EPI_ACT : mask;
 }
 
@@ -86,8 +87,8 @@ static unsigned supported_epilogue(void *arg, const lgv_node *n)
 
 static lgv_status no_kernel(const lgv_plan *plan, const lgv_node *n, lgv_error *err)
 {
-    return lgv_fail(err, LGV_ERR_UNSUPPORTED, "device %s has no kernel for %s '%s'", plan->device->name,
-                    lgv_op_record(n->op)->name, n->name);
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED, "device %s has no kernel for %s '%s'",
+                    plan->device->name, lgv_op_record(n->op)->name, n->name);
 }
 
 /* --- One program ------------------------------------------------------------------------------------ */
@@ -95,13 +96,15 @@ static lgv_status instrument(lgv_graph *g, lgv_error *err)
 {
     for (size_t i = 0; i < g->n_modules; i++) {
         bool known = false;
-        for (size_t k = 0; k < g->n_outputs; k++) known |= !strcmp(g->output[k].name, g->module[i].name);
+        for (size_t k = 0; k < g->n_outputs; k++)
+            known |= !strcmp(g->output[k].name, g->module[i].name);
         if (!known) lgv_graph_output(g, g->module[i].value, g->module[i].name);
     }
     return lgv_graph_status(g, err);
 }
 
-static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units, int *n_units, lgv_error *err)
+static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units, int *n_units,
+                             lgv_error *err)
 {
     if (plan->options.instrument) LGV_TRY(instrument(g, err));
     lgv_graph_compact(g);
@@ -135,16 +138,21 @@ static void placed_call(const lgv_plan *plan, const lgv_prog *p, lgv_action *a)
     }
 }
 
-static lgv_status check_assign(const lgv_plan *plan, const lgv_prog *p, const lgv_node *n, lgv_error *err)
+static lgv_status check_assign(const lgv_plan *plan, const lgv_prog *p, const lgv_node *n,
+                               lgv_error *err)
 {
     const lgv_attr_assign *a = n->attr;
     int buffer = lgv_store_find(plan->store, a->name);
     if (lgv_store_find_set(plan->store, a->set) < 0)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "assign to '%s': the store has no set '%s'", a->name, a->set);
-    if (buffer < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "assign: the store has no buffer '%s'", a->name);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "assign to '%s': the store has no set '%s'", a->name,
+                        a->set);
+    if (buffer < 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "assign: the store has no buffer '%s'", a->name);
     if (plan->store->buffer[buffer].count != lgv_elements(p->g, n->in[0]))
-        return lgv_fail(err, LGV_ERR_SHAPE, "assign to '%s': the value has %lld elements, the buffer %lld", a->name,
-                        (long long)lgv_elements(p->g, n->in[0]), (long long)plan->store->buffer[buffer].count);
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "assign to '%s': the value has %lld elements, the buffer %lld", a->name,
+                        (long long)lgv_elements(p->g, n->in[0]),
+                        (long long)plan->store->buffer[buffer].count);
     return LGV_OK;
 }
 
@@ -179,7 +187,8 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             a->call.accumulate = plan->options.accumulate_grads && !strcmp(attr->set, "grad");
             a->call.n_out = 1;
             a->call.out[0] = a->call.in[0];
-            a->call.out[0].data = lgv_store_data(plan->store, set, lgv_store_find(plan->store, attr->name));
+            a->call.out[0].data =
+                lgv_store_data(plan->store, set, lgv_store_find(plan->store, attr->name));
             lgv_tensor *t = &a->call.out[0];
             int64_t step = 1;
             for (int k = t->rank - 1; k >= 0; k--) {
@@ -194,9 +203,12 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             lgv_pack pack = a->kernel->pack(&a->call);
             const lgv_place *w = &p->place[n->in[LGV_IN_W]];
             const lgv_root *r = &p->root[w->root];
-            if (pack.bytes && r->kind == LGV_ROOT_STORE && lgv_node_of(p->g, n->in[LGV_IN_W])->op == LGV_OP_param) {
+            if (pack.bytes && r->kind == LGV_ROOT_STORE &&
+                lgv_node_of(p->g, n->in[LGV_IN_W])->op == LGV_OP_param) {
                 a->pack = lgv_store_get_pack(plan->store, r->set, r->buffer, pack.kind, pack.bytes);
-                if (!a->pack) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while packing weights of '%s'", n->name);
+                if (!a->pack)
+                    return lgv_fail(err, LGV_ERR_MEMORY,
+                                    "out of memory while packing weights of '%s'", n->name);
             } else {
                 a->pack_bytes = (pack.bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
             }
@@ -204,7 +216,10 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
         a->workspace_bytes = a->kernel->workspace ? a->kernel->workspace(&a->call) : 0;
         if (a->workspace_bytes + a->pack_bytes) {
             LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));
-            p->root[p->n_roots] = (lgv_root){.kind = LGV_ROOT_ARENA, .first = (int32_t)i, .last = (int32_t)i, .owner = -1,
+            p->root[p->n_roots] = (lgv_root){.kind = LGV_ROOT_ARENA,
+                                             .first = (int32_t)i,
+                                             .last = (int32_t)i,
+                                             .owner = -1,
                                              .bytes = a->workspace_bytes + a->pack_bytes};
             a->scratch = (int32_t)p->n_roots++;
         }
@@ -218,9 +233,13 @@ static void note_costs(lgv_plan *plan, lgv_prog *p)
         lgv_action *a = &p->action[i];
         a->flops = lgv_node_flops(p->g, &p->g->node[i]);
         for (int k = 0; k < a->call.n_in; k++)
-            if (a->call.in[k].data) a->bytes += (double)lgv_tensor_elements(&a->call.in[k]) * (double)lgv_dtype_size(a->call.in[k].dtype);
+            if (a->call.in[k].data)
+                a->bytes += (double)lgv_tensor_elements(&a->call.in[k]) *
+                            (double)lgv_dtype_size(a->call.in[k].dtype);
         for (int k = 0; k < a->call.n_out; k++)
-            if (a->call.out[k].data) a->bytes += (double)lgv_tensor_elements(&a->call.out[k]) * (double)lgv_dtype_size(a->call.out[k].dtype);
+            if (a->call.out[k].data)
+                a->bytes += (double)lgv_tensor_elements(&a->call.out[k]) *
+                            (double)lgv_dtype_size(a->call.out[k].dtype);
         if (a->call.op == LGV_OP_adamw) {
             a->bytes = (double)plan->store->trained * 4 * 10;
             a->flops = (double)plan->store->trained * 20;
@@ -242,8 +261,8 @@ static void prog_free(lgv_prog *p)
     memset(p, 0, sizeof *p);
 }
 
-static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p, int level, int units, int *n_units,
-                             lgv_error *err)
+static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p, int level,
+                             int units, int *n_units, lgv_error *err)
 {
     LGV_TRY(lgv_graph_status(src->graph, err));
     LGV_TRY(lgv_graph_clone(src->graph, &p->g, err));
@@ -251,7 +270,8 @@ static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p
     LGV_TRY(run_passes(plan, p->g, level, units, n_units, err));
     p->place = lgv_zalloc(p->g->n_values + 1, sizeof *p->place);
     p->action = lgv_zalloc(p->g->n_nodes + 1, sizeof *p->action);
-    if (!p->name || !p->place || !p->action) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning '%s'", src->name);
+    if (!p->name || !p->place || !p->action)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning '%s'", src->name);
     LGV_TRY(first_kernels(plan, p, err));
     LGV_TRY(lgv_place_values(plan, p, err));
     LGV_TRY(final_kernels(plan, p, err));
@@ -266,14 +286,16 @@ static void progs_free(lgv_plan *plan)
     for (int i = 0; i < plan->n_progs; i++) prog_free(&plan->prog[i]);
 }
 
-static lgv_status build_all(lgv_plan *plan, const lgv_program *programs, int level, int units, int *n_units, lgv_error *err)
+static lgv_status build_all(lgv_plan *plan, const lgv_program *programs, int level, int units,
+                            int *n_units, lgv_error *err)
 {
     progs_free(plan);
     plan->io_bytes = plan->arena_bytes = 0;
     *n_units = 0;
     for (int i = 0; i < plan->n_progs; i++) {
         LGV_TRY(prog_build(plan, &programs[i], &plan->prog[i], level, units, n_units, err));
-        if (plan->prog[i].arena_bytes > plan->arena_bytes) plan->arena_bytes = plan->prog[i].arena_bytes;
+        if (plan->prog[i].arena_bytes > plan->arena_bytes)
+            plan->arena_bytes = plan->prog[i].arena_bytes;
     }
     return LGV_OK;
 }
@@ -294,13 +316,16 @@ static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_er
         while (high - low > 1) {
             int middle = low + (high - low) / 2, unused;
             LGV_TRY(build_all(plan, programs, level, middle, &unused, err));
-            if (plan->arena_bytes <= budget) high = middle;
-            else low = middle;
+            if (plan->arena_bytes <= budget)
+                high = middle;
+            else
+                low = middle;
         }
         return build_all(plan, programs, level, high, &n, err);
     }
     return lgv_fail(err, LGV_ERR_MEMORY,
-                    "the memory budget of %zu MiB is too small: with everything recomputed the activations still need %zu MiB; use a smaller batch",
+                    "the memory budget of %zu MiB is too small: with everything recomputed the "
+                    "activations still need %zu MiB; use a smaller batch",
                     budget >> 20, (least >> 20) + 1);
 }
 
@@ -311,7 +336,8 @@ static int64_t step_rows(const lgv_plan *plan)
         const lgv_graph *g = plan->prog[i].g;
         for (size_t k = 0; k < g->n_nodes; k++) {
             const lgv_node *n = &g->node[k];
-            bool reads = n->op == LGV_OP_step_row || n->op == LGV_OP_random_normal || n->op == LGV_OP_dropout || n->op == LGV_OP_sampler_step;
+            bool reads = n->op == LGV_OP_step_row || n->op == LGV_OP_random_normal ||
+                         n->op == LGV_OP_dropout || n->op == LGV_OP_sampler_step;
             if (reads && g->value[n->out[0]].dim[0] > rows) rows = g->value[n->out[0]].dim[0];
         }
     }
@@ -322,10 +348,12 @@ static lgv_status bind_optimizer(lgv_plan *plan, lgv_call *c, lgv_error *err)
 {
     const char *names[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
     bool with_ema = ((const lgv_attr_adamw *)c->attr)->with_ema;
-    void **slot[] = {&c->range.weight, &c->range.grad, &c->range.exp_avg, &c->range.exp_avg_sq, &c->range.ema};
+    void **slot[] = {&c->range.weight, &c->range.grad, &c->range.exp_avg, &c->range.exp_avg_sq,
+                     &c->range.ema};
     for (int i = 0; i < 4 + with_ema; i++) {
         int set = lgv_store_find_set(plan->store, names[i]);
-        if (set < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "adamw: the store has no set '%s'", names[i]);
+        if (set < 0)
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "adamw: the store has no set '%s'", names[i]);
         *slot[i] = plan->store->set[set].data;
     }
     c->range.count = plan->store->trained;
@@ -348,8 +376,10 @@ void lgv_plan_bind(lgv_plan *plan)
             placed_call(plan, p, a);
             if (a->call.op == LGV_OP_assign) a->call.out[0] = assigned;
             a->call.workspace = scratch_data(plan, p, a);
-            if (a->pack) a->call.packed = a->pack->data;
-            else if (a->pack_bytes) a->call.packed = (char *)a->call.workspace + a->workspace_bytes;
+            if (a->pack)
+                a->call.packed = a->pack->data;
+            else if (a->pack_bytes)
+                a->call.packed = (char *)a->call.workspace + a->workspace_bytes;
             for (int j = 0; j < p->g->node[k].n_out; j++) {
                 lgv_id v = p->g->node[k].out[j];
                 if (v < 0) continue;
@@ -380,7 +410,9 @@ static lgv_status allocate(lgv_plan *plan, lgv_error *err)
     lgv_device *d = plan->device;
     LGV_TRY(lgv_store_reserve(plan->store, plan->arena_bytes + LGV_ALIGN, err));
     plan->io = d->alloc(d, plan->io_bytes + LGV_ALIGN);
-    if (!plan->io) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: inputs and outputs need %zu MiB", plan->io_bytes >> 20);
+    if (!plan->io)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: inputs and outputs need %zu MiB",
+                        plan->io_bytes >> 20);
     int64_t rows = step_rows(plan), largest = 1;
     plan->step.rows = (int32_t)rows;
     plan->step.row = lgv_zalloc((size_t)rows, sizeof *plan->step.row);
@@ -391,33 +423,41 @@ static lgv_status allocate(lgv_plan *plan, lgv_error *err)
         for (size_t v = 0; v < plan->prog[i].g->n_values; v++)
             largest = lgv_max_i64(largest, lgv_value_elements(&plan->prog[i].g->value[v]));
     plan->check = lgv_alloc((size_t)largest, sizeof *plan->check);
-    return plan->check ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning the check mode");
+    return plan->check
+               ? LGV_OK
+               : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning the check mode");
 }
 
-static lgv_status plan_init(lgv_plan *plan, int n, const lgv_program *programs, const lgv_plan_options *o, lgv_error *err)
+static lgv_status plan_init(lgv_plan *plan, int n, const lgv_program *programs,
+                            const lgv_plan_options *o, lgv_error *err)
 {
     if (o) plan->options = *o;
-    snprintf(plan->weights, sizeof plan->weights, "%s", plan->options.weights ? plan->options.weights : "weight");
-    snprintf(plan->kernel, sizeof plan->kernel, "%s", plan->options.kernel ? plan->options.kernel : "");
+    snprintf(plan->weights, sizeof plan->weights, "%s",
+             plan->options.weights ? plan->options.weights : "weight");
+    snprintf(plan->kernel, sizeof plan->kernel, "%s",
+             plan->options.kernel ? plan->options.kernel : "");
     plan->options.weights = plan->options.kernel = NULL;
     plan->weights_set = lgv_store_find_set(plan->store, plan->weights);
     for (int i = 0; i < n && plan->weights_set < 0; i++)
         if (programs[i].graph->n_params)
-            return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s' for the weights: call lgv_store_add_set", plan->weights);
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the store has no set '%s' for the weights: call lgv_store_add_set",
+                            plan->weights);
     plan->prog = lgv_zalloc((size_t)n + 1, sizeof *plan->prog);
     if (!plan->prog) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
     plan->n_progs = n;
     LGV_TRY(fit_budget(plan, programs, err));
     for (int i = 0; i < n; i++)
-        for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++) plan->recomputed += plan->prog[i].g->node[k].clone;
+        for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++)
+            plan->recomputed += plan->prog[i].g->node[k].clone;
     LGV_TRY(allocate(plan, err));
     LGV_TRY(prepare(plan, err));
     lgv_plan_bind(plan);
     return LGV_OK;
 }
 
-lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs, const lgv_plan_options *options,
-                        lgv_plan **out, lgv_error *err)
+lgv_status lgv_plan_new(lgv_store *store, int n_programs, const lgv_program *programs,
+                        const lgv_plan_options *options, lgv_plan **out, lgv_error *err)
 {
     if (n_programs < 1) return lgv_fail(err, LGV_ERR_ARGUMENT, "a plan needs at least one program");
     lgv_plan *plan = lgv_zalloc(1, sizeof *plan);

@@ -17,21 +17,21 @@ typedef enum lgv_root_kind {
 /* A piece of memory that one or several values lie in. */
 typedef struct lgv_root {
     lgv_root_kind kind;
-    size_t bytes, offset;   /* offset in the arena or the IO block */
-    int32_t first, last;    /* nodes between which it is alive */
-    int set, buffer;        /* LGV_ROOT_STORE */
-    int halo;               /* to be zeroed by node `first` before it writes */
-    lgv_id owner;           /* the value whose shape the root has */
-    int32_t members;        /* values that lie in it */
+    size_t bytes, offset; /* offset in the arena or the IO block */
+    int32_t first, last;  /* nodes between which it is alive */
+    int set, buffer;      /* LGV_ROOT_STORE */
+    int halo;             /* to be zeroed by node `first` before it writes */
+    lgv_id owner;         /* the value whose shape the root has */
+    int32_t members;      /* values that lie in it */
 } lgv_root;
 
 /* Where a value lies. */
 typedef struct lgv_place {
     int32_t root;
-    int64_t offset;         /* elements from the root's start */
+    int64_t offset; /* elements from the root's start */
     int64_t stride[LGV_MAX_RANK];
     int halo;
-    bool view;              /* part of another value's memory */
+    bool view; /* part of another value's memory */
 } lgv_place;
 
 /* One node of a program at run time. */
@@ -39,22 +39,23 @@ typedef struct lgv_action {
     lgv_call call;
     const lgv_kernel *kernel; /* NULL: nothing runs (a view) */
     int32_t node;
-    int32_t scratch;          /* root of workspace and per-run packing, -1 none */
+    int32_t scratch; /* root of workspace and per-run packing, -1 none */
     size_t workspace_bytes;
-    lgv_store_pack *pack;     /* shared packed weights */
-    size_t pack_bytes;        /* > 0: packed into the scratch before each run */
+    lgv_store_pack *pack; /* shared packed weights */
+    size_t pack_bytes;    /* > 0: packed into the scratch before each run */
     bool zero_halo[LGV_MAX_OUTPUTS];
-    int bumps_set;            /* set written by assign, -1 none */
+    int bumps_set; /* set written by assign, -1 none */
     double flops, bytes, seconds;
     int64_t runs;
 } lgv_action;
 
 typedef struct lgv_prog {
     char *name;
-    lgv_graph *g;            /* after the passes; owned */
-    lgv_place *place;        /* per value */
-    lgv_root *root; size_t n_roots, cap_roots;
-    lgv_action *action;      /* per node */
+    lgv_graph *g;     /* after the passes; owned */
+    lgv_place *place; /* per value */
+    lgv_root *root;
+    size_t n_roots, cap_roots;
+    lgv_action *action; /* per node */
     size_t arena_bytes;
 } lgv_prog;
 
@@ -67,12 +68,12 @@ struct lgv_plan {
     int weights_set;
     lgv_prog *prog;
     int n_progs, recomputed;
-    void *io;                /* inputs and outputs */
+    void *io; /* inputs and outputs */
     size_t io_bytes, arena_bytes;
     uint64_t arena_generation;
     lgv_step step;
     bool profile;
-    float *check;            /* check mode: room for one value */
+    float *check; /* check mode: room for one value */
 };
 
 /* run.c, for tests: where the input or output called name lies. */
@@ -83,8 +84,10 @@ void lgv_plan_bind(lgv_plan *plan);
 
 /* place.c: decides views, in-place results, lifetimes and offsets of one program. Kernels must have been chosen
    (action[].kernel, workspace_bytes, pack_bytes). */
-lgv_status lgv_place_values(lgv_plan *plan, lgv_prog *p, lgv_error *err);   /* roots and strides, before kernels are final */
-lgv_status lgv_place_memory(lgv_plan *plan, lgv_prog *p, size_t *io_bytes, lgv_error *err); /* lifetimes, offsets */
+lgv_status lgv_place_values(lgv_plan *plan, lgv_prog *p,
+                            lgv_error *err); /* roots and strides, before kernels are final */
+lgv_status lgv_place_memory(lgv_plan *plan, lgv_prog *p, size_t *io_bytes,
+                            lgv_error *err); /* lifetimes, offsets */
 /* The tensor of a value as placed; data is set when the plan has memory. */
 lgv_tensor lgv_place_tensor(const lgv_plan *plan, const lgv_prog *p, lgv_id v);
 

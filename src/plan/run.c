@@ -22,14 +22,16 @@ static void zero_halo(const lgv_plan *plan, const lgv_prog *p, lgv_id v)
     size_t size = plan->device->element_size(plan->device, t.dtype);
     int64_t h = r->halo, line = (t.dim[2] + 2 * h) * t.stride[2];
     for (int64_t n = 0; n < t.dim[0]; n++) {
-        char *image = (char *)t.data + (ptrdiff_t)size * (n * t.stride[0] - h * t.stride[1] - h * t.stride[2]);
+        char *image = (char *)t.data +
+                      (ptrdiff_t)size * (n * t.stride[0] - h * t.stride[1] - h * t.stride[2]);
         for (int64_t y = 0; y < t.dim[1] + 2 * h; y++) {
             char *row = image + (ptrdiff_t)size * y * t.stride[1];
             if (y < h || y >= t.dim[1] + h) {
                 memset(row, 0, size * (size_t)line);
             } else {
                 memset(row, 0, size * (size_t)(h * t.stride[2]));
-                memset(row + size * (size_t)((t.dim[2] + h) * t.stride[2]), 0, size * (size_t)(h * t.stride[2]));
+                memset(row + size * (size_t)((t.dim[2] + h) * t.stride[2]), 0,
+                       size * (size_t)(h * t.stride[2]));
             }
         }
     }
@@ -49,7 +51,8 @@ static void gather(const lgv_plan *plan, const lgv_tensor *t, void *to)
     for (int64_t n = 0; n < a.n; n++)
         for (int64_t y = 0; y < a.h; y++)
             for (int64_t x = 0; x < a.w; x++, out += a.c * 4)
-                d->read(d, t->dtype, out, (char *)t->data + (size_t)(n * a.sn + y * a.sh + x * a.sw) * size, a.c);
+                d->read(d, t->dtype, out,
+                        (char *)t->data + (size_t)(n * a.sn + y * a.sh + x * a.sw) * size, a.c);
 }
 
 static lgv_status check_action(const lgv_plan *plan, const lgv_action *a, lgv_error *err)
@@ -60,7 +63,9 @@ static lgv_status check_action(const lgv_plan *plan, const lgv_action *a, lgv_er
         gather(plan, t, plan->check);
         for (int64_t i = 0; i < lgv_tensor_elements(t); i++)
             if (!isfinite(plan->check[i]))
-                return lgv_fail(err, LGV_ERR_NUMERIC, "%s '%s' (kernel %s) made %s at element %lld of output %d, the first bad value of the run",
+                return lgv_fail(err, LGV_ERR_NUMERIC,
+                                "%s '%s' (kernel %s) made %s at element %lld of output %d, the "
+                                "first bad value of the run",
                                 lgv_op_record(a->call.op)->name, a->call.name, a->kernel->name,
                                 isnan(plan->check[i]) ? "a NaN" : "an infinity", (long long)i, k);
     }
@@ -108,7 +113,9 @@ static lgv_status run_action(lgv_plan *plan, const lgv_prog *p, lgv_action *a, l
 lgv_status lgv_plan_run(lgv_plan *plan, const char *program, lgv_error *err)
 {
     const lgv_prog *p = find_program(plan, program);
-    if (!p) return lgv_fail(err, LGV_ERR_ARGUMENT, "the plan has no program '%s'", program ? program : "(the only one)");
+    if (!p)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the plan has no program '%s'",
+                        program ? program : "(the only one)");
     if (plan->arena_generation != plan->store->arena_generation) lgv_plan_bind(plan);
     if (plan->options.check) memset(plan->store->arena, 0xff, plan->store->arena_bytes);
     for (size_t i = 0; i < p->g->n_nodes; i++)
@@ -122,13 +129,16 @@ lgv_step *lgv_plan_step(lgv_plan *plan)
 }
 
 /* --- Host access ------------------------------------------------------------------------------------ */
-static lgv_status host_shape(const lgv_value *v, const char *name, lgv_dtype dtype, int64_t count, lgv_error *err)
+static lgv_status host_shape(const lgv_value *v, const char *name, lgv_dtype dtype, int64_t count,
+                             lgv_error *err)
 {
     char text[96];
     if (v->dtype != dtype)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' holds %s, not %s", name, lgv_dtype_name(v->dtype), lgv_dtype_name(dtype));
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' holds %s, not %s", name,
+                        lgv_dtype_name(v->dtype), lgv_dtype_name(dtype));
     if (lgv_value_elements(v) != count)
-        return lgv_fail(err, LGV_ERR_SHAPE, "'%s' has shape %s, %lld elements were given", name, lgv_shape_text(v, text), (long long)count);
+        return lgv_fail(err, LGV_ERR_SHAPE, "'%s' has shape %s, %lld elements were given", name,
+                        lgv_shape_text(v, text), (long long)count);
     return LGV_OK;
 }
 
@@ -152,18 +162,21 @@ static void scatter(const lgv_plan *plan, const lgv_tensor *t, const void *from,
                     continue;
                 }
                 for (int64_t c = 0; c < a.c; c++)
-                    d->write(d, t->dtype, pixel + (size_t)c * size, in + (((n * a.c + c) * a.h + y) * a.w + x) * 4, 1);
+                    d->write(d, t->dtype, pixel + (size_t)c * size,
+                             in + (((n * a.c + c) * a.h + y) * a.w + x) * 4, 1);
             }
 }
 
-static lgv_status write_input(lgv_plan *plan, const char *input, lgv_dtype dtype, const void *data, int64_t count, bool nchw, lgv_error *err)
+static lgv_status write_input(lgv_plan *plan, const char *input, lgv_dtype dtype, const void *data,
+                              int64_t count, bool nchw, lgv_error *err)
 {
     bool found = false;
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_prog *p = &plan->prog[i];
         for (size_t k = 0; k < p->g->n_nodes; k++) {
             const lgv_node *n = &p->g->node[k];
-            if (n->op != LGV_OP_input || strcmp(((const lgv_attr_input *)n->attr)->name, input)) continue;
+            if (n->op != LGV_OP_input || strcmp(((const lgv_attr_input *)n->attr)->name, input))
+                continue;
             const lgv_value *v = &p->g->value[n->out[0]];
             LGV_TRY(host_shape(v, input, dtype, count, err));
             lgv_tensor t = lgv_place_tensor(plan, p, n->out[0]);
@@ -174,22 +187,26 @@ static lgv_status write_input(lgv_plan *plan, const char *input, lgv_dtype dtype
     return found ? LGV_OK : lgv_fail(err, LGV_ERR_ARGUMENT, "the plan has no input '%s'", input);
 }
 
-lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err)
+lgv_status lgv_plan_write(lgv_plan *plan, const char *input, const float *data, int64_t count,
+                          lgv_error *err)
 {
     return write_input(plan, input, LGV_F32, data, count, false, err);
 }
 
-lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data, int64_t count, lgv_error *err)
+lgv_status lgv_plan_write_i32(lgv_plan *plan, const char *input, const int32_t *data, int64_t count,
+                              lgv_error *err)
 {
     return write_input(plan, input, LGV_I32, data, count, false, err);
 }
 
-lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data, int64_t count, lgv_error *err)
+lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *data, int64_t count,
+                               lgv_error *err)
 {
     return write_input(plan, input, LGV_F32, data, count, true, err);
 }
 
-static lgv_status find_output(const lgv_plan *plan, const char *output, const lgv_prog **p, lgv_id *v, lgv_error *err)
+static lgv_status find_output(const lgv_plan *plan, const char *output, const lgv_prog **p,
+                              lgv_id *v, lgv_error *err)
 {
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_graph *g = plan->prog[i].g;
@@ -209,7 +226,8 @@ lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *o
         const lgv_prog *p = &plan->prog[i];
         for (size_t k = 0; k < p->g->n_nodes; k++) {
             const lgv_node *n = &p->g->node[k];
-            if (n->op != LGV_OP_input || strcmp(((const lgv_attr_input *)n->attr)->name, name)) continue;
+            if (n->op != LGV_OP_input || strcmp(((const lgv_attr_input *)n->attr)->name, name))
+                continue;
             *out = lgv_place_tensor(plan, p, n->out[0]);
             return LGV_OK;
         }
@@ -221,7 +239,8 @@ lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *o
     return LGV_OK;
 }
 
-lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err)
+lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_t count,
+                         lgv_error *err)
 {
     const lgv_prog *p = NULL;
     lgv_id v = LGV_NONE;
@@ -232,7 +251,8 @@ lgv_status lgv_plan_read(lgv_plan *plan, const char *output, float *data, int64_
     return LGV_OK;
 }
 
-lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data, int64_t count, lgv_error *err)
+lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data, int64_t count,
+                              lgv_error *err)
 {
     const lgv_prog *p = NULL;
     lgv_id v = LGV_NONE;
@@ -248,7 +268,8 @@ lgv_status lgv_plan_read_nchw(lgv_plan *plan, const char *output, float *data, i
             for (int64_t x = 0; x < a.w; x++)
                 for (int64_t c = 0; c < a.c; c++)
                     d->read(d, t.dtype, &data[((n * a.c + c) * a.h + y) * a.w + x],
-                            (char *)t.data + (size_t)(n * a.sn + y * a.sh + x * a.sw + c) * size, 1);
+                            (char *)t.data + (size_t)(n * a.sn + y * a.sh + x * a.sw + c) * size,
+                            1);
     return LGV_OK;
 }
 
@@ -279,8 +300,11 @@ const char *lgv_plan_output_at(const lgv_plan *plan, int i, int *rank, int64_t *
 void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info)
 {
     const lgv_store *s = plan->store;
-    *info = (lgv_plan_info){.arena_bytes = plan->arena_bytes, .io_bytes = plan->io_bytes, .recomputed = plan->recomputed};
-    info->weight_bytes = (size_t)s->n_sets * (size_t)s->total * plan->device->element_size(plan->device, LGV_F32);
+    *info = (lgv_plan_info){.arena_bytes = plan->arena_bytes,
+                            .io_bytes = plan->io_bytes,
+                            .recomputed = plan->recomputed};
+    info->weight_bytes =
+        (size_t)s->n_sets * (size_t)s->total * plan->device->element_size(plan->device, LGV_F32);
     for (size_t i = 0; i < s->n_packs; i++) info->packed_bytes += s->pack[i]->bytes;
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_prog *p = &plan->prog[i];
@@ -310,7 +334,9 @@ void lgv_plan_node_at(const lgv_plan *plan, int i, lgv_node_info *info)
         info->program = p->name;
         info->name = n->name;
         info->op = lgv_op_record(n->op)->name;
-        info->kernel = a->kernel ? a->kernel->name : lgv_op_record(n->op)->flags & LGV_OP_LEAF ? "" : "view";
+        info->kernel = a->kernel                                   ? a->kernel->name
+                       : lgv_op_record(n->op)->flags & LGV_OP_LEAF ? ""
+                                                                   : "view";
         if (n->n_out && n->out[0] >= 0) info->rank = lgv_shape(p->g, n->out[0], info->dim);
         info->flops = a->flops;
         info->bytes = a->bytes;
@@ -349,7 +375,8 @@ void lgv_plan_digest(const lgv_plan *plan, char digest[17])
             const char *op = lgv_op_record(n->op)->name, *kernel = p->action[k].kernel->name;
             digest_bytes(&h, op, strlen(op));
             digest_bytes(&h, kernel, strlen(kernel));
-            if (n->n_out && n->out[0] >= 0) digest_bytes(&h, p->g->value[n->out[0]].dim, sizeof p->g->value[0].dim);
+            if (n->n_out && n->out[0] >= 0)
+                digest_bytes(&h, p->g->value[n->out[0]].dim, sizeof p->g->value[0].dim);
         }
     }
     snprintf(digest, 17, "%016llx", (unsigned long long)h);

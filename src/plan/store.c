@@ -37,10 +37,12 @@ static lgv_status declare_one(lgv_store *s, const lgv_param_info *p, lgv_error *
     if (known >= 0) {
         const lgv_store_buffer *b = &s->buffer[known];
         if (b->rank == p->rank && !memcmp(b->dim, p->dim, sizeof b->dim)) return LGV_OK;
-        return lgv_fail(err, LGV_ERR_SHAPE, "parameter '%s' is in the store already, with another shape", p->name);
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "parameter '%s' is in the store already, with another shape", p->name);
     }
     if (s->sealed)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "parameter '%s' is declared after the store's first set was made", p->name);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "parameter '%s' is declared after the store's first set was made", p->name);
     LGV_TRY(lgv_grow(&s->buffer, &s->cap_buffers, s->n_buffers + 1, sizeof *s->buffer, err));
     lgv_store_buffer b = {.rank = p->rank, .frozen = p->frozen, .count = 1};
     memcpy(b.dim, p->dim, sizeof b.dim);
@@ -48,7 +50,8 @@ static lgv_status declare_one(lgv_store *s, const lgv_param_info *p, lgv_error *
         if (!lgv_mul_i64(b.count, b.dim[i], &b.count) || b.count > INT64_MAX / 64)
             return lgv_fail(err, LGV_ERR_SHAPE, "parameter '%s' is too large", p->name);
     b.name = lgv_strdup(p->name);
-    if (!b.name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while declaring '%s'", p->name);
+    if (!b.name)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while declaring '%s'", p->name);
     s->buffer[s->n_buffers++] = b;
     return LGV_OK;
 }
@@ -86,11 +89,14 @@ lgv_status lgv_store_add_set(lgv_store *s, const char *set, lgv_error *err)
 {
     if (lgv_store_find_set(s, set) >= 0) return LGV_OK;
     if (s->n_sets == LGV_MAX_SETS || strlen(set) >= sizeof s->set[0].name)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the store cannot hold another set called '%s'", set);
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the store cannot hold another set called '%s'",
+                        set);
     if (!s->sealed) seal(s);
     size_t bytes = (size_t)(s->total ? s->total : 1) * s->device->element_size(s->device, LGV_F32);
     void *data = s->device->alloc(s->device, bytes);
-    if (!data) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: set '%s' needs %zu MiB", set, bytes >> 20);
+    if (!data)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: set '%s' needs %zu MiB", set,
+                        bytes >> 20);
     lgv_store_set *n = &s->set[s->n_sets++];
     snprintf(n->name, sizeof n->name, "%s", set);
     n->data = data;
@@ -131,18 +137,21 @@ void *lgv_store_data(const lgv_store *s, int set, int buffer)
     return (char *)s->set[set].data + (size_t)s->buffer[buffer].offset * size;
 }
 
-static lgv_status locate(const lgv_store *s, const char *set, int i, int64_t count, int *k, lgv_error *err)
+static lgv_status locate(const lgv_store *s, const char *set, int i, int64_t count, int *k,
+                         lgv_error *err)
 {
     *k = lgv_store_find_set(s, set);
     if (*k < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", set);
-    if (i < 0 || (size_t)i >= s->n_buffers) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no buffer %d", i);
+    if (i < 0 || (size_t)i >= s->n_buffers)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no buffer %d", i);
     if (count != s->buffer[i].count)
         return lgv_fail(err, LGV_ERR_SHAPE, "'%s' has %lld elements, not %lld", s->buffer[i].name,
                         (long long)s->buffer[i].count, (long long)count);
     return LGV_OK;
 }
 
-lgv_status lgv_store_write(lgv_store *s, const char *set, int i, const float *data, int64_t count, lgv_error *err)
+lgv_status lgv_store_write(lgv_store *s, const char *set, int i, const float *data, int64_t count,
+                           lgv_error *err)
 {
     int k;
     LGV_TRY(locate(s, set, i, count, &k, err));
@@ -151,7 +160,8 @@ lgv_status lgv_store_write(lgv_store *s, const char *set, int i, const float *da
     return LGV_OK;
 }
 
-lgv_status lgv_store_read(const lgv_store *s, const char *set, int i, float *data, int64_t count, lgv_error *err)
+lgv_status lgv_store_read(const lgv_store *s, const char *set, int i, float *data, int64_t count,
+                          lgv_error *err)
 {
     int k;
     LGV_TRY(locate(s, set, i, count, &k, err));
@@ -171,8 +181,10 @@ lgv_status lgv_store_zero(lgv_store *s, const char *set, lgv_error *err)
 lgv_status lgv_store_copy(lgv_store *s, const char *from, const char *to, lgv_error *err)
 {
     int a = lgv_store_find_set(s, from), b = lgv_store_find_set(s, to);
-    if (a < 0 || b < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", a < 0 ? from : to);
-    memcpy(s->set[b].data, s->set[a].data, (size_t)s->total * s->device->element_size(s->device, LGV_F32));
+    if (a < 0 || b < 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", a < 0 ? from : to);
+    memcpy(s->set[b].data, s->set[a].data,
+           (size_t)s->total * s->device->element_size(s->device, LGV_F32));
     s->set[b].version++;
     return LGV_OK;
 }
@@ -197,11 +209,13 @@ int64_t lgv_store_parameters(const lgv_store *s)
     return n;
 }
 
-lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char *kind, size_t bytes)
+lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char *kind,
+                                   size_t bytes)
 {
     for (size_t i = 0; i < s->n_packs; i++) {
         lgv_store_pack *p = s->pack[i];
-        if (p->set == set && p->buffer == buffer && p->bytes == bytes && !strcmp(p->kind, kind)) return p;
+        if (p->set == set && p->buffer == buffer && p->bytes == bytes && !strcmp(p->kind, kind))
+            return p;
     }
     if (lgv_grow(&s->pack, &s->cap_packs, s->n_packs + 1, sizeof *s->pack, NULL)) return NULL;
     lgv_store_pack *p = lgv_zalloc(1, sizeof *p);
@@ -223,7 +237,8 @@ lgv_status lgv_store_reserve(lgv_store *s, size_t bytes, lgv_error *err)
 {
     if (bytes <= s->arena_bytes) return LGV_OK;
     void *arena = s->device->alloc(s->device, bytes);
-    if (!arena) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the arena needs %zu MiB", bytes >> 20);
+    if (!arena)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the arena needs %zu MiB", bytes >> 20);
     s->device->free(s->device, s->arena);
     s->arena = arena;
     s->arena_bytes = bytes;

@@ -31,12 +31,15 @@ enum { LGV_MAX_SETS = 8 };
 
 struct lgv_store {
     lgv_device *device;
-    lgv_store_buffer *buffer; size_t n_buffers, cap_buffers;
+    lgv_store_buffer *buffer;
+    size_t n_buffers, cap_buffers;
     bool sealed;
-    int64_t trained, total; /* elements of the trained range, and of a whole set, padding included */
+    int64_t trained,
+        total; /* elements of the trained range, and of a whole set, padding included */
     lgv_store_set set[LGV_MAX_SETS];
     int n_sets;
-    lgv_store_pack **pack; size_t n_packs, cap_packs; /* pointers stay valid */
+    lgv_store_pack **pack;
+    size_t n_packs, cap_packs; /* pointers stay valid */
     void *arena;
     size_t arena_bytes;
     uint64_t arena_generation;
@@ -46,7 +49,8 @@ struct lgv_store {
 int lgv_store_find_set(const lgv_store *store, const char *set); /* -1 when there is none */
 void *lgv_store_data(const lgv_store *store, int set, int buffer);
 /* The packed copy (set, buffer, kind), made when missing (not yet packed). NULL when out of memory. */
-lgv_store_pack *lgv_store_get_pack(lgv_store *store, int set, int buffer, const char *kind, size_t bytes);
+lgv_store_pack *lgv_store_get_pack(lgv_store *store, int set, int buffer, const char *kind,
+                                   size_t bytes);
 /* Makes the shared arena at least this large (its address may change: arena_generation grows). */
 lgv_status lgv_store_reserve(lgv_store *store, size_t bytes, lgv_error *err);
 

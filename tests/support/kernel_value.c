@@ -27,7 +27,8 @@ static int64_t offset_of(const lgv_tensor *t, int64_t i)
     return at;
 }
 
-kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo, uint32_t seed)
+kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo,
+                              uint32_t seed)
 {
     kernel_value b = {.device = d};
     lgv_tensor *t = &b.t;
@@ -36,7 +37,9 @@ kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int s
     int64_t stride = 1, offset = slice;
     for (int i = rank - 1; i >= 0; i--) {
         t->stride[i] = stride;
-        int64_t pad = i == rank - 1 && rank > 1 ? slice : rank == 4 && (i == 1 || i == 2) ? halo : 0;
+        int64_t pad = i == rank - 1 && rank > 1         ? slice
+                      : rank == 4 && (i == 1 || i == 2) ? halo
+                                                        : 0;
         if (rank == 4 && (i == 1 || i == 2)) offset += halo * stride;
         stride *= t->dim[i] + 2 * pad;
     }
@@ -47,7 +50,8 @@ kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int s
     b.memory = d->alloc(d, (size_t)b.elements * size);
     assert_non_null(b.memory);
     float fill = halo ? 0 : guard;
-    for (int64_t i = 0; i < b.elements; i++) d->write(d, LGV_F32, b.memory + (size_t)i * size, &fill, 1);
+    for (int64_t i = 0; i < b.elements; i++)
+        d->write(d, LGV_F32, b.memory + (size_t)i * size, &fill, 1);
     t->data = b.memory + (size_t)offset * size;
     for (int64_t i = 0; i < lgv_tensor_elements(t); i++) {
         int64_t at = offset_of(t, i);

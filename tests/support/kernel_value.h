@@ -14,7 +14,8 @@ typedef struct kernel_value {
 
 /* slice: channels left and right of the value's own; halo: zeros around H and W. Elements are uniform in
    [-1,1), from the seed in logical order. Aborts the test when memory is short. */
-kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo, uint32_t seed);
+kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo,
+                              uint32_t seed);
 void kernel_value_free(kernel_value *v);
 /* The elements in logical order (free with free()); fails the test when the guard has changed. */
 float *kernel_value_read(const kernel_value *v);

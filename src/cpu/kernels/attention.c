@@ -6,14 +6,16 @@
 real attention_dot(const real *a, const real *b, int64_t n)
 {
     vreal s = v_zero();
-    for (int64_t i = 0; i < n; i += VL) s = v_fma(v_load_n(a + i, n - i), v_load_n(b + i, n - i), s);
+    for (int64_t i = 0; i < n; i += VL)
+        s = v_fma(v_load_n(a + i, n - i), v_load_n(b + i, n - i), s);
     return v_sum(s);
 }
 
 static void add_scaled(real *y, const real *x, real a, int64_t n)
 {
     vreal f = v_set1(a);
-    for (int64_t i = 0; i < n; i += VL) v_store_n(y + i, v_fma(f, v_load_n(x + i, n - i), v_load_n(y + i, n - i)), n - i);
+    for (int64_t i = 0; i < n; i += VL)
+        v_store_n(y + i, v_fma(f, v_load_n(x + i, n - i), v_load_n(y + i, n - i)), n - i);
 }
 
 static bool accepts(const lgv_call *c)
@@ -58,7 +60,8 @@ void attention_describe_grad(const lgv_call *c, attention_run *r)
 static void plain_query(void *arg, int64_t block, int thread)
 {
     const attention_run *r = arg;
-    int64_t l = block % r->q.length, h = block / r->q.length % r->heads, n = block / r->q.length / r->heads;
+    int64_t l = block % r->q.length, h = block / r->q.length % r->heads,
+            n = block / r->q.length / r->heads;
     real *s = r->scratch + thread * r->scratch_row, *y = token(&r->y, n, l, h * r->d);
     const real *q = token(&r->q, n, l, h * r->d);
     real max = -INFINITY, sum = 0;
@@ -68,7 +71,8 @@ static void plain_query(void *arg, int64_t block, int thread)
     }
     for (int64_t j = 0; j < r->k.length; j++) sum += s[j] = r_exp(s[j] - max);
     for (int64_t i = 0; i < r->d; i++) y[i] = 0;
-    for (int64_t j = 0; j < r->k.length; j++) add_scaled(y, token(&r->v, n, j, h * r->d), s[j] / sum, r->d);
+    for (int64_t j = 0; j < r->k.length; j++)
+        add_scaled(y, token(&r->v, n, j, h * r->d), s[j] / sum, r->d);
     if (r->lse) r->lse[block] = max + r_log(sum);
 }
 
@@ -85,7 +89,8 @@ static void run_plain(const lgv_call *c)
 static void plain_grad_query(void *arg, int64_t block, int thread)
 {
     const attention_run *r = arg;
-    int64_t l = block % r->q.length, h = block / r->q.length % r->heads, n = block / r->q.length / r->heads;
+    int64_t l = block % r->q.length, h = block / r->q.length % r->heads,
+            n = block / r->q.length / r->heads;
     int64_t o = h * r->d;
     const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
     real *dq = token(&r->dq, n, l, o);
@@ -102,16 +107,19 @@ static void plain_grad_query(void *arg, int64_t block, int thread)
 static void plain_grad_key(void *arg, int64_t block, int thread)
 {
     const attention_run *r = arg;
-    int64_t j = block % r->k.length, h = block / r->k.length % r->heads, n = block / r->k.length / r->heads;
+    int64_t j = block % r->k.length, h = block / r->k.length % r->heads,
+            n = block / r->k.length / r->heads;
     int64_t o = h * r->d;
     const real *k = token(&r->k, n, j, o), *v = token(&r->v, n, j, o);
-    real *dk = r->dk.data ? token(&r->dk, n, j, o) : NULL, *dv = r->dv.data ? token(&r->dv, n, j, o) : NULL;
+    real *dk = r->dk.data ? token(&r->dk, n, j, o) : NULL,
+         *dv = r->dv.data ? token(&r->dv, n, j, o) : NULL;
     for (int64_t i = 0; i < r->d && dk; i++) dk[i] = 0;
     for (int64_t i = 0; i < r->d && dv; i++) dv[i] = 0;
     for (int64_t l = 0; l < r->q.length; l++) {
         const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
         real d = attention_dot(dy, token(&r->y, n, l, o), r->d);
-        real p = r_exp(r->scale * attention_dot(q, k, r->d) - r->lse[(n * r->heads + h) * r->q.length + l]);
+        real p = r_exp(r->scale * attention_dot(q, k, r->d) -
+                       r->lse[(n * r->heads + h) * r->q.length + l]);
         if (dk) add_scaled(dk, q, p * (attention_dot(dy, v, r->d) - d) * r->scale, r->d);
         if (dv) add_scaled(dv, dy, p, r->d);
     }
@@ -126,10 +134,21 @@ static void run_plain_grad(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_attention, .name = "gemm", .accepts = accepts, .workspace = attention_gemm_workspace, .run = attention_gemm},
-    {.op = LGV_OP_attention_grad, .name = "gemm", .accepts = accepts, .workspace = attention_gemm_grad_workspace,
+    {.op = LGV_OP_attention,
+     .name = "gemm",
+     .accepts = accepts,
+     .workspace = attention_gemm_workspace,
+     .run = attention_gemm},
+    {.op = LGV_OP_attention_grad,
+     .name = "gemm",
+     .accepts = accepts,
+     .workspace = attention_gemm_grad_workspace,
      .run = attention_gemm_grad},
-    {.op = LGV_OP_attention, .name = "plain", .accepts = accepts, .workspace = plain_workspace, .run = run_plain},
+    {.op = LGV_OP_attention,
+     .name = "plain",
+     .accepts = accepts,
+     .workspace = plain_workspace,
+     .run = run_plain},
     {.op = LGV_OP_attention_grad, .name = "plain", .accepts = accepts, .run = run_plain_grad},
 };
 extern const lgv_kernel_list LGV_TABLE(attention);

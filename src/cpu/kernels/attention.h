@@ -31,13 +31,13 @@ typedef struct attention_run {
     int64_t scratch_row;
 } attention_run;
 
-#define attention_describe LGV_AT(lgv_attention_describe)
-#define attention_describe_grad LGV_AT(lgv_attention_describe_grad)
-#define attention_dot LGV_AT(lgv_attention_dot)
-#define attention_gemm_workspace LGV_AT(lgv_attention_gemm_workspace)
-#define attention_gemm LGV_AT(lgv_attention_gemm)
+#define attention_describe            LGV_AT(lgv_attention_describe)
+#define attention_describe_grad       LGV_AT(lgv_attention_describe_grad)
+#define attention_dot                 LGV_AT(lgv_attention_dot)
+#define attention_gemm_workspace      LGV_AT(lgv_attention_gemm_workspace)
+#define attention_gemm                LGV_AT(lgv_attention_gemm)
 #define attention_gemm_grad_workspace LGV_AT(lgv_attention_gemm_grad_workspace)
-#define attention_gemm_grad LGV_AT(lgv_attention_gemm_grad)
+#define attention_gemm_grad           LGV_AT(lgv_attention_gemm_grad)
 void attention_describe(const lgv_call *c, attention_run *r);
 void attention_describe_grad(const lgv_call *c, attention_run *r);
 real attention_dot(const real *a, const real *b, int64_t n);

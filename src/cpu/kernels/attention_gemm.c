@@ -20,23 +20,30 @@ typedef struct blocks {
     operand pack[MAX_PACKS];
     int packs;
     int64_t pack_panels[MAX_PACKS]; /* panels of one copy */
-    real *delta;                    /* [N,heads,Lq]: <dy, y>; starts the workspace of the gradient */
+    real *delta; /* [N,heads,Lq]: <dy, y>; starts the workspace of the gradient */
     char *workspace;
     size_t threads_at, thread_bytes; /* the threads' scratch in the workspace */
-    int64_t ld;                     /* of a block of scores */
+    int64_t ld;                      /* of a block of scores */
 } blocks;
 
-static real *panels_of(const blocks *b, const operand *o, int64_t copy) { return (real *)(void *)(b->workspace + o->at) + copy * o->size; }
+static real *panels_of(const blocks *b, const operand *o, int64_t copy)
+{
+    return (real *)(void *)(b->workspace + o->at) + copy * o->size;
+}
 
 /* --- Packing ---------------------------------------------------------------------------------------- */
-static int64_t operand_panels(const operand *o, int64_t d) { return gemm_panels(o->transposed ? o->x.length : d); }
+static int64_t operand_panels(const operand *o, int64_t d)
+{
+    return gemm_panels(o->transposed ? o->x.length : d);
+}
 static int64_t operand_size(const operand *o, int64_t d)
 {
     return operand_panels(o, d) * GEMM_NR * (o->transposed ? d : o->x.length);
 }
 
 /* Panel of tokens: [channel][GEMM_NR]. */
-static void pack_transposed(const operand *o, int64_t n, int64_t offset, int64_t d, int64_t panel, real *to)
+static void pack_transposed(const operand *o, int64_t n, int64_t offset, int64_t d, int64_t panel,
+                            real *to)
 {
     for (int64_t j = 0; j < GEMM_NR; j++) {
         int64_t l = panel * GEMM_NR + j;
@@ -46,7 +53,8 @@ static void pack_transposed(const operand *o, int64_t n, int64_t offset, int64_t
 }
 
 /* Panel of channels: [token][GEMM_NR]. */
-static void pack_rows(const operand *o, int64_t n, int64_t offset, int64_t d, int64_t panel, real *to)
+static void pack_rows(const operand *o, int64_t n, int64_t offset, int64_t d, int64_t panel,
+                      real *to)
 {
     int64_t c = panel * GEMM_NR, columns = lgv_min_i64(GEMM_NR, d - c);
     for (int64_t l = 0; l < o->x.length; l++, to += GEMM_NR) {
@@ -64,7 +72,8 @@ static void pack_task(void *arg, int64_t block, int thread)
     const operand *o = &b->pack[which];
     int64_t panel = block % b->pack_panels[which], copy = block / b->pack_panels[which], d = b->a.d;
     real *to = panels_of(b, o, copy) + panel * GEMM_NR * (o->transposed ? d : o->x.length);
-    (o->transposed ? pack_transposed : pack_rows)(o, copy / b->a.heads, copy % b->a.heads * d, d, panel, to);
+    (o->transposed ? pack_transposed : pack_rows)(o, copy / b->a.heads, copy % b->a.heads * d, d,
+                                                  panel, to);
 }
 
 /* Takes room for an operand behind the *used bytes. */
@@ -93,7 +102,8 @@ typedef struct rows {
     gemm_row to[ROWS];
 } rows;
 
-static void rows_of_tokens(const real **from, const tokens *x, int64_t n, int64_t first, int64_t m, int64_t offset)
+static void rows_of_tokens(const real **from, const tokens *x, int64_t n, int64_t first, int64_t m,
+                           int64_t offset)
 {
     for (int64_t r = 0; r < ROWS; r++) from[r] = token(x, n, first + lgv_min_i64(r, m - 1), offset);
 }
@@ -110,19 +120,30 @@ static void to_matrix(rows *r, real *y, int64_t ld)
 
 static void to_tokens(rows *r, const tokens *y, int64_t n, int64_t first, int64_t offset)
 {
-    for (int64_t i = 0; i < r->m; i++) r->to[i] = (gemm_row){token(y, n, first + i, offset), NULL, 0};
+    for (int64_t i = 0; i < r->m; i++)
+        r->to[i] = (gemm_row){token(y, n, first + i, offset), NULL, 0};
 }
 
 /* r->to = r->from (inner elements each) times copy `copy` of an operand. */
 static void product(const blocks *b, const rows *r, const operand *o, int64_t copy)
 {
-    int64_t inner = o->transposed ? b->a.d : o->x.length, columns = o->transposed ? o->x.length : b->a.d;
-    gemm_block g = {.m = r->m, .taps = 1, .c = inner, .table = r->from, .row = r->to, .panels = panels_of(b, o, copy),
-                    .panel_size = inner * GEMM_NR, .columns = columns};
+    int64_t inner = o->transposed ? b->a.d : o->x.length,
+            columns = o->transposed ? o->x.length : b->a.d;
+    gemm_block g = {.m = r->m,
+                    .taps = 1,
+                    .c = inner,
+                    .table = r->from,
+                    .row = r->to,
+                    .panels = panels_of(b, o, copy),
+                    .panel_size = inner * GEMM_NR,
+                    .columns = columns};
     gemm_run_block(&g, 0, gemm_panels(columns));
 }
 
-static inline vreal load(const real *p, int64_t n) { return n >= VL ? v_load(p) : v_load_n(p, n); }
+static inline vreal load(const real *p, int64_t n)
+{
+    return n >= VL ? v_load(p) : v_load_n(p, n);
+}
 
 /* Scores s[n] (room to a multiple of VL) become exp(scale*s - max); returns their sum, and max. */
 static real softmax_row(real *s, int64_t n, real scale, real *max)
@@ -143,7 +164,8 @@ static real softmax_row(real *s, int64_t n, real scale, real *max)
 
 static void scale_row(real *y, int64_t n, real factor)
 {
-    for (int64_t i = 0; i < n; i += VL) v_store_n(y + i, v_mul(v_set1(factor), load(y + i, n - i)), n - i);
+    for (int64_t i = 0; i < n; i += VL)
+        v_store_n(y + i, v_mul(v_set1(factor), load(y + i, n - i)), n - i);
 }
 
 /* --- Forward ------------------------------------------------------------------------------------------ */
@@ -161,7 +183,10 @@ static place place_of(const blocks *b, int64_t length, int64_t block)
     return p;
 }
 
-static real *scores_of(const blocks *b, int thread) { return (real *)(void *)(b->workspace + b->threads_at + (size_t)thread * b->thread_bytes); }
+static real *scores_of(const blocks *b, int thread)
+{
+    return (real *)(void *)(b->workspace + b->threads_at + (size_t)thread * b->thread_bytes);
+}
 
 enum { K_COLUMNS = 0, V_ROWS };
 
@@ -186,7 +211,10 @@ static void forward_task(void *arg, int64_t block, int thread)
     for (int64_t i = 0; i < p.m; i++) scale_row(r.to[i].y, a->d, 1 / sum[i]);
 }
 
-static int64_t padded(int64_t length) { return lgv_ceil_div(length, 16) * 16 + 16; }
+static int64_t padded(int64_t length)
+{
+    return lgv_ceil_div(length, 16) * 16 + 16;
+}
 
 /* Returns the bytes of the workspace. */
 static size_t plan_forward(const lgv_call *c, blocks *b)
@@ -231,7 +259,8 @@ static void delta_task(void *arg, int64_t block, int thread)
     place p = place_of(b, a->q.length, block);
     for (int64_t i = 0; i < p.m; i++)
         b->delta[p.copy * a->q.length + p.first + i] =
-            attention_dot(token(&a->dy, p.n, p.first + i, p.offset), token(&a->y, p.n, p.first + i, p.offset), a->d);
+            attention_dot(token(&a->dy, p.n, p.first + i, p.offset),
+                          token(&a->y, p.n, p.first + i, p.offset), a->d);
 }
 
 static void grad_q_task(void *arg, int64_t block, int thread)
@@ -302,7 +331,11 @@ static size_t plan_grad(const lgv_call *c, blocks *q, blocks *k)
     attention_describe_grad(c, &a);
     size_t used = gemm_lines((size_t)(a.q.n * a.heads * a.q.length) * sizeof(real));
     int64_t ld = padded(lgv_max_i64(a.q.length, a.k.length));
-    *q = *k = (blocks){.a = a, .delta = c->workspace, .workspace = c->workspace, .ld = ld, .threads_at = used,
+    *q = *k = (blocks){.a = a,
+                       .delta = c->workspace,
+                       .workspace = c->workspace,
+                       .ld = ld,
+                       .threads_at = used,
                        .thread_bytes = gemm_lines((size_t)(2 * ROWS * ld) * sizeof(real))};
     used += (size_t)c->threads * q->thread_bytes;
     size_t q_end = used, k_end = used;

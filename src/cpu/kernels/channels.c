@@ -49,7 +49,8 @@ static void run_slice(const lgv_call *c)
 static void run_slice_grad(const lgv_call *c)
 {
     const lgv_attr_slice *a = c->attr;
-    channel_copy w = {.write_at = {a->start, 0}, .count = {lgv_as_nhwc(&c->in[0]).c, 0}, .clear = true};
+    channel_copy w = {
+        .write_at = {a->start, 0}, .count = {lgv_as_nhwc(&c->in[0]).c, 0}, .clear = true};
     run_copy(c, &w);
 }
 

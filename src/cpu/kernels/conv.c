@@ -20,9 +20,15 @@ conv_problem conv_describe(const lgv_call *c)
     switch (c->op) {
     case LGV_OP_conv2d: conv = true; break;
     case LGV_OP_conv2d_grad_x: conv = true; /* fall through */
-    case LGV_OP_linear_grad_x: x = &c->out[0]; y = &c->in[0]; break;
+    case LGV_OP_linear_grad_x:
+        x = &c->out[0];
+        y = &c->in[0];
+        break;
     case LGV_OP_conv2d_grad_w: conv = true; /* fall through */
-    case LGV_OP_linear_grad_w: w = &c->out[0]; y = &c->in[1]; break;
+    case LGV_OP_linear_grad_w:
+        w = &c->out[0];
+        y = &c->in[1];
+        break;
     default: break;
     }
     p.x = lgv_as_nhwc(x);
@@ -93,7 +99,8 @@ static void plain_row(void *arg, int64_t block, int thread)
     for (int64_t wo = 0; wo < p->y.w; wo++) {
         real *y = p->yd + n * p->y.sn + ho * p->y.sh + wo * p->y.sw;
         const lgv_nhwc *s = &e->residual_shape;
-        const real *residual = e->residual ? e->residual + n * s->sn + ho * s->sh + wo * s->sw : NULL;
+        const real *residual =
+            e->residual ? e->residual + n * s->sn + ho * s->sh + wo * s->sw : NULL;
         for (int64_t k = 0; k < p->y.c; k++) {
             real v = conv_sum(p, n, ho, wo, k);
             if (e->bias) v += e->bias[k];
@@ -122,7 +129,8 @@ static real grad_x_sum(const conv_problem *p, int64_t n, int64_t h, int64_t w, i
         for (int j = 0; j < p->kw; j++) {
             int64_t across = w + p->left - j;
             if (across < 0 || across % p->stride || across / p->stride >= p->y.w) continue;
-            const real *dy = p->yd + n * p->y.sn + up / p->stride * p->y.sh + across / p->stride * p->y.sw;
+            const real *dy =
+                p->yd + n * p->y.sn + up / p->stride * p->y.sh + across / p->stride * p->y.sw;
             const real *f = p->wd + c * p->ws[1] + i * p->ws[2] + j * p->ws[3];
             for (int64_t k = 0; k < p->y.c; k++) sum += dy[k] * f[k * p->ws[0]];
         }
@@ -186,15 +194,41 @@ void conv_plain_grad_w(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_conv2d, .name = "gemm", .accepts = conv_gemm_accepts, .epilogue = CONV_EPILOGUE, .pack = conv_gemm_pack,
-     .run_pack = conv_gemm_run_pack, .workspace = conv_gemm_workspace, .run = conv_gemm},
-    {.op = LGV_OP_conv2d_grad_x, .name = "gemm", .accepts = conv_gemm_x_accepts, .pack = conv_gemm_x_pack,
-     .run_pack = conv_gemm_x_run_pack, .workspace = conv_gemm_x_workspace, .run = conv_gemm_x},
-    {.op = LGV_OP_conv2d_grad_w, .name = "gemm", .accepts = conv_gemm_accepts, .accumulates = true,
-     .workspace = conv_gemm_w_workspace, .run = conv_gemm_w},
-    {.op = LGV_OP_conv2d, .name = "plain", .accepts = conv_accepts, .epilogue = CONV_EPILOGUE, .run = conv_plain},
-    {.op = LGV_OP_conv2d_grad_x, .name = "plain", .accepts = conv_accepts, .run = conv_plain_grad_x},
-    {.op = LGV_OP_conv2d_grad_w, .name = "plain", .accepts = conv_accepts, .accumulates = true, .run = conv_plain_grad_w},
+    {.op = LGV_OP_conv2d,
+     .name = "gemm",
+     .accepts = conv_gemm_accepts,
+     .epilogue = CONV_EPILOGUE,
+     .pack = conv_gemm_pack,
+     .run_pack = conv_gemm_run_pack,
+     .workspace = conv_gemm_workspace,
+     .run = conv_gemm},
+    {.op = LGV_OP_conv2d_grad_x,
+     .name = "gemm",
+     .accepts = conv_gemm_x_accepts,
+     .pack = conv_gemm_x_pack,
+     .run_pack = conv_gemm_x_run_pack,
+     .workspace = conv_gemm_x_workspace,
+     .run = conv_gemm_x},
+    {.op = LGV_OP_conv2d_grad_w,
+     .name = "gemm",
+     .accepts = conv_gemm_accepts,
+     .accumulates = true,
+     .workspace = conv_gemm_w_workspace,
+     .run = conv_gemm_w},
+    {.op = LGV_OP_conv2d,
+     .name = "plain",
+     .accepts = conv_accepts,
+     .epilogue = CONV_EPILOGUE,
+     .run = conv_plain},
+    {.op = LGV_OP_conv2d_grad_x,
+     .name = "plain",
+     .accepts = conv_accepts,
+     .run = conv_plain_grad_x},
+    {.op = LGV_OP_conv2d_grad_w,
+     .name = "plain",
+     .accepts = conv_accepts,
+     .accumulates = true,
+     .run = conv_plain_grad_w},
 };
 extern const lgv_kernel_list LGV_TABLE(conv);
 const lgv_kernel_list LGV_TABLE(conv) = {kernels, sizeof kernels / sizeof *kernels};

@@ -37,7 +37,8 @@ typedef struct scratch {
 
 static size_t thread_bytes(int taps, int64_t c)
 {
-    size_t bytes = gemm_lines(GEMM_MB * (size_t)taps * sizeof(real *)) + gemm_lines(GEMM_MB * sizeof(gemm_row));
+    size_t bytes = gemm_lines(GEMM_MB * (size_t)taps * sizeof(real *)) +
+                   gemm_lines(GEMM_MB * sizeof(gemm_row));
     if (c < SMALL_CHANNELS) bytes += gemm_lines(GEMM_MB * (size_t)taps * (size_t)c * sizeof(real));
     return bytes;
 }
@@ -70,12 +71,16 @@ static void copy_taps(const gather *g, int64_t n, int64_t i, int64_t j, real *ro
 /* Pointers of m pixels from pixel `first` on; the rows that fill up the last tile repeat the last pixel. */
 static void fill(const gather *g, const scratch *s, int64_t first, int64_t m)
 {
-    int64_t j = first % g->gw, i = first / g->gw % g->gh, n = first / g->gw / g->gh, k = g->taps * g->c;
+    int64_t j = first % g->gw, i = first / g->gw % g->gh, n = first / g->gw / g->gh,
+            k = g->taps * g->c;
     int64_t filled = lgv_ceil_div(m, GEMM_MR) * GEMM_MR;
     const lgv_nhwc *rs = g->epilogue ? &g->epilogue->residual_shape : NULL;
     for (int64_t r = 0; r < filled; r++) {
         if (r < m) {
-            const real *residual = rs && g->epilogue->residual ? g->epilogue->residual + n * rs->sn + i * rs->sh + j * rs->sw : NULL;
+            const real *residual =
+                rs && g->epilogue->residual
+                    ? g->epilogue->residual + n * rs->sn + i * rs->sh + j * rs->sw
+                    : NULL;
             s->row[r] = (gemm_row){g->y + n * g->yn + i * g->yh + j * g->yw, residual, n};
         }
         int64_t tile = r / GEMM_MR, lane = r % GEMM_MR;
@@ -88,7 +93,10 @@ static void fill(const gather *g, const scratch *s, int64_t first, int64_t m)
         }
         if (r + 1 < m && ++j == g->gw) {
             j = 0;
-            if (++i == g->gh) { i = 0; n++; }
+            if (++i == g->gh) {
+                i = 0;
+                n++;
+            }
         }
     }
 }
@@ -97,10 +105,17 @@ static void gather_task(void *arg, int64_t block, int thread)
 {
     const gather *g = arg;
     scratch s = scratch_of(g, thread);
-    int64_t first = block / g->panel_tasks * GEMM_MB, panel = block % g->panel_tasks * g->panels_a_task;
-    gemm_block b = {.m = lgv_min_i64(GEMM_MB, g->n * g->gh * g->gw - first), .taps = g->copy ? 1 : g->taps,
-                    .c = g->copy ? g->taps * g->c : g->c, .table = s.table, .row = s.row, .panels = g->panels,
-                    .panel_size = g->panel_size, .columns = g->k, .epilogue = g->epilogue};
+    int64_t first = block / g->panel_tasks * GEMM_MB,
+            panel = block % g->panel_tasks * g->panels_a_task;
+    gemm_block b = {.m = lgv_min_i64(GEMM_MB, g->n * g->gh * g->gw - first),
+                    .taps = g->copy ? 1 : g->taps,
+                    .c = g->copy ? g->taps * g->c : g->c,
+                    .table = s.table,
+                    .row = s.row,
+                    .panels = g->panels,
+                    .panel_size = g->panel_size,
+                    .columns = g->k,
+                    .epilogue = g->epilogue};
     fill(g, &s, first, b.m);
     gemm_run_block(&b, panel, lgv_min_i64(panel + g->panels_a_task, gemm_panels(g->k)));
 }
@@ -128,7 +143,8 @@ bool conv_gemm_accepts(const lgv_call *c)
 lgv_pack conv_gemm_pack(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
-    return (lgv_pack){"gemm", (size_t)(gemm_panels(p.y.c) * GEMM_NR * p.kh * p.kw * p.x.c) * sizeof(real)};
+    return (lgv_pack){"gemm",
+                      (size_t)(gemm_panels(p.y.c) * GEMM_NR * p.kh * p.kw * p.x.c) * sizeof(real)};
 }
 
 typedef struct pack_run {
@@ -168,9 +184,26 @@ void conv_gemm(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
     conv_epilogue e = conv_describe_epilogue(c);
-    gather g = {.n = p.y.n, .gh = p.y.h, .gw = p.y.w, .x = p.xd, .sn = p.x.sn, .sh = p.x.sh, .sw = p.x.sw,
-                .ih = p.x.h, .iw = p.x.w, .c = p.x.c, .step = p.stride, .taps = p.kh * p.kw, .y = p.yd, .yn = p.y.sn,
-                .yh = p.y.sh, .yw = p.y.sw, .k = p.y.c, .panels = c->packed, .epilogue = &e, .workspace = c->workspace};
+    gather g = {.n = p.y.n,
+                .gh = p.y.h,
+                .gw = p.y.w,
+                .x = p.xd,
+                .sn = p.x.sn,
+                .sh = p.x.sh,
+                .sw = p.x.sw,
+                .ih = p.x.h,
+                .iw = p.x.w,
+                .c = p.x.c,
+                .step = p.stride,
+                .taps = p.kh * p.kw,
+                .y = p.yd,
+                .yn = p.y.sn,
+                .yh = p.y.sh,
+                .yw = p.y.sw,
+                .k = p.y.c,
+                .panels = c->packed,
+                .epilogue = &e,
+                .workspace = c->workspace};
     for (int t = 0; t < g.taps; t++) g.tap[t] = (tap){t / p.kw - p.top, t % p.kw - p.left};
     g.panel_size = g.taps * g.c * GEMM_NR;
     g.thread_bytes = thread_bytes(g.taps, g.c);
@@ -196,7 +229,8 @@ static int class_taps(const conv_problem *p, int a, int b, int *list)
 static int taps_before(const conv_problem *p, int a, int b)
 {
     int n = 0, list[GEMM_MAX_TAPS];
-    for (int class = 0; class < a * p->stride + b; class++) n += class_taps(p, class / p->stride, class % p->stride, list);
+    for (int class = 0; class < a * p->stride + b; class ++)
+        n += class_taps(p, class / p->stride, class % p->stride, list);
     return n;
 }
 
@@ -207,10 +241,12 @@ bool conv_gemm_x_accepts(const lgv_call *c)
 
 lgv_pack conv_gemm_x_pack(const lgv_call *c)
 {
-    static const char *const kind[MAX_STRIDE + 1] = {"", "gemm-dx", "gemm-dx2", "gemm-dx3", "gemm-dx4",
-                                                     "gemm-dx5", "gemm-dx6", "gemm-dx7", "gemm-dx8"};
+    static const char *const kind[MAX_STRIDE + 1] = {"",         "gemm-dx",  "gemm-dx2",
+                                                     "gemm-dx3", "gemm-dx4", "gemm-dx5",
+                                                     "gemm-dx6", "gemm-dx7", "gemm-dx8"};
     conv_problem p = conv_describe(c);
-    return (lgv_pack){kind[p.stride], (size_t)(gemm_panels(p.x.c) * GEMM_NR * p.kh * p.kw * p.y.c) * sizeof(real)};
+    return (lgv_pack){kind[p.stride],
+                      (size_t)(gemm_panels(p.x.c) * GEMM_NR * p.kh * p.kw * p.y.c) * sizeof(real)};
 }
 
 /* Panel of inputs: [tap, class after class][k][GEMM_NR]. */
@@ -222,13 +258,15 @@ static void pack_grad_x(void *arg, int64_t panel, int thread)
     real *to = r->to + panel * GEMM_NR * p->kh * p->kw * p->y.c;
     const real *w = p->wd + panel * GEMM_NR * p->ws[1];
     int list[GEMM_MAX_TAPS];
-    for (int class = 0; class < p->stride * p->stride; class++) {
+    for (int class = 0; class < p->stride * p->stride; class ++) {
         int taps = class_taps(p, class / p->stride, class % p->stride, list);
         for (int64_t k = 0; k < p->y.c; k++)
             for (int t = 0; t < taps; t++) {
-                const real *from = w + k * p->ws[0] + list[t] / p->kw * p->ws[2] + list[t] % p->kw * p->ws[3];
+                const real *from =
+                    w + k * p->ws[0] + list[t] / p->kw * p->ws[2] + list[t] % p->kw * p->ws[3];
                 real *line = to + (t * p->y.c + k) * GEMM_NR;
-                for (int64_t c = 0; c < GEMM_NR; c++) line[c] = c < columns ? from[c * p->ws[1]] : 0;
+                for (int64_t c = 0; c < GEMM_NR; c++)
+                    line[c] = c < columns ? from[c * p->ws[1]] : 0;
             }
         to += taps * p->y.c * GEMM_NR;
     }
@@ -256,7 +294,8 @@ static void zero_row(void *arg, int64_t block, int thread)
 {
     const zero_run *z = arg;
     const conv_problem *p = &z->p;
-    int64_t rows = lgv_ceil_div(p->x.h - z->a, p->stride), n = block / rows, h = z->a + block % rows * p->stride;
+    int64_t rows = lgv_ceil_div(p->x.h - z->a, p->stride), n = block / rows,
+            h = z->a + block % rows * p->stride;
     for (int64_t w = z->b; w < p->x.w; w += p->stride)
         memset(p->xd + n * p->x.sn + h * p->x.sh + w * p->x.sw, 0, (size_t)p->x.c * sizeof(real));
 }
@@ -265,9 +304,22 @@ static void zero_row(void *arg, int64_t block, int thread)
 static void run_phase(const lgv_call *c, const conv_problem *p, int a, int b)
 {
     int list[GEMM_MAX_TAPS], s = p->stride, class_a = (a + p->top) % s, class_b = (b + p->left) % s;
-    gather g = {.n = p->x.n, .gh = (p->x.h - a + s - 1) / s, .gw = (p->x.w - b + s - 1) / s, .x = p->yd, .sn = p->y.sn,
-                .sh = p->y.sh, .sw = p->y.sw, .ih = p->y.h, .iw = p->y.w, .c = p->y.c, .step = 1, .yn = p->x.sn,
-                .yh = p->x.sh * s, .yw = p->x.sw * s, .k = p->x.c, .workspace = c->workspace};
+    gather g = {.n = p->x.n,
+                .gh = (p->x.h - a + s - 1) / s,
+                .gw = (p->x.w - b + s - 1) / s,
+                .x = p->yd,
+                .sn = p->y.sn,
+                .sh = p->y.sh,
+                .sw = p->y.sw,
+                .ih = p->y.h,
+                .iw = p->y.w,
+                .c = p->y.c,
+                .step = 1,
+                .yn = p->x.sn,
+                .yh = p->x.sh * s,
+                .yw = p->x.sw * s,
+                .k = p->x.c,
+                .workspace = c->workspace};
     g.taps = class_taps(p, class_a, class_b, list);
     for (int t = 0; t < g.taps; t++) {
         int i = list[t] / p->kw, j = list[t] % p->kw;

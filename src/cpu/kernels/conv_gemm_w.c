@@ -5,7 +5,13 @@
    positions of dy and of x are packed as tiles want them. */
 #include "gemm.h"
 
-enum { BLOCK = GEMM_KC, K_TILES = 264 / GEMM_MR, MAX_PIECES = 8, LINE = 64 / sizeof(real), AHEAD = 24 };
+enum {
+    BLOCK = GEMM_KC,
+    K_TILES = 264 / GEMM_MR,
+    MAX_PIECES = 8,
+    LINE = 64 / sizeof(real),
+    AHEAD = 24
+};
 /* Elements of a packed tile of dy; the extra line keeps tiles off each other's cache sets. */
 enum { A_TILE = BLOCK * GEMM_MR + LINE };
 
@@ -28,10 +34,11 @@ typedef struct run_w {
 
 /* A thread's part of the workspace. */
 typedef struct scratch {
-    real *a, *b;           /* dy [tile][position][GEMM_MR]; x of one panel [position][GEMM_NR] */
-    const real **dy, **x0; /* of each position: its dy, and the x that tap (0,0) reads (may lie outside) */
-    const real **x;        /* at the current tap; NULL outside; AHEAD more are read for prefetching */
-    int32_t *h, *w;        /* of x0 */
+    real *a, *b; /* dy [tile][position][GEMM_MR]; x of one panel [position][GEMM_NR] */
+    const real **dy,
+        **x0;       /* of each position: its dy, and the x that tap (0,0) reads (may lie outside) */
+    const real **x; /* at the current tap; NULL outside; AHEAD more are read for prefetching */
+    int32_t *h, *w; /* of x0 */
 } scratch;
 
 static cut make_cut(const conv_problem *p)
@@ -43,11 +50,15 @@ static cut make_cut(const conv_problem *p)
     c.j_panels = lgv_min_i64(panels, lgv_max_i64(1, 288 / GEMM_NR));
     c.j_blocks = lgv_ceil_div(panels, c.j_panels);
     int64_t tasks = c.k_blocks * c.j_blocks;
-    c.pieces = tasks >= 16 ? 1 : lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(16, tasks)), lgv_ceil_div(c.positions, 4 * BLOCK));
+    c.pieces = tasks >= 16 ? 1
+                           : lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(16, tasks)),
+                                         lgv_ceil_div(c.positions, 4 * BLOCK));
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
-    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * A_TILE) * sizeof(real)) + gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
-                     3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) + 2 * gemm_lines(BLOCK * sizeof(int32_t));
+    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * A_TILE) * sizeof(real)) +
+                     gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
+                     3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) +
+                     2 * gemm_lines(BLOCK * sizeof(int32_t));
     return c;
 }
 
@@ -83,7 +94,10 @@ static void locate(const conv_problem *p, const scratch *s, int64_t first, int64
         s->w[q] = (int32_t)w;
         if (++j == p->y.w) {
             j = 0;
-            if (++i == p->y.h) { i = 0; n++; }
+            if (++i == p->y.h) {
+                i = 0;
+                n++;
+            }
         }
     }
 }
@@ -108,10 +122,12 @@ static void pack_dy(const scratch *s, int64_t k0, int64_t k1, int64_t count)
             for (int64_t k = k0; k < k1; k += LINE) __builtin_prefetch(s->dy[q] + k);
         for (int64_t k = k0; k < k1; k += GEMM_MR, tile += A_TILE) {
             if (k + GEMM_MR <= k1) {
-                for (int64_t q = q0; q < q1; q++) memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
+                for (int64_t q = q0; q < q1; q++)
+                    memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
             } else {
                 for (int64_t q = q0; q < q1; q++)
-                    for (int r = 0; r < GEMM_MR; r++) tile[q * GEMM_MR + r] = k + r < k1 ? s->dy[q][k + r] : 0;
+                    for (int r = 0; r < GEMM_MR; r++)
+                        tile[q * GEMM_MR + r] = k + r < k1 ? s->dy[q][k + r] : 0;
             }
         }
     }
@@ -125,9 +141,12 @@ static void pack_segment(const scratch *s, int64_t c, int64_t n, int64_t at, int
         for (int64_t q = 0; q < count; q++, to += GEMM_NR) {
             const real *x = s->x[q];
             LGV_UNROLL
-            for (int v = 0; v < GEMM_NR; v += LINE) __builtin_prefetch((const void *)((uintptr_t)s->x[q + AHEAD] + (size_t)(c + v) * sizeof(real)));
+            for (int v = 0; v < GEMM_NR; v += LINE)
+                __builtin_prefetch(
+                    (const void *)((uintptr_t)s->x[q + AHEAD] + (size_t)(c + v) * sizeof(real)));
             LGV_UNROLL
-            for (int v = 0; v < GEMM_NV; v++) v_store(to + v * VL, x ? v_load(x + c + v * VL) : v_zero());
+            for (int v = 0; v < GEMM_NV; v++)
+                v_store(to + v * VL, x ? v_load(x + c + v * VL) : v_zero());
         }
         return;
     }
@@ -138,7 +157,8 @@ static void pack_segment(const scratch *s, int64_t c, int64_t n, int64_t at, int
 }
 
 /* tap: the one s->x is set to, -1 none. */
-static void pack_x(const conv_problem *p, const scratch *s, int64_t j0, int64_t j1, int64_t count, int64_t *tap)
+static void pack_x(const conv_problem *p, const scratch *s, int64_t j0, int64_t j1, int64_t count,
+                   int64_t *tap)
 {
     for (int64_t j = j0; j < j1;) {
         int64_t t = j / p->x.c, c = j % p->x.c, n = lgv_min_i64(j1 - j, p->x.c - c);
@@ -151,15 +171,18 @@ static void pack_x(const conv_problem *p, const scratch *s, int64_t j0, int64_t 
         for (int64_t i = j1 - j0; i < GEMM_NR; i++) s->b[q * GEMM_NR + i] = 0;
 }
 
-static void add_tile(const run_w *r, real *partial, const real *tile, int64_t k, int64_t k1, int64_t j, int64_t j1, bool first)
+static void add_tile(const run_w *r, real *partial, const real *tile, int64_t k, int64_t k1,
+                     int64_t j, int64_t j1, bool first)
 {
     for (int i = 0; i < GEMM_MR && k + i < k1; i++) {
         real *to = partial + (k + i) * r->c.columns + j;
         for (int64_t v = 0; v < j1 - j; v += VL) {
             int64_t n = j1 - j - v;
             vreal sum = v_load(tile + i * GEMM_NR + v);
-            if (n >= VL) v_store(to + v, first ? sum : v_add(v_load(to + v), sum));
-            else v_store_n(to + v, first ? sum : v_add(v_load_n(to + v, n), sum), n);
+            if (n >= VL)
+                v_store(to + v, first ? sum : v_add(v_load(to + v), sum));
+            else
+                v_store_n(to + v, first ? sum : v_add(v_load_n(to + v, n), sum), n);
         }
     }
 }
@@ -171,9 +194,12 @@ static void sum_task(void *arg, int64_t block, int thread)
     const cut *c = &r->c;
     scratch s = scratch_of(r, thread);
     _Alignas(64) real tile[GEMM_MR * GEMM_NR];
-    int64_t j_block = block % c->j_blocks, k_block = block / c->j_blocks % c->k_blocks, piece = block / c->j_blocks / c->k_blocks;
-    int64_t k0 = k_block * c->k_tiles * GEMM_MR, k1 = lgv_min_i64(k0 + c->k_tiles * GEMM_MR, p->y.c);
-    int64_t j0 = j_block * c->j_panels * GEMM_NR, j1 = lgv_min_i64(j0 + c->j_panels * GEMM_NR, c->columns);
+    int64_t j_block = block % c->j_blocks, k_block = block / c->j_blocks % c->k_blocks,
+            piece = block / c->j_blocks / c->k_blocks;
+    int64_t k0 = k_block * c->k_tiles * GEMM_MR,
+            k1 = lgv_min_i64(k0 + c->k_tiles * GEMM_MR, p->y.c);
+    int64_t j0 = j_block * c->j_panels * GEMM_NR,
+            j1 = lgv_min_i64(j0 + c->j_panels * GEMM_NR, c->columns);
     int64_t start = piece * c->piece, end = lgv_min_i64(start + c->piece, c->positions);
     real *partial = r->partial + piece * p->y.c * c->columns;
     for (int64_t q = start; q < end; q += BLOCK) {
@@ -184,7 +210,8 @@ static void sum_task(void *arg, int64_t block, int thread)
             int64_t stop = lgv_min_i64(j + GEMM_NR, j1);
             pack_x(p, &s, j, stop, count, &tap);
             for (int64_t k = k0; k < k1; k += GEMM_MR) {
-                for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(partial + (k + i) * c->columns + j, 1);
+                for (int i = 0; i < GEMM_MR; i++)
+                    __builtin_prefetch(partial + (k + i) * c->columns + j, 1);
                 gemm_outer_tile(s.a + (k - k0) / GEMM_MR * A_TILE, s.b, count, tile);
                 add_tile(r, partial, tile, k, k1, j, stop, q == start);
             }

@@ -26,14 +26,16 @@ static void body_affine(const span_work *w, const span *s)
     const real *x = s->p[0];
     real *y = s->p[1];
     const vreal scale = v_set1((real)w->number[0]), shift = v_set1((real)w->number[1]);
-    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_fma(v_get(x + i, s->len - i), scale, shift), s->len - i);
+    for (int64_t i = 0; i < s->len; i += VL)
+        v_put(y + i, v_fma(v_get(x + i, s->len - i), scale, shift), s->len - i);
 }
 
 static inline void act_span(const span *s, int kind)
 {
     const real *x = s->p[0];
     real *y = s->p[1];
-    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_act(v_get(x + i, s->len - i), kind), s->len - i);
+    for (int64_t i = 0; i < s->len; i += VL)
+        v_put(y + i, v_act(v_get(x + i, s->len - i), kind), s->len - i);
 }
 
 /* One loop per kind, so that the choice is not made for every vector. */
@@ -90,21 +92,46 @@ static void body_cast(const span_work *w, const span *s)
 
 static void run_binary(const lgv_call *c, void (*body)(const span_work *, const span *), int kind)
 {
-    span_work w = {.call = c, .operand = {&c->in[0], &c->in[1], &c->out[0]}, .count = 3, .body = body, .kind = kind};
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], &c->in[1], &c->out[0]},
+                   .count = 3,
+                   .body = body,
+                   .kind = kind};
     run_spans(&w, false);
 }
 
-static void run_unary(const lgv_call *c, void (*body)(const span_work *, const span *), int kind, double a, double b)
+static void run_unary(const lgv_call *c, void (*body)(const span_work *, const span *), int kind,
+                      double a, double b)
 {
-    span_work w = {.call = c, .operand = {&c->in[0], &c->out[0]}, .count = 2, .body = body, .kind = kind, .number = {a, b}};
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], &c->out[0]},
+                   .count = 2,
+                   .body = body,
+                   .kind = kind,
+                   .number = {a, b}};
     run_spans(&w, false);
 }
 
-static void run_add(const lgv_call *c) { run_binary(c, body_add, 0); }
-static void run_mul(const lgv_call *c) { run_binary(c, body_mul, 0); }
-static void run_act_grad(const lgv_call *c) { run_binary(c, body_act_grad, ((const lgv_attr_act *)c->attr)->kind); }
-static void run_act(const lgv_call *c) { run_unary(c, body_act, ((const lgv_attr_act *)c->attr)->kind, 0, 0); }
-static void run_cast(const lgv_call *c) { run_unary(c, body_cast, 0, 0, 0); }
+static void run_add(const lgv_call *c)
+{
+    run_binary(c, body_add, 0);
+}
+static void run_mul(const lgv_call *c)
+{
+    run_binary(c, body_mul, 0);
+}
+static void run_act_grad(const lgv_call *c)
+{
+    run_binary(c, body_act_grad, ((const lgv_attr_act *)c->attr)->kind);
+}
+static void run_act(const lgv_call *c)
+{
+    run_unary(c, body_act, ((const lgv_attr_act *)c->attr)->kind, 0, 0);
+}
+static void run_cast(const lgv_call *c)
+{
+    run_unary(c, body_cast, 0, 0, 0);
+}
 static void run_affine(const lgv_call *c)
 {
     const lgv_attr_affine *a = c->attr;

@@ -18,7 +18,8 @@ static void run_timestep(const lgv_call *c)
     const lgv_tensor *t = &c->in[0], *out = &c->out[0];
     const int64_t half = a->dim / 2;
     for (int64_t i = 0; i < half; i++) {
-        const real exponent = (real)-9.210340371976184 * (real)i / (real)((double)half - a->shift); /* -ln 10000 */
+        const real exponent =
+            (real)-9.210340371976184 * (real)i / (real)((double)half - a->shift); /* -ln 10000 */
         const real frequency = (real)lgv_exp((double)exponent);
         for (int64_t n = 0; n < t->dim[0]; n++) {
             real *y = (real *)out->data + n * out->stride[0];
@@ -36,7 +37,8 @@ static void run_fourier(const lgv_call *c)
     for (int64_t n = 0; n < t->dim[0]; n++) {
         const real logarithm = r_log(((const real *)t->data)[n * t->stride[0]]);
         for (int64_t i = 0; i < half; i++) {
-            put_angle((real *)out->data + n * out->stride[0], i, half, ((const lgv_attr_time *)c->attr)->flip,
+            put_angle((real *)out->data + n * out->stride[0], i, half,
+                      ((const lgv_attr_time *)c->attr)->flip,
                       logarithm * w[i * c->in[1].stride[0]] * 2 * pi);
         }
     }
@@ -50,7 +52,8 @@ static void run_embedding(const lgv_call *c)
         const int64_t k = ((const int32_t *)index->data)[n * index->stride[0]];
         real *y = (real *)out->data + n * out->stride[0];
         if (k >= 0 && k < table->dim[0]) {
-            memcpy(y, (const real *)table->data + k * table->stride[0], (size_t)out->dim[1] * sizeof(real));
+            memcpy(y, (const real *)table->data + k * table->stride[0],
+                   (size_t)out->dim[1] * sizeof(real));
         } else {
             for (int64_t i = 0; i < out->dim[1]; i++) y[i] = (real)NAN;
         }
@@ -78,7 +81,8 @@ static void embedding_grad_part(void *arg, int64_t block, int thread)
 
 static void run_embedding_grad(const lgv_call *c)
 {
-    lgv_parallel(c, lgv_ceil_div(c->out[0].dim[1], GRAD_CHANNELS), embedding_grad_part, (void *)(uintptr_t)c);
+    lgv_parallel(c, lgv_ceil_div(c->out[0].dim[1], GRAD_CHANNELS), embedding_grad_part,
+                 (void *)(uintptr_t)c);
 }
 
 static const lgv_kernel kernels[] = {

@@ -7,8 +7,8 @@ static const real zeros[GEMM_KC + 16];
 
 /* tile[GEMM_MR][GEMM_NR]: over `taps` segments of `length` products each. nv (constant) vectors of
    columns; a[tap][row] + offset points to a row's segment, step (constant) elements apart. */
-LGV_FOLD void tile_sums(int nv, int step, int taps, int64_t length, const real *const *a, int64_t offset,
-                        const real *b, real *tile)
+LGV_FOLD void tile_sums(int nv, int step, int taps, int64_t length, const real *const *a,
+                        int64_t offset, const real *b, real *tile)
 {
     vreal sum[GEMM_MR][GEMM_NV];
     LGV_UNROLL
@@ -19,7 +19,8 @@ LGV_FOLD void tile_sums(int nv, int step, int taps, int64_t length, const real *
     for (int t = 0; t < taps; t++) {
         const real *row[GEMM_MR];
         LGV_UNROLL
-        for (int r = 0; r < GEMM_MR; r++) row[r] = a[t * GEMM_MR + r] ? a[t * GEMM_MR + r] + offset : zeros;
+        for (int r = 0; r < GEMM_MR; r++)
+            row[r] = a[t * GEMM_MR + r] ? a[t * GEMM_MR + r] + offset : zeros;
         for (int64_t k = 0; k < length * step; k += step) {
             vreal column[GEMM_NV];
             LGV_UNROLL
@@ -40,17 +41,29 @@ LGV_FOLD void tile_sums(int nv, int step, int taps, int64_t length, const real *
     }
 }
 
-static void tile_1(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile) { tile_sums(1, 1, taps, n, a, o, b, tile); }
-static void tile_2(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile) { tile_sums(2, 1, taps, n, a, o, b, tile); }
+static void tile_1(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+{
+    tile_sums(1, 1, taps, n, a, o, b, tile);
+}
+static void tile_2(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+{
+    tile_sums(2, 1, taps, n, a, o, b, tile);
+}
 #if LGV_VECTOR != 8
-static void tile_3(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile) { tile_sums(3, 1, taps, n, a, o, b, tile); }
-static void tile_4(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile) { tile_sums(4, 1, taps, n, a, o, b, tile); }
+static void tile_3(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+{
+    tile_sums(3, 1, taps, n, a, o, b, tile);
+}
+static void tile_4(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+{
+    tile_sums(4, 1, taps, n, a, o, b, tile);
+}
 #endif
-typedef void tile_fn(int taps, int64_t n, const real *const *a, int64_t offset, const real *b, real *tile);
-static tile_fn *const tile_kernels[GEMM_NV] = {
-    tile_1, tile_2,
+typedef void tile_fn(int taps, int64_t n, const real *const *a, int64_t offset, const real *b,
+                     real *tile);
+static tile_fn *const tile_kernels[GEMM_NV] = {tile_1, tile_2,
 #if LGV_VECTOR != 8
-    tile_3, tile_4
+                                               tile_3, tile_4
 #endif
 };
 
@@ -62,7 +75,8 @@ void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum)
 }
 
 /* Columns [k, k+n) of one row, n <= VL: the epilogue on v. */
-static inline vreal apply_epilogue(const conv_epilogue *e, const gemm_row *row, int64_t k, int64_t n, vreal v)
+static inline vreal apply_epilogue(const conv_epilogue *e, const gemm_row *row, int64_t k,
+                                   int64_t n, vreal v)
 {
     if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
     if (e->row) v = v_add(v, v_load_n(e->row + row->n * e->row_stride + k, n));
@@ -86,8 +100,8 @@ static void add_whole_tile(const real *tile, const gemm_row *row, int64_t k, boo
 }
 
 /* Adds a tile to the rows it belongs to. first: they hold nothing yet; epilogue NULL: none, or more to come. */
-static void finish_tile(const real *tile, const gemm_row *row, int64_t rows, int64_t k, int64_t columns, bool first,
-                        const conv_epilogue *epilogue)
+static void finish_tile(const real *tile, const gemm_row *row, int64_t rows, int64_t k,
+                        int64_t columns, bool first, const conv_epilogue *epilogue)
 {
     if (rows == GEMM_MR && columns == GEMM_NR && !epilogue) {
         add_whole_tile(tile, row, k, first);
@@ -100,8 +114,10 @@ static void finish_tile(const real *tile, const gemm_row *row, int64_t rows, int
             vreal sum = v_load(tile + r * GEMM_NR + v);
             if (!first) sum = v_add(n == VL ? v_load(y) : v_load_n(y, n), sum);
             if (epilogue) sum = apply_epilogue(epilogue, &row[r], k + v, n, sum);
-            if (n == VL) v_store(y, sum);
-            else v_store_n(y, sum, n);
+            if (n == VL)
+                v_store(y, sum);
+            else
+                v_store_n(y, sum, n);
         }
 }
 
@@ -134,10 +150,14 @@ static void run_inner(const gemm_block *g, const inner_block *i, int64_t first, 
 void gemm_run_block(const gemm_block *g, int64_t first, int64_t last)
 {
     int64_t pieces = lgv_ceil_div(g->c, GEMM_KC), piece = lgv_ceil_div(g->c, pieces);
-    int64_t groups = lgv_ceil_div(g->taps, lgv_max_i64(1, GEMM_KC / g->c)), group = lgv_ceil_div(g->taps, groups);
+    int64_t groups = lgv_ceil_div(g->taps, lgv_max_i64(1, GEMM_KC / g->c)),
+            group = lgv_ceil_div(g->taps, groups);
     for (int64_t t = 0; t < g->taps; t += group)
         for (int64_t c = 0; c < g->c; c += piece) {
-            inner_block i = {.tap = (int)t, .taps = (int)lgv_min_i64(group, g->taps - t), .c = c, .n = lgv_min_i64(piece, g->c - c)};
+            inner_block i = {.tap = (int)t,
+                             .taps = (int)lgv_min_i64(group, g->taps - t),
+                             .c = c,
+                             .n = lgv_min_i64(piece, g->c - c)};
             i.first = t == 0 && c == 0;
             i.last = t + group >= g->taps && c + piece >= g->c;
             run_inner(g, &i, first, last);

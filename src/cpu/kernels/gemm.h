@@ -12,35 +12,47 @@
 #if LGV_VECTOR == 1
 enum { GEMM_MR = 3, GEMM_NV = 4, GEMM_KC = 256 };
 #elif LGV_VECTOR == 8
-enum { GEMM_MR = 6, GEMM_NV = 2, GEMM_KC = 256 }; /* 12 sums of 8; a panel's block fills half of L1 */
+enum {
+    GEMM_MR = 6,
+    GEMM_NV = 2,
+    GEMM_KC = 256
+}; /* 12 sums of 8; a panel's block fills half of L1 */
 #else
 enum { GEMM_MR = 6, GEMM_NV = 4, GEMM_KC = 128 }; /* 24 sums of 16 */
 #endif
-enum { GEMM_NR = GEMM_NV * VL, GEMM_TILES = 16, GEMM_MB = GEMM_TILES * GEMM_MR, GEMM_MAX_TAPS = 256 };
+enum {
+    GEMM_NR = GEMM_NV * VL,
+    GEMM_TILES = 16,
+    GEMM_MB = GEMM_TILES * GEMM_MR,
+    GEMM_MAX_TAPS = 256
+};
 
 /* Where one row of the result goes. */
 typedef struct gemm_row {
-    real *y;               /* first column */
-    const real *residual;  /* epilogue; NULL: none */
-    int64_t n;             /* batch row, for row[n] and gate[n] */
+    real *y;              /* first column */
+    const real *residual; /* epilogue; NULL: none */
+    int64_t n;            /* batch row, for row[n] and gate[n] */
 } gemm_row;
 
 /* A block of rows times a packed matrix. */
 typedef struct gemm_block {
-    int64_t m;                     /* rows, at most GEMM_MB */
-    int taps;                      /* the inner dimension is taps * c */
+    int64_t m; /* rows, at most GEMM_MB */
+    int taps;  /* the inner dimension is taps * c */
     int64_t c;
-    const real *const *table;      /* [tile][tap][GEMM_MR] pointers to c elements; NULL: zeros */
-    const gemm_row *row;           /* [m] */
-    const real *panels;            /* panel p starts panel_size elements after panel p-1 */
+    const real *const *table; /* [tile][tap][GEMM_MR] pointers to c elements; NULL: zeros */
+    const gemm_row *row;      /* [m] */
+    const real *panels;       /* panel p starts panel_size elements after panel p-1 */
     int64_t panel_size, columns;
     const conv_epilogue *epilogue; /* NULL: none */
 } gemm_block;
 
-#define gemm_run_block LGV_AT(lgv_gemm_run_block)
+#define gemm_run_block  LGV_AT(lgv_gemm_run_block)
 #define gemm_outer_tile LGV_AT(lgv_gemm_outer_tile)
 
-static inline int64_t gemm_panels(int64_t columns) { return lgv_ceil_div(columns, GEMM_NR); }
+static inline int64_t gemm_panels(int64_t columns)
+{
+    return lgv_ceil_div(columns, GEMM_NR);
+}
 
 /* Computes columns of panels [first, last) of all rows. */
 void gemm_run_block(const gemm_block *g, int64_t first, int64_t last);
@@ -49,18 +61,18 @@ void gemm_run_block(const gemm_block *g, int64_t first, int64_t last);
 void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum);
 
 /* The kernels "gemm" of the six operators (conv_gemm.c, conv_gemm_w.c). */
-#define conv_gemm_accepts LGV_AT(lgv_conv_gemm_accepts)
-#define conv_gemm_pack LGV_AT(lgv_conv_gemm_pack)
-#define conv_gemm_run_pack LGV_AT(lgv_conv_gemm_run_pack)
-#define conv_gemm_workspace LGV_AT(lgv_conv_gemm_workspace)
-#define conv_gemm LGV_AT(lgv_conv_gemm)
-#define conv_gemm_x_accepts LGV_AT(lgv_conv_gemm_x_accepts)
-#define conv_gemm_x_pack LGV_AT(lgv_conv_gemm_x_pack)
-#define conv_gemm_x_run_pack LGV_AT(lgv_conv_gemm_x_run_pack)
+#define conv_gemm_accepts     LGV_AT(lgv_conv_gemm_accepts)
+#define conv_gemm_pack        LGV_AT(lgv_conv_gemm_pack)
+#define conv_gemm_run_pack    LGV_AT(lgv_conv_gemm_run_pack)
+#define conv_gemm_workspace   LGV_AT(lgv_conv_gemm_workspace)
+#define conv_gemm             LGV_AT(lgv_conv_gemm)
+#define conv_gemm_x_accepts   LGV_AT(lgv_conv_gemm_x_accepts)
+#define conv_gemm_x_pack      LGV_AT(lgv_conv_gemm_x_pack)
+#define conv_gemm_x_run_pack  LGV_AT(lgv_conv_gemm_x_run_pack)
 #define conv_gemm_x_workspace LGV_AT(lgv_conv_gemm_x_workspace)
-#define conv_gemm_x LGV_AT(lgv_conv_gemm_x)
+#define conv_gemm_x           LGV_AT(lgv_conv_gemm_x)
 #define conv_gemm_w_workspace LGV_AT(lgv_conv_gemm_w_workspace)
-#define conv_gemm_w LGV_AT(lgv_conv_gemm_w)
+#define conv_gemm_w           LGV_AT(lgv_conv_gemm_w)
 bool conv_gemm_accepts(const lgv_call *c);
 lgv_pack conv_gemm_pack(const lgv_call *c);
 void conv_gemm_run_pack(const lgv_call *c, void *packed);
@@ -75,6 +87,9 @@ size_t conv_gemm_w_workspace(const lgv_call *c);
 void conv_gemm_w(const lgv_call *c);
 
 /* Rounds the size of a part of a workspace up to cache lines. */
-static inline size_t gemm_lines(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+static inline size_t gemm_lines(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
 
 #endif

@@ -19,7 +19,8 @@ static void mse_row(void *arg, int64_t n, int thread)
         const int64_t end = lgv_min_i64(i + FLUSH_PIXELS, (n + 1) * hw);
         vreal sum = v_zero();
         for (; i < end; i++) {
-            const real *a = w->pred.data + pixel_offset(&w->pred, i), *b = w->target.data + pixel_offset(&w->target, i);
+            const real *a = w->pred.data + pixel_offset(&w->pred, i),
+                       *b = w->target.data + pixel_offset(&w->target, i);
             for (int64_t k = 0; k < c; k += VL) {
                 const vreal d = v_sub(v_get(a + k, c - k), v_get(b + k, c - k));
                 sum = v_fma(d, d, sum);
@@ -42,7 +43,8 @@ static void body_mse_grad(const span_work *w, const span *s)
     const real *a = s->p[0], *b = s->p[1];
     real *d = s->p[2];
     const lgv_tensor *dl = &w->call->in[2];
-    const vreal scale = v_set1((real)(2.0 / w->number[0] * (double)((const real *)dl->data)[s->n * dl->stride[0]]));
+    const vreal scale =
+        v_set1((real)(2.0 / w->number[0] * (double)((const real *)dl->data)[s->n * dl->stride[0]]));
     for (int64_t i = 0; i < s->len; i += VL) {
         const int64_t n = s->len - i;
         v_put(d + i, v_mul(scale, v_sub(v_get(a + i, n), v_get(b + i, n))), n);
@@ -52,7 +54,10 @@ static void body_mse_grad(const span_work *w, const span *s)
 static void run_mse_rows_grad(const lgv_call *c)
 {
     const lgv_nhwc a = lgv_as_nhwc(&c->in[0]);
-    span_work w = {.call = c, .operand = {&c->in[0], &c->in[1], &c->out[0]}, .count = 3, .body = body_mse_grad,
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], &c->in[1], &c->out[0]},
+                   .count = 3,
+                   .body = body_mse_grad,
                    .number = {(double)(a.h * a.w * a.c), 0}};
     run_spans(&w, true);
 }
@@ -73,7 +78,8 @@ static void run_weighted_sum_grad(const lgv_call *c)
 {
     const real dl = *(const real *)c->in[0].data, *w = c->in[1].data;
     real *d = c->out[0].data;
-    for (int64_t n = 0; n < c->in[1].dim[0]; n++) d[n * c->out[0].stride[0]] = dl * w[n * c->in[1].stride[0]];
+    for (int64_t n = 0; n < c->in[1].dim[0]; n++)
+        d[n * c->out[0].stride[0]] = dl * w[n * c->in[1].stride[0]];
 }
 
 static const lgv_kernel kernels[] = {

@@ -13,15 +13,18 @@ typedef struct norm_work {
     int act;
     double eps;
     int64_t n, hw, channels, groups, width; /* width: channels of a group */
-    int64_t unit, units, blocks;            /* channels of a unit, units of a row, blocks of pixels */
-    pixels x, y, dy;                        /* y: the output, dx in the backward pass */
-    const real *gamma, *beta;               /* beta NULL: backward without activation */
+    int64_t unit, units, blocks; /* channels of a unit, units of a row, blocks of pixels */
+    pixels x, y, dy;             /* y: the output, dx in the backward pass */
+    const real *gamma, *beta;    /* beta NULL: backward without activation */
     const lgv_tensor *scale, *shift, *mean, *rstd; /* scale NULL: no modulation */
-    real *scratch, *sums;                   /* sums[2][n][channels]: dgamma and dbeta of each row */
-    int64_t scratch_size;                   /* reals of one thread */
+    real *scratch, *sums; /* sums[2][n][channels]: dgamma and dbeta of each row */
+    int64_t scratch_size; /* reals of one thread */
 } norm_work;
 
-static int64_t greatest_divisor(int64_t a, int64_t b) { return b ? greatest_divisor(b, a % b) : a; }
+static int64_t greatest_divisor(int64_t a, int64_t b)
+{
+    return b ? greatest_divisor(b, a % b) : a;
+}
 
 /* Whole groups, whole cache lines where that fits; small units when the batch alone gives too few. */
 static int64_t unit_channels(int64_t n, int64_t hw, int64_t channels, int64_t width, int64_t arrays)
@@ -52,7 +55,10 @@ static void set_shape(norm_work *w, const lgv_call *c, const lgv_tensor *x, int6
     w->blocks = lgv_ceil_div(w->hw, BLOCK_PIXELS);
 }
 
-static real *tensor_row(const lgv_tensor *t, int64_t n) { return (real *)t->data + n * t->stride[0]; }
+static real *tensor_row(const lgv_tensor *t, int64_t n)
+{
+    return (real *)t->data + n * t->stride[0];
+}
 
 /* The factor gamma*(1 + scale) and offset beta*(1 + scale) + shift of channel c of row n. */
 static void channel_affine(const norm_work *w, int64_t n, int64_t c, real *factor, real *offset)
@@ -64,16 +70,18 @@ static void channel_affine(const norm_work *w, int64_t n, int64_t c, real *facto
 
 /* --- Statistics ------------------------------------------------------------------------------------ */
 /* Adds pixels [begin, end) to up to four vectors of sums: of x, or with centre of (x - centre)^2. */
-static inline void add_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t count,
-                              const real *centre, real *sum)
+static inline void add_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0,
+                              int64_t count, const real *centre, real *sum)
 {
     const bool whole = count == 4 * VL;
     for (int64_t i = begin; i < end;) {
         int64_t step, run = pixel_run(x, i, end - i, &step);
         const real *p = x->data + pixel_offset(x, i) + c0;
         if (whole) {
-            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL), s3 = v_load(sum + 3 * VL);
-            const vreal m0 = v_load(centre), m1 = v_load(centre + VL), m2 = v_load(centre + 2 * VL), m3 = v_load(centre + 3 * VL);
+            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL),
+                  s3 = v_load(sum + 3 * VL);
+            const vreal m0 = v_load(centre), m1 = v_load(centre + VL), m2 = v_load(centre + 2 * VL),
+                        m3 = v_load(centre + 3 * VL);
             for (int64_t k = 0; k < run; k++, p += step) {
                 const vreal d0 = v_sub(v_load(p), m0), d1 = v_sub(v_load(p + VL), m1);
                 const vreal d2 = v_sub(v_load(p + 2 * VL), m2), d3 = v_sub(v_load(p + 3 * VL), m3);
@@ -101,14 +109,16 @@ static inline void add_pixels(const pixels *x, int64_t begin, int64_t end, int64
     }
 }
 
-static inline void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t count, real *sum)
+static inline void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0,
+                              int64_t count, real *sum)
 {
     const bool whole = count == 4 * VL;
     for (int64_t i = begin; i < end;) {
         int64_t step, run = pixel_run(x, i, end - i, &step);
         const real *p = x->data + pixel_offset(x, i) + c0;
         if (whole) {
-            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL), s3 = v_load(sum + 3 * VL);
+            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL),
+                  s3 = v_load(sum + 3 * VL);
             for (int64_t k = 0; k < run; k++, p += step) {
                 s0 = v_add(s0, v_load(p));
                 s1 = v_add(s1, v_load(p + VL));
@@ -137,7 +147,8 @@ static void measure(const norm_work *w, int64_t n, int64_t c0, int64_t count, re
     memset(mean, 0, (size_t)(w->blocks * count) * sizeof(real));
     memset(m2, 0, (size_t)(w->blocks * count) * sizeof(real));
     for (int64_t b = 0; b < w->blocks; b++) {
-        const int64_t begin = n * w->hw + b * BLOCK_PIXELS, end = lgv_min_i64(begin + BLOCK_PIXELS, (n + 1) * w->hw);
+        const int64_t begin = n * w->hw + b * BLOCK_PIXELS,
+                      end = lgv_min_i64(begin + BLOCK_PIXELS, (n + 1) * w->hw);
         const real inverse = 1 / (real)(end - begin);
         for (int64_t c = 0; c < count; c += 4 * VL) {
             const int64_t some = lgv_min_i64(4 * VL, count - c);
@@ -150,7 +161,8 @@ static void measure(const norm_work *w, int64_t n, int64_t c0, int64_t count, re
 }
 
 /* Merges the channels [c, c + width) of all blocks (Chan, Golub, LeVeque 1979, eq. 2.1, for many parts at once). */
-static void merge_group(const norm_work *w, int64_t c, int64_t count, const real *mean, const real *m2, double *m, double *variance)
+static void merge_group(const norm_work *w, int64_t c, int64_t count, const real *mean,
+                        const real *m2, double *m, double *variance)
 {
     const double size = (double)(w->hw * w->width);
     double sum = 0, deviation = 0;
@@ -182,54 +194,70 @@ typedef struct lanes {
     const real *mean, *factor, *offset;
 } lanes;
 
-static inline vreal get(const real *p, int64_t n, bool whole) { return whole ? v_load(p) : v_get(p, n); }
+static inline vreal get(const real *p, int64_t n, bool whole)
+{
+    return whole ? v_load(p) : v_get(p, n);
+}
 static inline void put(real *p, vreal a, int64_t n, bool whole)
 {
-    if (whole) v_store(p, a);
-    else v_put(p, a, n);
+    if (whole)
+        v_store(p, a);
+    else
+        v_put(p, a, n);
 }
 
 /* y = act((x - mean)*factor + offset) with mean, factor, offset per channel. */
-static inline void write_run(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run, const lanes *l, int act, bool whole)
+static inline void write_run(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run,
+                             const lanes *l, int act, bool whole)
 {
     const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
-    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole), o0 = get(l->offset, n, whole);
+    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole),
+                o0 = get(l->offset, n, whole);
     if (k <= 0) {
         for (int64_t i = 0; i < run; i++, x += x_step, y += y_step)
             put(y, v_act(v_fma(v_sub(get(x, n, whole), m0), f0, o0), act), n, whole);
         return;
     }
-    const vreal m1 = get(l->mean + VL, k, whole), f1 = get(l->factor + VL, k, whole), o1 = get(l->offset + VL, k, whole);
+    const vreal m1 = get(l->mean + VL, k, whole), f1 = get(l->factor + VL, k, whole),
+                o1 = get(l->offset + VL, k, whole);
     for (int64_t i = 0; i < run; i++, x += x_step, y += y_step) {
-        const vreal u0 = v_fma(v_sub(get(x, n, whole), m0), f0, o0), u1 = v_fma(v_sub(get(x + VL, k, whole), m1), f1, o1);
+        const vreal u0 = v_fma(v_sub(get(x, n, whole), m0), f0, o0),
+                    u1 = v_fma(v_sub(get(x + VL, k, whole), m1), f1, o1);
         put(y, v_act(u0, act), n, whole);
         put(y + VL, v_act(u1, act), k, whole);
     }
 }
 
-static void write_act(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run, const lanes *l, int act)
+static void write_act(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run,
+                      const lanes *l, int act)
 {
     const bool whole = l->count == 2 * VL;
     switch (act) {
     case LGV_ACT_SILU:
-        if (whole) write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, true);
-        else write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, false);
+        if (whole)
+            write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, true);
+        else
+            write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, false);
         break;
     case LGV_ACT_MISH: write_run(x, x_step, y, y_step, run, l, LGV_ACT_MISH, false); break;
     case LGV_ACT_GELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_GELU, false); break;
     case LGV_ACT_RELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_RELU, false); break;
     default:
-        if (whole) write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, true);
-        else write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, false);
+        if (whole)
+            write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, true);
+        else
+            write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, false);
         break;
     }
 }
 
-static void normalise(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *factor, const real *offset)
+static void normalise(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean,
+                      const real *factor, const real *offset)
 {
     const int64_t last = (n + 1) * w->hw;
     for (int64_t i = n * w->hw; i < last;) {
-        int64_t x_step, y_step, run = pixel_run(&w->x, i, lgv_min_i64(BLOCK_PIXELS, last - i), &x_step);
+        int64_t x_step, y_step,
+            run = pixel_run(&w->x, i, lgv_min_i64(BLOCK_PIXELS, last - i), &x_step);
         run = pixel_run(&w->y, i, run, &y_step);
         const real *x = w->x.data + pixel_offset(&w->x, i) + c0;
         real *y = w->y.data + pixel_offset(&w->y, i) + c0;
@@ -244,7 +272,8 @@ static void normalise(const norm_work *w, int64_t n, int64_t c0, int64_t count, 
 static void forward_unit(void *arg, int64_t index, int thread)
 {
     const norm_work *w = arg;
-    const int64_t n = index / w->units, c0 = index % w->units * w->unit, count = lgv_min_i64(w->unit, w->channels - c0);
+    const int64_t n = index / w->units, c0 = index % w->units * w->unit,
+                  count = lgv_min_i64(w->unit, w->channels - c0);
     real *mean = w->scratch + thread * w->scratch_size, *m2 = mean + w->blocks * w->unit;
     real *centre = m2 + w->blocks * w->unit, *factor = centre + w->unit, *offset = factor + w->unit;
     measure(w, n, c0, count, mean, m2);
@@ -266,7 +295,11 @@ static void forward_unit(void *arg, int64_t index, int thread)
 
 static norm_work forward_work(const lgv_call *c)
 {
-    norm_work w = {.gamma = c->in[1].data, .beta = c->in[2].data, .mean = &c->out[1], .rstd = &c->out[2], .scratch = c->workspace};
+    norm_work w = {.gamma = c->in[1].data,
+                   .beta = c->in[2].data,
+                   .mean = &c->out[1],
+                   .rstd = &c->out[2],
+                   .scratch = c->workspace};
     if (c->op == LGV_OP_norm_modulate_act && c->n_in > 3 && c->in[3].data) {
         w.scale = &c->in[3];
         w.shift = &c->in[4];
@@ -318,8 +351,10 @@ static inline void sums_run(run3 r, const lanes *l, real *s1, real *s2, int act,
 {
     const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
     const bool two = whole || k > 0;
-    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole), o0 = get(l->offset, n, whole);
-    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0, f1 = two ? get(l->factor + VL, k, whole) : f0;
+    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole),
+                o0 = get(l->offset, n, whole);
+    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0,
+                f1 = two ? get(l->factor + VL, k, whole) : f0;
     const vreal o1 = two ? get(l->offset + VL, k, whole) : o0;
     vreal a0 = get(s1, n, whole), b0 = get(s2, n, whole);
     vreal a1 = two ? get(s1 + VL, k, whole) : a0, b1 = two ? get(s2 + VL, k, whole) : b0;
@@ -352,22 +387,27 @@ static void sums_act(run3 r, const lanes *l, real *s1, real *s2, int act)
     const bool whole = l->count == 2 * VL;
     switch (act) {
     case LGV_ACT_SILU:
-        if (whole) sums_run(r, l, s1, s2, LGV_ACT_SILU, true);
-        else sums_run(r, l, s1, s2, LGV_ACT_SILU, false);
+        if (whole)
+            sums_run(r, l, s1, s2, LGV_ACT_SILU, true);
+        else
+            sums_run(r, l, s1, s2, LGV_ACT_SILU, false);
         break;
     case LGV_ACT_MISH: sums_run(r, l, s1, s2, LGV_ACT_MISH, false); break;
     case LGV_ACT_GELU: sums_run(r, l, s1, s2, LGV_ACT_GELU, false); break;
     case LGV_ACT_RELU: sums_run(r, l, s1, s2, LGV_ACT_RELU, false); break;
     default:
-        if (whole) sums_run(r, l, s1, s2, LGV_ACT_NONE, true);
-        else sums_run(r, l, s1, s2, LGV_ACT_NONE, false);
+        if (whole)
+            sums_run(r, l, s1, s2, LGV_ACT_NONE, true);
+        else
+            sums_run(r, l, s1, s2, LGV_ACT_NONE, false);
         break;
     }
 }
 
 /* s1, s2 of a row: the sums of blocks of pixels, added in order. part: 2*count reals. */
-static void backward_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *factor,
-                          const real *offset, real *s1, real *s2, real *part)
+static void backward_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count,
+                          const real *mean, const real *factor, const real *offset, real *s1,
+                          real *s2, real *part)
 {
     const int64_t last = (n + 1) * w->hw;
     memset(s1, 0, (size_t)count * sizeof(real));
@@ -399,16 +439,25 @@ static inline void dx_run(run3 r, const lanes *l, const real *q, bool whole)
 {
     const int64_t n = l->count, k = n - VL;
     const bool two = whole || k > 0;
-    const vreal m0 = get(l->mean, n, whole), p0 = get(l->factor, n, whole), o0 = v_neg(get(l->offset, n, whole)), q0 = get(q, n, whole);
-    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0, p1 = two ? get(l->factor + VL, k, whole) : p0;
-    const vreal o1 = two ? v_neg(get(l->offset + VL, k, whole)) : o0, q1 = two ? get(q + VL, k, whole) : q0;
+    const vreal m0 = get(l->mean, n, whole), p0 = get(l->factor, n, whole),
+                o0 = v_neg(get(l->offset, n, whole)), q0 = get(q, n, whole);
+    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0,
+                p1 = two ? get(l->factor + VL, k, whole) : p0;
+    const vreal o1 = two ? v_neg(get(l->offset + VL, k, whole)) : o0,
+                q1 = two ? get(q + VL, k, whole) : q0;
     for (int64_t i = 0; i < r.count; i++, r.x += r.x_step, r.dy += r.dy_step, r.dx += r.dx_step) {
-        put(r.dx, v_fnma(v_sub(get(r.x, n, whole), m0), q0, v_fma(get(r.dy, n, whole), p0, o0)), n, whole);
-        if (two) put(r.dx + VL, v_fnma(v_sub(get(r.x + VL, k, whole), m1), q1, v_fma(get(r.dy + VL, k, whole), p1, o1)), k, whole);
+        put(r.dx, v_fnma(v_sub(get(r.x, n, whole), m0), q0, v_fma(get(r.dy, n, whole), p0, o0)), n,
+            whole);
+        if (two)
+            put(r.dx + VL,
+                v_fnma(v_sub(get(r.x + VL, k, whole), m1), q1,
+                       v_fma(get(r.dy + VL, k, whole), p1, o1)),
+                k, whole);
     }
 }
 
-static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean, const real *p, const real *q, const real *o)
+static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t count,
+                           const real *mean, const real *p, const real *q, const real *o)
 {
     const int64_t last = (n + 1) * w->hw;
     for (int64_t i = n * w->hw; i < last;) {
@@ -423,15 +472,18 @@ static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t co
             here.x += c;
             here.dy += c;
             here.dx += c;
-            if (l.count == 2 * VL) dx_run(here, &l, q + c, true);
-            else dx_run(here, &l, q + c, false);
+            if (l.count == 2 * VL)
+                dx_run(here, &l, q + c, true);
+            else
+                dx_run(here, &l, q + c, false);
         }
         i += r.count;
     }
 }
 
 /* What the sums of a row say about scale, shift, gamma and beta. s2 already holds sum dv*xhat. */
-static void keep_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *s1, const real *s2)
+static void keep_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *s1,
+                      const real *s2)
 {
     const lgv_tensor *dscale = &w->call->out[3], *dshift = &w->call->out[4];
     for (int64_t c = 0; c < count; c++) {
@@ -439,7 +491,8 @@ static void keep_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, 
         w->sums[n * w->channels + c0 + c] = one * s2[c];
         w->sums[(w->n + n) * w->channels + c0 + c] = one * s1[c];
         if (!w->scale) continue;
-        if (dscale->data) tensor_row(dscale, n)[c0 + c] = w->gamma[c0 + c] * s2[c] + w->beta[c0 + c] * s1[c];
+        if (dscale->data)
+            tensor_row(dscale, n)[c0 + c] = w->gamma[c0 + c] * s2[c] + w->beta[c0 + c] * s1[c];
         if (dshift->data) tensor_row(dshift, n)[c0 + c] = s1[c];
     }
 }
@@ -447,8 +500,10 @@ static void keep_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, 
 static void backward_unit(void *arg, int64_t index, int thread)
 {
     const norm_work *w = arg;
-    const int64_t n = index / w->units, c0 = index % w->units * w->unit, count = lgv_min_i64(w->unit, w->channels - c0);
-    real *centre = w->scratch + thread * w->scratch_size, *factor = centre + w->unit, *offset = factor + w->unit;
+    const int64_t n = index / w->units, c0 = index % w->units * w->unit,
+                  count = lgv_min_i64(w->unit, w->channels - c0);
+    real *centre = w->scratch + thread * w->scratch_size, *factor = centre + w->unit,
+         *offset = factor + w->unit;
     real *s1 = offset + w->unit, *s2 = s1 + w->unit, *part = s2 + w->unit;
     for (int64_t c = 0; c < count; c++) {
         const int64_t group = (c0 + c) / w->width;
@@ -462,7 +517,8 @@ static void backward_unit(void *arg, int64_t index, int thread)
     if (!w->y.data) return;
     /* factor holds gamma*(1 + scale)*rstd, which is dx's own factor of dv; s1 and s2 become its other two. */
     for (int64_t c = 0; c < count; c += w->width) {
-        const double r = (double)tensor_row(w->rstd, n)[(c0 + c) / w->width], size = (double)(w->hw * w->width);
+        const double r = (double)tensor_row(w->rstd, n)[(c0 + c) / w->width],
+                     size = (double)(w->hw * w->width);
         double a = 0, b = 0;
         for (int64_t k = c; k < c + w->width; k++) {
             a += (double)factor[k] * (double)s1[k];
@@ -479,13 +535,15 @@ static void backward_unit(void *arg, int64_t index, int thread)
 static void reduce_rows(void *arg, int64_t block, int thread)
 {
     const norm_work *w = arg;
-    const int64_t begin = block * REDUCE_CHANNELS, end = lgv_min_i64(begin + REDUCE_CHANNELS, w->channels);
+    const int64_t begin = block * REDUCE_CHANNELS,
+                  end = lgv_min_i64(begin + REDUCE_CHANNELS, w->channels);
     for (int k = 0; k < 2; k++) {
         real *y = w->call->out[1 + k].data;
         if (!y) continue;
         double total[REDUCE_CHANNELS] = {0};
         for (int64_t n = 0; n < w->n; n++)
-            for (int64_t c = begin; c < end; c++) total[c - begin] += (double)w->sums[(k * w->n + n) * w->channels + c];
+            for (int64_t c = begin; c < end; c++)
+                total[c - begin] += (double)w->sums[(k * w->n + n) * w->channels + c];
         for (int64_t c = begin; c < end; c++) y[c] = (real)total[c - begin];
     }
 }
@@ -525,8 +583,17 @@ static void run_backward(const lgv_call *c)
 
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_group_norm, .name = "plain", .workspace = workspace_forward, .run = run_forward},
-    {.op = LGV_OP_norm_modulate_act, .name = "plain", .workspace = workspace_forward, .run = run_forward},
-    {.op = LGV_OP_group_norm_grad, .name = "plain", .workspace = workspace_backward, .run = run_backward},
-    {.op = LGV_OP_norm_modulate_act_grad, .name = "plain", .workspace = workspace_backward, .run = run_backward},
+    {.op = LGV_OP_norm_modulate_act,
+     .name = "plain",
+     .workspace = workspace_forward,
+     .run = run_forward},
+    {.op = LGV_OP_group_norm_grad,
+     .name = "plain",
+     .workspace = workspace_backward,
+     .run = run_backward},
+    {.op = LGV_OP_norm_modulate_act_grad,
+     .name = "plain",
+     .workspace = workspace_backward,
+     .run = run_backward},
 };
 const lgv_kernel_list LGV_TABLE(norm) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -24,7 +24,8 @@ static void square_part(void *arg, int64_t block, int thread)
         const int64_t stop = lgv_min_i64(end, i + FLUSH * 4 * VL);
         vreal s0 = v_zero(), s1 = v_zero(), s2 = v_zero(), s3 = v_zero();
         for (; i + 4 * VL <= stop; i += 4 * VL) {
-            const vreal a = v_load(g + i), b = v_load(g + i + VL), c = v_load(g + i + 2 * VL), d = v_load(g + i + 3 * VL);
+            const vreal a = v_load(g + i), b = v_load(g + i + VL), c = v_load(g + i + 2 * VL),
+                        d = v_load(g + i + 3 * VL);
             s0 = v_fma(a, a, s0);
             s1 = v_fma(b, b, s1);
             s2 = v_fma(c, c, s2);
@@ -43,11 +44,13 @@ static void square_part(void *arg, int64_t block, int thread)
 static inline void update_vector(const adamw_work *w, int64_t i, int64_t n)
 {
     const lgv_range *r = w->range;
-    real *p = (real *)r->weight + i, *g = (real *)r->grad + i, *m = (real *)r->exp_avg + i, *v = (real *)r->exp_avg_sq + i;
+    real *p = (real *)r->weight + i, *g = (real *)r->grad + i, *m = (real *)r->exp_avg + i,
+         *v = (real *)r->exp_avg_sq + i;
     const vreal grad = v_mul(v_get(g, n), v_set1(w->clip));
     vreal weight = v_mul(v_get(p, n), v_set1(w->decay));
     const vreal m0 = v_get(m, n), m1 = v_add(m0, v_mul(v_set1(w->lerp), v_sub(grad, m0)));
-    const vreal v1 = v_add(v_mul(v_get(v, n), v_set1(w->beta2)), v_mul(v_mul(v_set1(w->rest2), grad), grad));
+    const vreal v1 =
+        v_add(v_mul(v_get(v, n), v_set1(w->beta2)), v_mul(v_mul(v_set1(w->rest2), grad), grad));
     const vreal root = v_add(v_div(v_sqrt(v1), v_set1(w->sqrt_bias2)), v_set1(w->eps));
     weight = v_sub(weight, v_div(v_mul(v_set1(w->step_size), m1), root));
     v_put(p, weight, n);
@@ -106,7 +109,10 @@ static void run_adamw(const lgv_call *c)
     }
 }
 
-static size_t workspace_adamw(const lgv_call *c) { return PARTS * sizeof(double); }
+static size_t workspace_adamw(const lgv_call *c)
+{
+    return PARTS * sizeof(double);
+}
 
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_adamw, .name = "plain", .workspace = workspace_adamw, .run = run_adamw}};

@@ -8,7 +8,8 @@ enum { DRAWS = 512 };
 static lgv_rng_key row_key(const span_work *w, int64_t n)
 {
     const lgv_row *row = &w->call->step->row[n];
-    return (lgv_rng_key){row->seed, ((const lgv_attr_random *)w->call->attr)->stream, row->sample, row->step};
+    return (lgv_rng_key){row->seed, ((const lgv_attr_random *)w->call->attr)->stream, row->sample,
+                         row->step};
 }
 
 static void body_normal(const span_work *w, const span *s)
@@ -46,7 +47,10 @@ static void body_dropout(const span_work *w, const span *s)
 
 static void run_dropout(const lgv_call *c)
 {
-    span_work w = {.call = c, .operand = {&c->in[0], &c->out[0]}, .count = 2, .body = body_dropout,
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], &c->out[0]},
+                   .count = 2,
+                   .body = body_dropout,
                    .number = {((const lgv_attr_random *)c->attr)->p, 0}};
     run_spans(&w, true);
 }

@@ -18,7 +18,8 @@ typedef struct resample_work {
 enum { MAX_TAPS = 8 }; /* 4, or with unreflect up to 2 more at each border */
 
 /* Adds the taps of output position o (which unreflect asks for outside the output too); returns their number. */
-static int add_taps(const resample_work *w, int64_t o, int64_t size, int64_t *at, real *weight, int count)
+static int add_taps(const resample_work *w, int64_t o, int64_t size, int64_t *at, real *weight,
+                    int count)
 {
     for (int k = 0; k < 4; k++) {
         int64_t source = 2 * o + k - 1;
@@ -26,8 +27,10 @@ static int add_taps(const resample_work *w, int64_t o, int64_t size, int64_t *at
             if ((o + k) % 2 == 0) continue; /* even o: taps 1 and 3, odd: 0 and 2 */
             source = (o + 1 - k) / 2;       /* exact */
         }
-        if (w->reflect && source == -1) source = 1;
-        else if (w->reflect && source == size) source = size - 2;
+        if (w->reflect && source == -1)
+            source = 1;
+        else if (w->reflect && source == size)
+            source = size - 2;
         if (w->tap[k] == 0 || source < 0 || source >= size) continue;
         at[count] = source;
         weight[count++] = w->tap[k];
@@ -36,8 +39,8 @@ static int add_taps(const resample_work *w, int64_t o, int64_t size, int64_t *at
 }
 
 /* Source positions and weights of output position o of `length` along one dimension of `size` sources. */
-static int find_taps(const resample_work *w, int64_t o, int64_t length, int64_t size, int64_t at[MAX_TAPS],
-                     real weight[MAX_TAPS])
+static int find_taps(const resample_work *w, int64_t o, int64_t length, int64_t size,
+                     int64_t at[MAX_TAPS], real weight[MAX_TAPS])
 {
     int count = add_taps(w, o, size, at, weight, 0);
     if (w->unreflect && o == 1) count = add_taps(w, -1, size, at, weight, count);
@@ -46,12 +49,14 @@ static int find_taps(const resample_work *w, int64_t o, int64_t length, int64_t 
 }
 
 /* y = sum of weight[i] * source[i] over channels. */
-static void combine(real *y, int64_t channels, int count, const real *const *source, const real *weight)
+static void combine(real *y, int64_t channels, int count, const real *const *source,
+                    const real *weight)
 {
     for (int64_t c = 0; c < channels; c += VL) {
         const int64_t n = channels - c;
         vreal sum = count ? v_mul(v_set1(weight[0]), v_get(source[0] + c, n)) : v_zero();
-        for (int i = 1; i < count; i++) sum = v_fma(v_set1(weight[i]), v_get(source[i] + c, n), sum);
+        for (int i = 1; i < count; i++)
+            sum = v_fma(v_set1(weight[i]), v_get(source[i] + c, n), sum);
         v_put(y + c, sum, n);
     }
 }
@@ -82,9 +87,14 @@ static void resample_line(void *arg, int64_t line, int thread)
 static void run_taps(const lgv_call *c, bool spread, const real tap[4])
 {
     const int kind = ((const lgv_attr_resample *)c->attr)->kind;
-    const bool reflects = kind == LGV_UP_FIR_REFLECT || kind == LGV_DOWN_FIR_REFLECT, adjoint = c->op == LGV_OP_resample_grad;
-    resample_work w = {.call = c, .x = pixels_of(&c->in[0]), .y = pixels_of(&c->out[0]), .spread = spread,
-                       .reflect = reflects && !adjoint, .unreflect = reflects && adjoint};
+    const bool reflects = kind == LGV_UP_FIR_REFLECT || kind == LGV_DOWN_FIR_REFLECT,
+               adjoint = c->op == LGV_OP_resample_grad;
+    resample_work w = {.call = c,
+                       .x = pixels_of(&c->in[0]),
+                       .y = pixels_of(&c->out[0]),
+                       .spread = spread,
+                       .reflect = reflects && !adjoint,
+                       .unreflect = reflects && adjoint};
     memcpy(w.tap, tap, sizeof w.tap);
     lgv_parallel(c, w.y.a.n * w.y.a.h, resample_line, &w);
 }

@@ -39,7 +39,10 @@ static void body_modulate(const span_work *w, const span *s)
         real *y = (real *)s->p[1] + i;
         for (int64_t c = 0; c < w->channels; c += VL) {
             const int64_t n = w->channels - c;
-            v_put(y + c, v_fma(v_get(x + c, n), v_add(v_set1(1), v_get(scale + c, n)), v_get(shift + c, n)), n);
+            v_put(
+                y + c,
+                v_fma(v_get(x + c, n), v_add(v_set1(1), v_get(scale + c, n)), v_get(shift + c, n)),
+                n);
         }
     }
 }
@@ -49,7 +52,8 @@ static void body_row_scale(const span_work *w, const span *s)
     const real *x = s->p[0];
     real *y = s->p[1];
     const vreal a = v_set1(row_number(w, 1, s->n));
-    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_mul(a, v_get(x + i, s->len - i)), s->len - i);
+    for (int64_t i = 0; i < s->len; i += VL)
+        v_put(y + i, v_mul(a, v_get(x + i, s->len - i)), s->len - i);
 }
 
 static void body_row_divide(const span_work *w, const span *s)
@@ -57,7 +61,8 @@ static void body_row_divide(const span_work *w, const span *s)
     const real *x = s->p[0];
     real *y = s->p[1];
     const vreal a = v_set1(row_number(w, 1, s->n));
-    for (int64_t i = 0; i < s->len; i += VL) v_put(y + i, v_div(v_get(x + i, s->len - i), a), s->len - i);
+    for (int64_t i = 0; i < s->len; i += VL)
+        v_put(y + i, v_div(v_get(x + i, s->len - i), a), s->len - i);
 }
 
 /* Two roundings, not a fused one: PyTorch's scheduler computes a*x + b*noise so. */
@@ -78,13 +83,28 @@ static void run_rows(const lgv_call *c, void (*body)(const span_work *, const sp
     run_spans(&w, true);
 }
 
-static void run_add_row(const lgv_call *c) { run_rows(c, body_add_row); }
-static void run_modulate(const lgv_call *c) { run_rows(c, body_modulate); }
-static void run_row_scale(const lgv_call *c) { run_rows(c, body_row_scale); }
-static void run_row_divide(const lgv_call *c) { run_rows(c, body_row_divide); }
+static void run_add_row(const lgv_call *c)
+{
+    run_rows(c, body_add_row);
+}
+static void run_modulate(const lgv_call *c)
+{
+    run_rows(c, body_modulate);
+}
+static void run_row_scale(const lgv_call *c)
+{
+    run_rows(c, body_row_scale);
+}
+static void run_row_divide(const lgv_call *c)
+{
+    run_rows(c, body_row_divide);
+}
 static void run_row_axpby(const lgv_call *c)
 {
-    span_work w = {.call = c, .operand = {&c->in[0], &c->in[1], &c->out[0]}, .count = 3, .body = body_row_axpby};
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], &c->in[1], &c->out[0]},
+                   .count = 3,
+                   .body = body_row_axpby};
     run_spans(&w, true);
 }
 
@@ -111,14 +131,16 @@ static void run_spread_hw(const lgv_call *c)
 /* --- Sums ----------------------------------------------------------------------------------------- */
 /* sum[0..channels) += pixels [begin, end) of x from channel c0 on: four vectors of channels side by side
    hide the latency of the additions. */
-static void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels, real *sum)
+static void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels,
+                       real *sum)
 {
     for (int64_t i = begin; i < end;) {
         int64_t step, run = pixel_run(x, i, end - i, &step);
         const real *p = x->data + pixel_offset(x, i) + c0;
         int64_t c = 0;
         for (; c + 4 * VL <= channels; c += 4 * VL) {
-            vreal s0 = v_load(sum + c), s1 = v_load(sum + c + VL), s2 = v_load(sum + c + 2 * VL), s3 = v_load(sum + c + 3 * VL);
+            vreal s0 = v_load(sum + c), s1 = v_load(sum + c + VL), s2 = v_load(sum + c + 2 * VL),
+                  s3 = v_load(sum + c + 3 * VL);
             for (int64_t k = 0; k < run; k++) {
                 const real *q = p + k * step + c;
                 s0 = v_add(s0, v_load(q));
@@ -142,7 +164,8 @@ static void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, 
 }
 
 /* total[0..channels) = the sum over pixels [begin, end), in chunks of SUM_PIXELS. channels <= SUM_CHANNELS. */
-static void sum_chunks(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels, real *total)
+static void sum_chunks(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels,
+                       real *total)
 {
     real part[SUM_CHANNELS];
     for (int64_t c = 0; c < channels; c++) total[c] = 0;
@@ -201,7 +224,8 @@ static size_t workspace_sum_rows(const lgv_call *c)
 static void sum_hw_part(void *arg, int64_t block, int thread)
 {
     const sum_work *w = arg;
-    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS, hw = w->x.a.h * w->x.a.w;
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS,
+                  hw = w->x.a.h * w->x.a.w;
     const lgv_tensor *y = &w->call->out[0];
     sum_chunks(&w->x, n * hw, (n + 1) * hw, c0, lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0),
                (real *)y->data + n * y->stride[0] + c0);
@@ -209,7 +233,9 @@ static void sum_hw_part(void *arg, int64_t block, int thread)
 
 static void run_sum_hw(const lgv_call *c)
 {
-    sum_work w = {.call = c, .x = pixels_of(&c->in[0]), .chunks = lgv_ceil_div(lgv_as_nhwc(&c->in[0]).c, SUM_CHANNELS)};
+    sum_work w = {.call = c,
+                  .x = pixels_of(&c->in[0]),
+                  .chunks = lgv_ceil_div(lgv_as_nhwc(&c->in[0]).c, SUM_CHANNELS)};
     lgv_parallel(c, w.x.a.n * w.chunks, sum_hw_part, &w);
 }
 
@@ -221,11 +247,12 @@ typedef struct modulate_work {
 } modulate_work;
 
 /* dx of one chunk of channels of a pixel range, with sums of dy*x and dy. */
-static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, int64_t c0, int64_t channels,
-                            const real *scale, real *dscale, real *dshift)
+static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, int64_t c0,
+                            int64_t channels, const real *scale, real *dscale, real *dshift)
 {
     for (int64_t i = begin; i < end; i++) {
-        const real *dy = w->dy.data + pixel_offset(&w->dy, i) + c0, *x = w->x.data + pixel_offset(&w->x, i) + c0;
+        const real *dy = w->dy.data + pixel_offset(&w->dy, i) + c0,
+                   *x = w->x.data + pixel_offset(&w->x, i) + c0;
         real *dx = w->dx.data ? w->dx.data + pixel_offset(&w->dx, i) + c0 : NULL;
         for (int64_t c = 0; c < channels; c += VL) {
             const int64_t n = channels - c;
@@ -240,7 +267,8 @@ static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, 
 static void modulate_part(void *arg, int64_t block, int thread)
 {
     const modulate_work *w = arg;
-    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS, hw = w->x.a.h * w->x.a.w;
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS,
+                  hw = w->x.a.h * w->x.a.w;
     const int64_t channels = lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0);
     const lgv_tensor *scale = &w->call->in[2], *out1 = &w->call->out[1], *out2 = &w->call->out[2];
     real total[2][SUM_CHANNELS] = {{0}}, part[2][SUM_CHANNELS];
@@ -260,7 +288,10 @@ static void modulate_part(void *arg, int64_t block, int thread)
 
 static void run_modulate_grad(const lgv_call *c)
 {
-    modulate_work w = {.call = c, .dy = pixels_of(&c->in[0]), .x = pixels_of(&c->in[1]), .dx = pixels_of(&c->out[0])};
+    modulate_work w = {.call = c,
+                       .dy = pixels_of(&c->in[0]),
+                       .x = pixels_of(&c->in[1]),
+                       .dx = pixels_of(&c->out[0])};
     w.chunks = lgv_ceil_div(w.x.a.c, SUM_CHANNELS);
     lgv_parallel(c, w.x.a.n * w.chunks, modulate_part, &w);
 }
@@ -272,7 +303,11 @@ static const lgv_kernel kernels[] = {
     {.op = LGV_OP_row_axpby, .name = "plain", .run = run_row_axpby},
     {.op = LGV_OP_modulate, .name = "plain", .run = run_modulate},
     {.op = LGV_OP_modulate_grad, .name = "plain", .run = run_modulate_grad},
-    {.op = LGV_OP_sum_rows, .name = "plain", .accumulates = true, .workspace = workspace_sum_rows, .run = run_sum_rows},
+    {.op = LGV_OP_sum_rows,
+     .name = "plain",
+     .accumulates = true,
+     .workspace = workspace_sum_rows,
+     .run = run_sum_rows},
     {.op = LGV_OP_sum_hw, .name = "plain", .run = run_sum_hw},
     {.op = LGV_OP_spread_rows, .name = "plain", .run = run_spread_rows},
     {.op = LGV_OP_spread_hw, .name = "plain", .run = run_spread_hw},

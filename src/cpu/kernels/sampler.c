@@ -9,7 +9,8 @@ typedef struct step_work {
 
 static inline vreal predict(vreal x, vreal out, const float *k)
 {
-    return v_add(v_mul(v_set1((real)k[LGV_SAMPLE_A]), x), v_mul(v_set1((real)k[LGV_SAMPLE_B]), out));
+    return v_add(v_mul(v_set1((real)k[LGV_SAMPLE_A]), x),
+                 v_mul(v_set1((real)k[LGV_SAMPLE_B]), out));
 }
 
 /* --- Quantile ------------------------------------------------------------------------------------- */
@@ -20,11 +21,15 @@ static int64_t count_below(const step_work *w, int64_t n, const float *k, real l
     int64_t count = 0;
     *above = (real)INFINITY;
     for (int64_t i = n * hw; i < (n + 1) * hw; i++) {
-        const real *x = w->x.data + pixel_offset(&w->x, i), *out = w->out.data + pixel_offset(&w->out, i);
+        const real *x = w->x.data + pixel_offset(&w->x, i),
+                   *out = w->out.data + pixel_offset(&w->out, i);
         for (int64_t j = 0; j < c; j++) {
-            const real a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * out[j], v = a < 0 ? -a : a;
-            if (v <= limit) count++;
-            else if (v < *above) *above = v;
+            const real a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * out[j],
+                       v = a < 0 ? -a : a;
+            if (v <= limit)
+                count++;
+            else if (v < *above)
+                *above = v;
         }
     }
     return count;
@@ -56,8 +61,10 @@ static real quantile(const step_work *w, int64_t n, const float *k)
     real above;
     while (low < high) {
         const real_bits middle = low + (high - low) / 2;
-        if (count_below(w, n, k, real_of(middle), &above) > rank) high = middle;
-        else low = middle + 1;
+        if (count_below(w, n, k, real_of(middle), &above) > rank)
+            high = middle;
+        else
+            low = middle + 1;
     }
     const real first = real_of(low);
     const bool repeated = count_below(w, n, k, first, &above) > rank + 1;
@@ -66,14 +73,16 @@ static real quantile(const step_work *w, int64_t n, const float *k)
 }
 
 /* --- The step -------------------------------------------------------------------------------------- */
-static void step_pixels(const step_work *w, int64_t begin, int64_t end, const float *k, vreal limit, vreal divisor)
+static void step_pixels(const step_work *w, int64_t begin, int64_t end, const float *k, vreal limit,
+                        vreal divisor)
 {
     const int64_t c = w->x.a.c;
     const bool noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
     const vreal kc = v_set1((real)k[LGV_SAMPLE_C]), kd = v_set1((real)k[LGV_SAMPLE_D]);
     const vreal ke = v_set1((real)k[LGV_SAMPLE_E]), ks = v_set1((real)k[LGV_SAMPLE_S]);
     for (int64_t i = begin; i < end; i++) {
-        const real *x = w->x.data + pixel_offset(&w->x, i), *out = w->out.data + pixel_offset(&w->out, i);
+        const real *x = w->x.data + pixel_offset(&w->x, i),
+                   *out = w->out.data + pixel_offset(&w->out, i);
         const real *z = noise ? w->z.data + pixel_offset(&w->z, i) : NULL;
         real *next = w->next.data ? w->next.data + pixel_offset(&w->next, i) : NULL;
         real *x0 = w->x0.data ? w->x0.data + pixel_offset(&w->x0, i) : NULL;
@@ -107,11 +116,15 @@ static void step_row(void *arg, int64_t n, int thread)
 
 static void run_sampler_step(const lgv_call *c)
 {
-    step_work w = {.call = c, .x = pixels_of(&c->in[0]), .out = pixels_of(&c->in[1]), .next = pixels_of(&c->out[0]),
+    step_work w = {.call = c,
+                   .x = pixels_of(&c->in[0]),
+                   .out = pixels_of(&c->in[1]),
+                   .next = pixels_of(&c->out[0]),
                    .x0 = pixels_of(&c->out[1])};
     if (c->n_in > 2 && c->in[2].data) w.z = pixels_of(&c->in[2]);
     lgv_parallel(c, w.x.a.n, step_row, &w);
 }
 
-static const lgv_kernel kernels[] = {{.op = LGV_OP_sampler_step, .name = "plain", .run = run_sampler_step}};
+static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_sampler_step, .name = "plain", .run = run_sampler_step}};
 const lgv_kernel_list LGV_TABLE(sampler) = {kernels, 1};
