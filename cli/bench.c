@@ -19,11 +19,14 @@ static struct {
 static struct poptOption table[] = {
     {"mode", 0, POPT_ARG_STRING, &opt.mode, 0, "train or sample (default: train)", "MODE"},
     {"batch-size", 0, POPT_ARG_INT, &opt.batch, 0, "rows of a batch (default: 4)", "N"},
-    {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)", "N"},
+    {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)",
+     "N"},
     {"rounds", 0, POPT_ARG_INT, &opt.rounds, 0, "steps to time (default: 5)", "N"},
-    {"profile", 0, POPT_ARG_NONE, &opt.profile, 0, "show where the time goes, operator by operator", NULL},
+    {"profile", 0, POPT_ARG_NONE, &opt.profile, 0, "show where the time goes, operator by operator",
+     NULL},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print one line of JSON", NULL},
-    {"interactive", 0, POPT_ARG_NONE, &opt.interactive, 0, "run a round for each line on standard input", NULL},
+    {"interactive", 0, POPT_ARG_NONE, &opt.interactive, 0,
+     "run a round for each line on standard input", NULL},
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -73,12 +76,14 @@ static peaks measure_peaks(lgv_device *d)
     lgv_error err;
     peaks p;
     lgv_graph *g = lgv_graph_new();
-    lgv_id x = lgv_input(g, "a", LGV_F32, 2, (int64_t[]){M, K}), w = lgv_input(g, "b", LGV_F32, 2, (int64_t[]){K, K});
+    lgv_id x = lgv_input(g, "a", LGV_F32, 2, (int64_t[]){M, K}),
+           w = lgv_input(g, "b", LGV_F32, 2, (int64_t[]){K, K});
     lgv_graph_output(g, lgv_linear(g, x, w, LGV_NONE), "y");
     p.flops = 2.0 * M * K * K / time_graph(d, g, &err);
     g = lgv_graph_new();
     int64_t n = BIG;
-    lgv_graph_output(g, lgv_add(g, lgv_input(g, "a", LGV_F32, 1, &n), lgv_input(g, "b", LGV_F32, 1, &n)), "y");
+    lgv_graph_output(
+        g, lgv_add(g, lgv_input(g, "a", LGV_F32, 1, &n), lgv_input(g, "b", LGV_F32, 1, &n)), "y");
     p.bytes = 12.0 * BIG / time_graph(d, g, &err);
     return p;
 }
@@ -106,7 +111,8 @@ static void show_profile(const cli_network *n, lgv_device *device)
         lgv_plan_node_at(n->plan, i, &info);
         if (!info.runs) continue;
         int k = 0;
-        while (k < count && (strcmp(lines[k].op, info.op) || strcmp(lines[k].kernel, info.kernel))) k++;
+        while (k < count && (strcmp(lines[k].op, info.op) || strcmp(lines[k].kernel, info.kernel)))
+            k++;
         if (k == 128) continue;
         if (k == count) lines[count++] = (line){.op = info.op, .kernel = info.kernel};
         lines[k].seconds += info.seconds / (double)info.runs;
@@ -117,12 +123,16 @@ static void show_profile(const cli_network *n, lgv_device *device)
     }
     peaks p = measure_peaks(device);
     qsort(lines, (size_t)count, sizeof *lines, by_seconds);
-    printf("\nPeaks measured on the spot (a matrix product, a sum): %.0f GFLOP/s, %.1f GB/s\n\n", p.flops / 1e9, p.bytes / 1e9);
-    printf("%-24s %-10s %6s %10s %7s %10s %8s %8s\n", "operator", "kernel", "nodes", "ms", "share", "GFLOP/s", "of peak", "of GB/s");
+    printf("\nPeaks measured on the spot (a matrix product, a sum): %.0f GFLOP/s, %.1f GB/s\n\n",
+           p.flops / 1e9, p.bytes / 1e9);
+    printf("%-24s %-10s %6s %10s %7s %10s %8s %8s\n", "operator", "kernel", "nodes", "ms", "share",
+           "GFLOP/s", "of peak", "of GB/s");
     for (int i = 0; i < count; i++)
-        printf("%-24s %-10s %6d %10.3f %6.1f%% %10.1f %7.0f%% %7.0f%%\n", lines[i].op, lines[i].kernel, lines[i].nodes,
-               1e3 * lines[i].seconds, 100 * lines[i].seconds / total, lines[i].flops / lines[i].seconds / 1e9,
-               100 * lines[i].flops / lines[i].seconds / p.flops, 100 * lines[i].bytes / lines[i].seconds / p.bytes);
+        printf("%-24s %-10s %6d %10.3f %6.1f%% %10.1f %7.0f%% %7.0f%%\n", lines[i].op,
+               lines[i].kernel, lines[i].nodes, 1e3 * lines[i].seconds,
+               100 * lines[i].seconds / total, lines[i].flops / lines[i].seconds / 1e9,
+               100 * lines[i].flops / lines[i].seconds / p.flops,
+               100 * lines[i].bytes / lines[i].seconds / p.bytes);
 }
 
 /* --- Rounds -------------------------------------------------------------------------------------------- */
@@ -161,7 +171,8 @@ static lgv_status interact(cli_network *n, double *seconds, lgv_error *err)
     return LGV_OK;
 }
 
-static lgv_status bench(const lgv_model *model, lgv_device *device, int training, double *seconds, lgv_error *err)
+static lgv_status bench(const lgv_model *model, lgv_device *device, int training, double *seconds,
+                        lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     int64_t h = opt.resolution ? opt.resolution : info->height ? info->height : 32;
@@ -185,12 +196,15 @@ static lgv_status bench(const lgv_model *model, lgv_device *device, int training
         lgv_plan_describe(n.plan, &plan);
         qsort(seconds, (size_t)opt.rounds, sizeof *seconds, by_value);
         double median = seconds[opt.rounds / 2];
-        printf("%s, %s, %lldx%lld, batch %d, %s, %d threads\n", info->source, training ? "training step" : "sampling step",
-               (long long)w, (long long)h, opt.batch, lgv_device_name(device), lgv_device_threads(device));
-        printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n", opt.rounds, median, seconds[0],
-               seconds[opt.rounds - 1], opt.batch / median, plan.flops / median / 1e9);
-        printf("  memory         %s activations, %s weights and optimizer, %s packed weights\n", cli_bytes((double)plan.arena_bytes, a),
-               cli_bytes((double)plan.weight_bytes, b), cli_bytes((double)plan.packed_bytes, (char[32]){0}));
+        printf("%s, %s, %lldx%lld, batch %d, %s, %d threads\n", info->source,
+               training ? "training step" : "sampling step", (long long)w, (long long)h, opt.batch,
+               lgv_device_name(device), lgv_device_threads(device));
+        printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n",
+               opt.rounds, median, seconds[0], seconds[opt.rounds - 1], opt.batch / median,
+               plan.flops / median / 1e9);
+        printf("  memory         %s activations, %s weights and optimizer, %s packed weights\n",
+               cli_bytes((double)plan.arena_bytes, a), cli_bytes((double)plan.weight_bytes, b),
+               cli_bytes((double)plan.packed_bytes, (char[32]){0}));
         if (opt.profile) show_profile(&n, device);
     }
 done:
@@ -203,12 +217,17 @@ static int run(const cli_command *self, int argc, const char **argv)
     const char *what = NULL;
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
     if (code >= 0) return code;
-    if (!what) return cli_error(self, CLI_USAGE, "which network? give a model folder, a config.json or a preset such as unet-32");
+    if (!what)
+        return cli_error(
+            self, CLI_USAGE,
+            "which network? give a model folder, a config.json or a preset such as unet-32");
     if (!opt.batch) opt.batch = 4;
     if (!opt.rounds) opt.rounds = 5;
-    if (opt.batch < 1 || opt.rounds < 1) return cli_error(self, CLI_USAGE, "--batch-size and --rounds must be at least 1");
+    if (opt.batch < 1 || opt.rounds < 1)
+        return cli_error(self, CLI_USAGE, "--batch-size and --rounds must be at least 1");
     int training = !opt.mode || !strcmp(opt.mode, "train");
-    if (!training && strcmp(opt.mode, "sample")) return cli_error(self, CLI_USAGE, "--mode is train or sample, not '%s'", opt.mode);
+    if (!training && strcmp(opt.mode, "sample"))
+        return cli_error(self, CLI_USAGE, "--mode is train or sample, not '%s'", opt.mode);
     lgv_error err = {0};
     lgv_model *model = NULL;
     lgv_device *device = NULL;

@@ -18,7 +18,8 @@ typedef struct cli_command {
     const char *summary;  /* one line */
     const char *usage;    /* after "langevin NAME" */
     const char *examples; /* shown at the end of --help */
-    int (*run)(const struct cli_command *self, int argc, const char **argv); /* argv[0] is the command's name */
+    int (*run)(const struct cli_command *self, int argc,
+               const char **argv); /* argv[0] is the command's name */
 } cli_command;
 
 extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_bench;
@@ -34,13 +35,19 @@ typedef struct cli_device_options {
    usage, options and examples. seen (may be NULL) is called with the val of each option that has one.
    Up to max_positional arguments are returned (argv strings, borrowed), *n says how many.
    Returns -1 to go on, else the exit code (help shown, or a sentence on stderr). */
-int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv, int max_positional,
-              const char **positional, int *n, void (*seen)(void *user, int val), void *user);
+int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv,
+              int max_positional, const char **positional, int *n,
+              void (*seen)(void *user, int val), void *user);
 
 /* Table rows for cli_device_options in a static struct called `dev`. */
-#define CLI_DEVICE_OPTIONS(dev)                                                                                     \
-    {"device", 0, POPT_ARG_STRING, &(dev).device, 0, "cpu, cpu:scalar, cpu:avx2 or cpu:avx512 (default: the best here)", "NAME"}, \
-    {"threads", 0, POPT_ARG_INT, &(dev).threads, 0, "threads (default: the physical cores this process may use)", "N"}
+#define CLI_DEVICE_OPTIONS(dev)                                                                    \
+    {"device",      0, POPT_ARG_STRING,                                                            \
+     &(dev).device, 0, "cpu, cpu:scalar, cpu:avx2 or cpu:avx512 (default: the best here)",         \
+     "NAME"},                                                                                      \
+    {                                                                                              \
+        "threads", 0, POPT_ARG_INT, &(dev).threads, 0,                                             \
+            "threads (default: the physical cores this process may use)", "N"                      \
+    }
 
 lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err);
 
@@ -53,7 +60,7 @@ bool cli_parse_seed(const char *text, uint64_t *seed);
 /* --- Messages ---------------------------------------------------------------------------------------- */
 /* "langevin NAME: sentence" on stderr; returns code. */
 int cli_error(const cli_command *self, int code, const char *fmt, ...) LGV_PRINTF(3, 4);
-int cli_fail(const cli_command *self, const lgv_error *err);         /* err->text, CLI_FAILED */
+int cli_fail(const cli_command *self, const lgv_error *err); /* err->text, CLI_FAILED */
 
 /* "1.5 GiB", "3 m 20 s", "35.7 M" into a caller's buffer of 32. */
 const char *cli_bytes(double bytes, char text[32]);

@@ -43,33 +43,44 @@ const char *cli_bytes(double bytes, char text[32])
 const char *cli_duration(double seconds, char text[32])
 {
     long s = (long)(seconds + 0.5);
-    if (seconds < 10) snprintf(text, 32, "%.2g s", seconds);
-    else if (s < 60) snprintf(text, 32, "%ld s", s);
-    else if (s < 3600) snprintf(text, 32, "%ld min %02ld s", s / 60, s % 60);
-    else snprintf(text, 32, "%ld h %02ld min", s / 3600, s % 3600 / 60);
+    if (seconds < 10)
+        snprintf(text, 32, "%.2g s", seconds);
+    else if (s < 60)
+        snprintf(text, 32, "%ld s", s);
+    else if (s < 3600)
+        snprintf(text, 32, "%ld min %02ld s", s / 60, s % 60);
+    else
+        snprintf(text, 32, "%ld h %02ld min", s / 3600, s % 3600 / 60);
     return text;
 }
 
 const char *cli_count(double n, char text[32])
 {
-    if (n < 1e4) snprintf(text, 32, "%.0f", n);
-    else if (n < 1e6) snprintf(text, 32, "%.1f k", n / 1e3);
-    else if (n < 1e9) snprintf(text, 32, "%.2f M", n / 1e6);
-    else snprintf(text, 32, "%.2f G", n / 1e9);
+    if (n < 1e4)
+        snprintf(text, 32, "%.0f", n);
+    else if (n < 1e6)
+        snprintf(text, 32, "%.1f k", n / 1e3);
+    else if (n < 1e9)
+        snprintf(text, 32, "%.2f M", n / 1e6);
+    else
+        snprintf(text, 32, "%.2f G", n / 1e9);
     return text;
 }
 
 void cli_print_word(const char *word)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
     if (*word && word[strspn(word, plain)] == 0) {
         fputs(word, stdout);
         return;
     }
     putchar('\'');
     for (; *word; word++)
-        if (*word == '\'') fputs("'\\''", stdout);
-        else putchar(*word);
+        if (*word == '\'')
+            fputs("'\\''", stdout);
+        else
+            putchar(*word);
     putchar('\'');
 }
 
@@ -156,10 +167,12 @@ static int bad_value(const cli_command *self, const char *option, const char **a
     if (!value || (rc != POPT_ERROR_BADNUMBER && rc != POPT_ERROR_OVERFLOW))
         return cli_error(self, CLI_USAGE, "option '%s': %s", name, poptStrerror(rc));
     return cli_error(self, CLI_USAGE, "option '%.*s': '%s' is %s", (int)strcspn(name, "="), name,
-                     value + (*value == '='), rc == POPT_ERROR_OVERFLOW ? "too large" : "not a number of the right kind");
+                     value + (*value == '='),
+                     rc == POPT_ERROR_OVERFLOW ? "too large" : "not a number of the right kind");
 }
 
-static int bad_option(const cli_command *self, const struct poptOption *table, const char **argv, poptContext context, int rc)
+static int bad_option(const cli_command *self, const struct poptOption *table, const char **argv,
+                      poptContext context, int rc)
 {
     const char *option = poptBadOption(context, POPT_BADOPTION_NOALIAS);
     if (rc == POPT_ERROR_BADOPT) {
@@ -168,14 +181,18 @@ static int bad_option(const cli_command *self, const struct poptOption *table, c
         char bare[64];
         snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "="), name);
         const char *near = nearest(table, bare);
-        if (near) return cli_error(self, CLI_USAGE, "unknown option '%s'; did you mean '--%s'?", option, near);
-        return cli_error(self, CLI_USAGE, "unknown option '%s'; see 'langevin %s --help'", option, self->name);
+        if (near)
+            return cli_error(self, CLI_USAGE, "unknown option '%s'; did you mean '--%s'?", option,
+                             near);
+        return cli_error(self, CLI_USAGE, "unknown option '%s'; see 'langevin %s --help'", option,
+                         self->name);
     }
     return bad_value(self, option, argv, rc);
 }
 
-int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv, int max_positional,
-              const char **positional, int *n, void (*seen)(void *user, int val), void *user)
+int cli_parse(const cli_command *self, struct poptOption *table, int argc, const char **argv,
+              int max_positional, const char **positional, int *n,
+              void (*seen)(void *user, int val), void *user)
 {
     enum { HELP = 1 << 30 };
     struct poptOption all[] = {
@@ -204,8 +221,11 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
     const char *argument;
     while (code < 0 && (argument = poptGetArg(context))) {
         if (*n == max_positional)
-            code = cli_error(self, CLI_USAGE, "'%s' is one argument too many; see 'langevin %s --help'", argument, self->name);
-        else positional[(*n)++] = own(args, argument);
+            code = cli_error(self, CLI_USAGE,
+                             "'%s' is one argument too many; see 'langevin %s --help'", argument,
+                             self->name);
+        else
+            positional[(*n)++] = own(args, argument);
     }
     poptFreeContext(context);
     return code;
@@ -243,7 +263,8 @@ bool cli_parse_seed(const char *text, uint64_t *seed)
     errno = 0;
     if (!strcmp(text, "-1")) {
         uint32_t drawn;
-        if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn) drawn = (uint32_t)time(NULL);
+        if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn)
+            drawn = (uint32_t)time(NULL);
         *seed = drawn >> 1;
         return true;
     }

@@ -14,11 +14,16 @@ static struct {
 } opt;
 
 static struct poptOption table[] = {
-    {"trace", 0, POPT_ARG_NONE, &opt.trace, 0, "print the shape of every stage of the network", NULL},
-    {"plan", 0, POPT_ARG_NONE, &opt.plan, 0, "print the kernel chosen for every node of a sampling step", NULL},
-    {"batch-size", 0, POPT_ARG_INT, &opt.batch, 0, "rows of the batch that shapes, FLOPs and memory are for (default: 1)", "N"},
-    {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)", "N"},
-    {"channels", 0, POPT_ARG_INT, &opt.channels, 0, "channels of a preset's pictures (default: 3)", "N"},
+    {"trace", 0, POPT_ARG_NONE, &opt.trace, 0, "print the shape of every stage of the network",
+     NULL},
+    {"plan", 0, POPT_ARG_NONE, &opt.plan, 0,
+     "print the kernel chosen for every node of a sampling step", NULL},
+    {"batch-size", 0, POPT_ARG_INT, &opt.batch, 0,
+     "rows of the batch that shapes, FLOPs and memory are for (default: 1)", "N"},
+    {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)",
+     "N"},
+    {"channels", 0, POPT_ARG_INT, &opt.channels, 0, "channels of a preset's pictures (default: 3)",
+     "N"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
@@ -38,7 +43,8 @@ static lgv_status collect(const lgv_model *model, lgv_device *device, report *r,
 {
     cli_network n = {0};
     lgv_status status = lgv_model_check_size(model, r->h, r->w, err);
-    if (!status && opt.trace) status = lgv_model_trace(model, r->batch, r->h, r->w, &r->stages, &r->n_stages, err);
+    if (!status && opt.trace)
+        status = lgv_model_trace(model, r->batch, r->h, r->w, &r->stages, &r->n_stages, err);
     if (!status) status = cli_network_new(model, device, 1, r->batch, r->h, r->w, NULL, &n, err);
     if (status) return status;
     lgv_plan_describe(n.plan, &r->train);
@@ -51,7 +57,9 @@ static lgv_status collect(const lgv_model *model, lgv_device *device, report *r,
 static void shape_text(const lgv_model_stage *s, char text[96])
 {
     int used = snprintf(text, 96, "(");
-    for (int i = 0; i < s->rank; i++) used += snprintf(text + used, 96 - (size_t)used, i ? ", %lld" : "%lld", (long long)s->dim[i]);
+    for (int i = 0; i < s->rank; i++)
+        used +=
+            snprintf(text + used, 96 - (size_t)used, i ? ", %lld" : "%lld", (long long)s->dim[i]);
     snprintf(text + used, 96 - (size_t)used, ")");
 }
 
@@ -64,8 +72,11 @@ static void print_plan(const cli_network *n)
         int used = 0;
         lgv_plan_node_at(n->plan, i, &node);
         if (!node.kernel[0]) continue;
-        for (int k = 0; k < node.rank; k++) used += snprintf(shape + used, sizeof shape - (size_t)used, k ? "x%lld" : "%lld", (long long)node.dim[k]);
-        printf("%-52s %-22s %-8s %-18s %10.2f\n", node.name, node.op, node.kernel, shape, node.flops / 1e6);
+        for (int k = 0; k < node.rank; k++)
+            used += snprintf(shape + used, sizeof shape - (size_t)used, k ? "x%lld" : "%lld",
+                             (long long)node.dim[k]);
+        printf("%-52s %-22s %-8s %-18s %10.2f\n", node.name, node.op, node.kernel, shape,
+               node.flops / 1e6);
     }
 }
 
@@ -73,22 +84,31 @@ static void print_text(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
     char a[32], b[32];
-    printf("%s: %s, %d to %d channels, ", i->source, i->class_name, i->in_channels, i->out_channels);
-    if (i->height) printf("%dx%d\n", i->width, i->height);
-    else printf("any size (shown: %lldx%lld)\n", (long long)r->w, (long long)r->h);
-    printf("  parameters        %lld (%s) in %d tensors\n", (long long)i->parameters, cli_count((double)i->parameters, a), i->tensors);
-    printf("  sampling step     %s FLOP at batch %lld, %s weights + %s activations\n", cli_count(r->sample.flops, a), (long long)r->batch,
-           cli_bytes((double)(r->sample.weight_bytes + r->sample.packed_bytes), b), cli_bytes((double)r->sample.arena_bytes, (char[32]){0}));
-    printf("  training step     %s FLOP at batch %lld, %s weights and optimizer + %s activations\n", cli_count(r->train.flops, a),
-           (long long)r->batch, cli_bytes((double)(r->train.weight_bytes + r->train.packed_bytes), b),
+    printf("%s: %s, %d to %d channels, ", i->source, i->class_name, i->in_channels,
+           i->out_channels);
+    if (i->height)
+        printf("%dx%d\n", i->width, i->height);
+    else
+        printf("any size (shown: %lldx%lld)\n", (long long)r->w, (long long)r->h);
+    printf("  parameters        %lld (%s) in %d tensors\n", (long long)i->parameters,
+           cli_count((double)i->parameters, a), i->tensors);
+    printf("  sampling step     %s FLOP at batch %lld, %s weights + %s activations\n",
+           cli_count(r->sample.flops, a), (long long)r->batch,
+           cli_bytes((double)(r->sample.weight_bytes + r->sample.packed_bytes), b),
+           cli_bytes((double)r->sample.arena_bytes, (char[32]){0}));
+    printf("  training step     %s FLOP at batch %lld, %s weights and optimizer + %s activations\n",
+           cli_count(r->train.flops, a), (long long)r->batch,
+           cli_bytes((double)(r->train.weight_bytes + r->train.packed_bytes), b),
            cli_bytes((double)r->train.arena_bytes, (char[32]){0}));
     if (i->class_kind != LGV_CLASS_NONE) printf("  classes           %d\n", i->class_count);
     if (i->weights_raw || i->weights_ema)
-        printf("  weights           %s%s%s\n", i->weights_ema ? i->weights_ema : "", i->weights_ema && i->weights_raw ? ", " : "",
-               i->weights_raw ? i->weights_raw : "");
-    else printf("  weights           none: a configuration only\n");
+        printf("  weights           %s%s%s\n", i->weights_ema ? i->weights_ema : "",
+               i->weights_ema && i->weights_raw ? ", " : "", i->weights_raw ? i->weights_raw : "");
+    else
+        printf("  weights           none: a configuration only\n");
     if (i->scheduler) printf("  scheduler         %s\n", i->scheduler);
-    printf("  device            %s, %d threads\n", lgv_device_name(device), lgv_device_threads(device));
+    printf("  device            %s, %d threads\n", lgv_device_name(device),
+           lgv_device_threads(device));
     if (r->n_stages) printf("\n");
     for (int k = 0; k < r->n_stages; k++) {
         char shape[96];
@@ -100,35 +120,45 @@ static void print_text(const report *r, const lgv_device *device)
 
 static json_t *plan_json(const lgv_plan_info *p)
 {
-    return json_pack("{s:f, s:I, s:I, s:I}", "flops", p->flops, "activation_bytes", (json_int_t)p->arena_bytes, "weight_bytes",
-                     (json_int_t)p->weight_bytes, "packed_bytes", (json_int_t)p->packed_bytes);
+    return json_pack("{s:f, s:I, s:I, s:I}", "flops", p->flops, "activation_bytes",
+                     (json_int_t)p->arena_bytes, "weight_bytes", (json_int_t)p->weight_bytes,
+                     "packed_bytes", (json_int_t)p->packed_bytes);
 }
 
 static void print_json(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
-    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:o, s:o}", "source", i->source, "class", i->class_name,
-                          "in_channels", i->in_channels, "out_channels", i->out_channels, "size", (int)r->h, (int)r->w, "parameters",
-                          (json_int_t)i->parameters, "tensors", i->tensors, "batch_size", (json_int_t)r->batch, "device",
-                          lgv_device_name(device), "sample", plan_json(&r->sample), "train", plan_json(&r->train));
+    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:o, s:o}", "source",
+                          i->source, "class", i->class_name, "in_channels", i->in_channels,
+                          "out_channels", i->out_channels, "size", (int)r->h, (int)r->w,
+                          "parameters", (json_int_t)i->parameters, "tensors", i->tensors,
+                          "batch_size", (json_int_t)r->batch, "device", lgv_device_name(device),
+                          "sample", plan_json(&r->sample), "train", plan_json(&r->train));
     json_t *stages = json_array();
     for (int k = 0; k < r->n_stages; k++) {
         json_t *shape = json_array();
-        for (int d = 0; d < r->stages[k].rank; d++) json_array_append_new(shape, json_integer(r->stages[k].dim[d]));
-        json_array_append_new(stages, json_pack("{s:s, s:s, s:o}", "name", r->stages[k].name, "title", r->stages[k].title, "shape", shape));
+        for (int d = 0; d < r->stages[k].rank; d++)
+            json_array_append_new(shape, json_integer(r->stages[k].dim[d]));
+        json_array_append_new(stages, json_pack("{s:s, s:s, s:o}", "name", r->stages[k].name,
+                                                "title", r->stages[k].title, "shape", shape));
     }
-    if (r->n_stages) json_object_set_new(o, "stages", stages);
-    else json_decref(stages);
+    if (r->n_stages)
+        json_object_set_new(o, "stages", stages);
+    else
+        json_decref(stages);
     json_t *nodes = json_array();
     for (int k = 0; opt.plan && k < lgv_plan_nodes(r->net.plan); k++) {
         lgv_node_info node;
         lgv_plan_node_at(r->net.plan, k, &node);
         if (node.kernel[0])
-            json_array_append_new(nodes, json_pack("{s:s, s:s, s:s, s:f}", "name", node.name, "operator", node.op, "kernel", node.kernel,
-                                                   "flops", node.flops));
+            json_array_append_new(nodes,
+                                  json_pack("{s:s, s:s, s:s, s:f}", "name", node.name, "operator",
+                                            node.op, "kernel", node.kernel, "flops", node.flops));
     }
-    if (opt.plan) json_object_set_new(o, "plan", nodes);
-    else json_decref(nodes);
+    if (opt.plan)
+        json_object_set_new(o, "plan", nodes);
+    else
+        json_decref(nodes);
     json_dumpf(o, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(o);
@@ -143,8 +173,10 @@ static lgv_status show_model(const lgv_model *model, lgv_error *err)
     lgv_device *device = NULL;
     lgv_status status = cli_open_device(&opt.dev, &device, err);
     if (!status) status = collect(model, device, &r, err);
-    if (!status && opt.json) print_json(&r, device);
-    else if (!status) print_text(&r, device);
+    if (!status && opt.json)
+        print_json(&r, device);
+    else if (!status)
+        print_text(&r, device);
     lgv_model_stages_free(r.stages);
     cli_network_free(&r.net);
     lgv_device_free(device);
@@ -158,25 +190,31 @@ static void show_dataset(const lgv_dataset *data)
     lgv_dataset_probed(data, &p);
     if (opt.json) {
         json_t *classes = json_array();
-        for (int i = 0; i < lgv_dataset_classes(data); i++) json_array_append_new(classes, json_string(lgv_dataset_class_name(data, i)));
-        json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:o}", "source", lgv_dataset_path(data), "pictures",
-                              (json_int_t)lgv_dataset_count(data), "validation", (json_int_t)lgv_dataset_validation_count(data),
-                              "median_short_side", p.median_short_side, "resolution", lgv_dataset_resolution(data), "channels",
-                              lgv_dataset_channels(data), "fingerprint", lgv_dataset_fingerprint(data), "classes", classes);
+        for (int i = 0; i < lgv_dataset_classes(data); i++)
+            json_array_append_new(classes, json_string(lgv_dataset_class_name(data, i)));
+        json_t *o =
+            json_pack("{s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:o}", "source", lgv_dataset_path(data),
+                      "pictures", (json_int_t)lgv_dataset_count(data), "validation",
+                      (json_int_t)lgv_dataset_validation_count(data), "median_short_side",
+                      p.median_short_side, "resolution", lgv_dataset_resolution(data), "channels",
+                      lgv_dataset_channels(data), "fingerprint", lgv_dataset_fingerprint(data),
+                      "classes", classes);
         json_dumpf(o, stdout, JSON_INDENT(2));
         printf("\n");
         json_decref(o);
         return;
     }
-    printf("%s: %lld pictures to train on, %lld for validation\n", lgv_dataset_path(data), (long long)lgv_dataset_count(data),
-           (long long)lgv_dataset_validation_count(data));
-    printf("  of %d looked at     short side %d pixels (median), sides from %d to %d, %d grey\n", p.sampled, p.median_short_side,
-           p.smallest_side, p.largest_side, p.grey);
-    printf("  would train at     %dx%d, %d channel%s\n", lgv_dataset_resolution(data), lgv_dataset_resolution(data),
-           lgv_dataset_channels(data), lgv_dataset_channels(data) == 1 ? "" : "s");
+    printf("%s: %lld pictures to train on, %lld for validation\n", lgv_dataset_path(data),
+           (long long)lgv_dataset_count(data), (long long)lgv_dataset_validation_count(data));
+    printf("  of %d looked at     short side %d pixels (median), sides from %d to %d, %d grey\n",
+           p.sampled, p.median_short_side, p.smallest_side, p.largest_side, p.grey);
+    printf("  would train at     %dx%d, %d channel%s\n", lgv_dataset_resolution(data),
+           lgv_dataset_resolution(data), lgv_dataset_channels(data),
+           lgv_dataset_channels(data) == 1 ? "" : "s");
     if (lgv_dataset_classes(data)) {
         printf("  classes            ");
-        for (int i = 0; i < lgv_dataset_classes(data); i++) printf(i ? ", %s" : "%s", lgv_dataset_class_name(data, i));
+        for (int i = 0; i < lgv_dataset_classes(data); i++)
+            printf(i ? ", %s" : "%s", lgv_dataset_class_name(data, i));
         printf("\n");
     }
 }
@@ -184,7 +222,8 @@ static void show_dataset(const lgv_dataset *data)
 /* A folder without a network's configuration is taken for pictures. */
 static bool looks_like_pictures(const char *path)
 {
-    static const char *const files[] = {"config.json", "model_index.json", "unet/config.json", "unet_ema/config.json"};
+    static const char *const files[] = {"config.json", "model_index.json", "unet/config.json",
+                                        "unet_ema/config.json"};
     char name[4096];
     if (access(path, R_OK)) return false;
     size_t n = strlen(path);
@@ -201,14 +240,20 @@ static int run(const cli_command *self, int argc, const char **argv)
     const char *what = NULL;
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
     if (code >= 0) return code;
-    if (!what) return cli_error(self, CLI_USAGE, "about what? give a model folder, a config.json, a preset or a folder of pictures");
+    if (!what)
+        return cli_error(
+            self, CLI_USAGE,
+            "about what? give a model folder, a config.json, a preset or a folder of pictures");
     if (!opt.batch) opt.batch = 1;
-    if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0) return cli_error(self, CLI_USAGE, "sizes must be at least 1");
+    if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0)
+        return cli_error(self, CLI_USAGE, "sizes must be at least 1");
     lgv_error err = {0};
     lgv_status status;
     if (looks_like_pictures(what)) {
         lgv_dataset *data = NULL;
-        status = lgv_dataset_open(what, &(lgv_dataset_options){.resolution = opt.resolution, .channels = opt.channels}, &data, &err);
+        status = lgv_dataset_open(
+            what, &(lgv_dataset_options){.resolution = opt.resolution, .channels = opt.channels},
+            &data, &err);
         if (!status) show_dataset(data);
         lgv_dataset_free(data);
     } else {

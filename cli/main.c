@@ -3,13 +3,18 @@
 
 #include "cli.h"
 
-static const cli_command *const commands[] = {&cli_train, &cli_sample, &cli_info, &cli_verify, &cli_bench};
+static const cli_command *const commands[] = {&cli_train, &cli_sample, &cli_info, &cli_verify,
+                                              &cli_bench};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_usage(FILE *to)
 {
-    fprintf(to, "langevin " LGV_VERSION " - train and sample diffusion models of images\n\nUsage: langevin COMMAND [options]\n\n");
-    for (int i = 0; i < COMMANDS; i++) fprintf(to, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(
+        to,
+        "langevin " LGV_VERSION
+        " - train and sample diffusion models of images\n\nUsage: langevin COMMAND [options]\n\n");
+    for (int i = 0; i < COMMANDS; i++)
+        fprintf(to, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(to, "\nlangevin COMMAND --help shows the options of a command, with examples.\n"
                 "\nExamples:\n"
                 "  langevin train --data pictures --output model\n"
@@ -32,6 +37,7 @@ int main(int argc, const char **argv)
         return CLI_OK;
     }
     for (int i = 0; i < COMMANDS; i++)
-        if (!strcmp(name, commands[i]->name)) return commands[i]->run(commands[i], argc - 1, argv + 1);
+        if (!strcmp(name, commands[i]->name))
+            return commands[i]->run(commands[i], argc - 1, argv + 1);
     return cli_error(NULL, CLI_USAGE, "'%s' is not a command; see 'langevin --help'", name);
 }

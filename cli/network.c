@@ -7,8 +7,8 @@
 #include "langevin/rng.h"
 #include "network.h"
 
-static lgv_status build_network(const lgv_model *model, lgv_graph *g, lgv_id x, int64_t rows, int training, lgv_id *out,
-                                lgv_error *err)
+static lgv_status build_network(const lgv_model *model, lgv_graph *g, lgv_id x, int64_t rows,
+                                int training, lgv_id *out, lgv_error *err)
 {
     lgv_model_inputs in;
     lgv_model_inputs_none(&in);
@@ -18,23 +18,29 @@ static lgv_status build_network(const lgv_model *model, lgv_graph *g, lgv_id x, 
     return lgv_model_build(model, g, &in, out, err);
 }
 
-static lgv_status training_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h, int64_t w, lgv_error *err)
+static lgv_status training_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h,
+                                 int64_t w, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     int64_t dim[4] = {n, h, w, info->in_channels};
     lgv_id x0 = lgv_input(g, "x", LGV_F32, 4, dim), pred;
     lgv_id noise = lgv_random_normal(g, 4, dim, lgv_rng_stream("noise"));
-    lgv_id xt = lgv_row_axpby(g, x0, noise, lgv_step_row(g, n, LGV_FIELD_COEF), lgv_step_row(g, n, LGV_FIELD_COEF + 1));
+    lgv_id xt = lgv_row_axpby(g, x0, noise, lgv_step_row(g, n, LGV_FIELD_COEF),
+                              lgv_step_row(g, n, LGV_FIELD_COEF + 1));
     lgv_status status = build_network(model, g, xt, n, 1, &pred, err);
     if (status) return status;
     int64_t odim[4] = {n, h, w, info->out_channels};
-    lgv_id target = info->in_channels == info->out_channels ? noise : lgv_random_normal(g, 4, odim, lgv_rng_stream("target"));
-    lgv_id loss = lgv_weighted_sum(g, lgv_mse_rows(g, pred, target), lgv_step_row(g, n, LGV_FIELD_WEIGHT));
+    lgv_id target = info->in_channels == info->out_channels
+                        ? noise
+                        : lgv_random_normal(g, 4, odim, lgv_rng_stream("target"));
+    lgv_id loss =
+        lgv_weighted_sum(g, lgv_mse_rows(g, pred, target), lgv_step_row(g, n, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
     return lgv_graph_grad_params(g, loss, "grad", err);
 }
 
-static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h, int64_t w, lgv_error *err)
+static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h,
+                                 int64_t w, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     lgv_id x = lgv_input(g, "x", LGV_F32, 4, (int64_t[]){n, h, w, info->in_channels}), out;
@@ -50,7 +56,12 @@ static void fill_step(cli_network *n, int64_t batch)
     lgv_step *s = lgv_plan_step(n->plan);
     for (int32_t i = 0; i < s->rows; i++) {
         lgv_row *r = &s->row[i];
-        *r = (lgv_row){.seed = 1, .sample = (uint64_t)i, .t = 500, .weight = 1.0f / (float)batch, .index = 500, .partner = -1};
+        *r = (lgv_row){.seed = 1,
+                       .sample = (uint64_t)i,
+                       .t = 500,
+                       .weight = 1.0f / (float)batch,
+                       .index = 500,
+                       .partner = -1};
         r->coef[0] = 0.8f; /* training: noising; sampling: predicted picture */
         r->coef[1] = n->training ? 0.6f : -0.6f;
         if (!n->training) {
@@ -69,22 +80,27 @@ static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g
     static const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
     lgv_status status = lgv_store_new(n->device, &n->store, err);
     if (!status) status = lgv_store_declare(n->store, g, err);
-    for (int i = 0; i < (n->training ? 5 : 1) && !status; i++) status = lgv_store_add_set(n->store, sets[i], err);
+    for (int i = 0; i < (n->training ? 5 : 1) && !status; i++)
+        status = lgv_store_add_set(n->store, sets[i], err);
     if (!status) status = lgv_model_init(model, n->store, "weight", NULL, 0, err);
     if (n->training) lgv_graph_output(update, lgv_adamw(update, 1), "norm");
     lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
-    if (!status) status = lgv_plan_new(n->store, n->training ? 2 : 1, programs, options, &n->plan, err);
+    if (!status)
+        status = lgv_plan_new(n->store, n->training ? 2 : 1, programs, options, &n->plan, err);
     return status;
 }
 
-lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch, int64_t h, int64_t w,
-                           const lgv_plan_options *options, cli_network *out, lgv_error *err)
+lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch,
+                           int64_t h, int64_t w, const lgv_plan_options *options, cli_network *out,
+                           lgv_error *err)
 {
     cli_network n = {.device = device, .training = training};
     lgv_graph *g = lgv_graph_new(), *update = lgv_graph_new();
     lgv_status status = g && update ? LGV_OK : LGV_ERR_MEMORY;
     if (!status) status = lgv_model_check_size(model, h, w, err);
-    if (!status) status = training ? training_graph(model, g, batch, h, w, err) : sampling_graph(model, g, batch, h, w, err);
+    if (!status)
+        status = training ? training_graph(model, g, batch, h, w, err)
+                          : sampling_graph(model, g, batch, h, w, err);
     if (!status) status = make_plan(&n, model, g, update, options, err);
     if (!status) {
         int64_t count = batch * h * w * lgv_model_describe(model)->in_channels;
@@ -100,8 +116,10 @@ lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int train
     }
     lgv_graph_free(g);
     lgv_graph_free(update);
-    if (status) cli_network_free(&n);
-    else *out = n;
+    if (status)
+        cli_network_free(&n);
+    else
+        *out = n;
     return status;
 }
 

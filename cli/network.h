@@ -13,8 +13,9 @@ typedef struct cli_network {
     int training;
 } cli_network;
 
-lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch, int64_t h, int64_t w,
-                           const lgv_plan_options *options, cli_network *out, lgv_error *err);
+lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch,
+                           int64_t h, int64_t w, const lgv_plan_options *options, cli_network *out,
+                           lgv_error *err);
 void cli_network_free(cli_network *n);
 /* One training or sampling step. */
 lgv_status cli_network_step(cli_network *n, lgv_error *err);

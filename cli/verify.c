@@ -18,9 +18,12 @@ static struct {
 } opt;
 
 static struct poptOption table[] = {
-    {"reference", 0, POPT_ARG_STRING, &opt.reference, 0, "what tools/golden/dump_reference.py wrote", "F.safetensors"},
-    {"tolerance", 0, POPT_ARG_DOUBLE, &opt.tolerance, 0, "largest error relative to the largest value (default: 1e-4)", "F"},
-    {"weights", 0, POPT_ARG_STRING, &opt.weights, 0, "ema or raw, where the model has both (default: ema)", "WHICH"},
+    {"reference", 0, POPT_ARG_STRING, &opt.reference, 0,
+     "what tools/golden/dump_reference.py wrote", "F.safetensors"},
+    {"tolerance", 0, POPT_ARG_DOUBLE, &opt.tolerance, 0,
+     "largest error relative to the largest value (default: 1e-4)", "F"},
+    {"weights", 0, POPT_ARG_STRING, &opt.weights, 0,
+     "ema or raw, where the model has both (default: ema)", "WHICH"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
@@ -40,11 +43,14 @@ typedef struct session {
 static void shape_text(const lgv_tensor_info *t, char text[128])
 {
     int used = snprintf(text, 128, "(");
-    for (int i = 0; i < t->rank; i++) used += snprintf(text + used, 128 - (size_t)used, i ? ", %lld" : "%lld", (long long)t->dim[i]);
+    for (int i = 0; i < t->rank; i++)
+        used +=
+            snprintf(text + used, 128 - (size_t)used, i ? ", %lld" : "%lld", (long long)t->dim[i]);
     snprintf(text + used, 128 - (size_t)used, ")");
 }
 
-static void record(session *s, const lgv_tensor_info *t, const char *plan, double error, double ratio, const char *problem)
+static void record(session *s, const lgv_tensor_info *t, const char *plan, double error,
+                   double ratio, const char *problem)
 {
     bool passed = !problem && ratio <= opt.tolerance;
     char shape[128];
@@ -52,7 +58,8 @@ static void record(session *s, const lgv_tensor_info *t, const char *plan, doubl
     s->checked++;
     s->failed += !passed;
     if (s->report) {
-        json_t *o = json_pack("{s:s, s:s, s:s, s:b}", "name", t->name, "shape", shape, "plan", plan, "passed", passed);
+        json_t *o = json_pack("{s:s, s:s, s:s, s:b}", "name", t->name, "shape", shape, "plan", plan,
+                              "passed", passed);
         /* JSON knows no NaN. */
         if (isfinite(error)) json_object_set_new(o, "max_error", json_real(error));
         if (isfinite(ratio)) json_object_set_new(o, "ratio", json_real(ratio));
@@ -61,12 +68,14 @@ static void record(session *s, const lgv_tensor_info *t, const char *plan, doubl
     } else if (problem) {
         printf("FAIL  %-52s %-20s %s\n", t->name, shape, problem);
     } else {
-        printf("%s  %-52s %-20s %.2e  %.2e\n", passed ? "ok  " : "FAIL", t->name, shape, error, ratio);
+        printf("%s  %-52s %-20s %.2e  %.2e\n", passed ? "ok  " : "FAIL", t->name, shape, error,
+               ratio);
     }
 }
 
 /* Passes when max|a-b| <= tolerance * max(max|b|, floor). got has the reference's layout and t->count elements. */
-static lgv_status compare(session *s, const lgv_tensor_info *t, const float *got, double floor_value, const char *plan, lgv_error *err)
+static lgv_status compare(session *s, const lgv_tensor_info *t, const float *got,
+                          double floor_value, const char *plan, lgv_error *err)
 {
     float *want = malloc((size_t)t->count * sizeof *want + 1);
     if (!want) return LGV_ERR_MEMORY;
@@ -92,15 +101,19 @@ static lgv_status load(const lgv_tensor_info *t, float **out, lgv_error *err)
         for (int64_t i = 0; i < t->count; i++) {
             int64_t wide = 0;
             int32_t narrow = 0;
-            if (t->dtype == LGV_I64) memcpy(&wide, (const char *)t->data + 8 * i, 8);
-            else memcpy(&narrow, (const char *)t->data + 4 * i, 4);
+            if (t->dtype == LGV_I64)
+                memcpy(&wide, (const char *)t->data + 8 * i, 8);
+            else
+                memcpy(&narrow, (const char *)t->data + 4 * i, 4);
             data[i] = (float)(t->dtype == LGV_I64 ? wide : narrow);
         }
     } else {
         status = lgv_tensor_to_f32(t, data, err);
     }
-    if (status) free(data);
-    else *out = data;
+    if (status)
+        free(data);
+    else
+        *out = data;
     return status;
 }
 
@@ -116,14 +129,20 @@ static lgv_status read_shapes(session *s, lgv_error *err)
     const lgv_tensor_info *t = lgv_safetensors_find(s->ref, "input.timestep");
     const lgv_model_info *info = lgv_model_describe(s->model);
     if (!x || !t || !lgv_safetensors_find(s->ref, "output"))
-        return complain(err, LGV_ERR_FORMAT, "a reference needs input.sample, input.timestep and output");
-    if (x->rank != 4 || x->count < 1) return complain(err, LGV_ERR_SHAPE, "input.sample must be (N,C,H,W)");
+        return complain(err, LGV_ERR_FORMAT,
+                        "a reference needs input.sample, input.timestep and output");
+    if (x->rank != 4 || x->count < 1)
+        return complain(err, LGV_ERR_SHAPE, "input.sample must be (N,C,H,W)");
     s->n = x->dim[0];
     s->c = x->dim[1];
     s->h = x->dim[2];
     s->w = x->dim[3];
-    if (s->c != info->in_channels) return complain(err, LGV_ERR_SHAPE, "input.sample has another number of channels than the network");
-    if (t->count != s->n && t->count != 1) return complain(err, LGV_ERR_SHAPE, "input.timestep must have one value per row of the batch");
+    if (s->c != info->in_channels)
+        return complain(err, LGV_ERR_SHAPE,
+                        "input.sample has another number of channels than the network");
+    if (t->count != s->n && t->count != 1)
+        return complain(err, LGV_ERR_SHAPE,
+                        "input.timestep must have one value per row of the batch");
     return lgv_model_check_size(s->model, s->h, s->w, err);
 }
 
@@ -139,12 +158,16 @@ static lgv_status write_inputs(session *s, lgv_plan *plan, lgv_error *err)
     if (!status) status = load(info, &t, err);
     if (!status && classes) status = load(classes, &labels, err);
     if (!status && classes && !vectors && classes->count != s->n)
-        status = complain(err, LGV_ERR_SHAPE, "input.class_labels must have one label per row of the batch");
-    if (!status && vectors && classes) status = lgv_plan_write(plan, "class_vector", labels, classes->count, err);
+        status = complain(err, LGV_ERR_SHAPE,
+                          "input.class_labels must have one label per row of the batch");
+    if (!status && vectors && classes)
+        status = lgv_plan_write(plan, "class_vector", labels, classes->count, err);
     if (!status && goal) {
         status = load(goal, &target, err);
         lgv_error missing;
-        if (!status && lgv_plan_write_nchw(plan, "target", target, goal->count, &missing) == LGV_ERR_SHAPE) *err = missing, status = missing.status;
+        if (!status &&
+            lgv_plan_write_nchw(plan, "target", target, goal->count, &missing) == LGV_ERR_SHAPE)
+            *err = missing, status = missing.status;
     }
     lgv_step *step = lgv_plan_step(plan);
     for (int32_t i = 0; i < step->rows && i < s->n && !status; i++) {
@@ -176,12 +199,14 @@ static lgv_status add_gradients(session *s, lgv_graph *g, lgv_id out, lgv_error 
     int64_t dim[4];
     int rank = lgv_shape(g, out, dim);
     lgv_id target = lgv_input(g, "target", LGV_F32, rank, dim);
-    lgv_id loss = lgv_weighted_sum(g, lgv_mse_rows(g, out, target), lgv_step_row(g, s->n, LGV_FIELD_WEIGHT));
+    lgv_id loss =
+        lgv_weighted_sum(g, lgv_mse_rows(g, out, target), lgv_step_row(g, s->n, LGV_FIELD_WEIGHT));
     lgv_status status = lgv_store_add_set(s->store, "grad", err);
     return status ? status : lgv_graph_grad_params(g, loss, "grad", err);
 }
 
-static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_plan **out, lgv_error *err)
+static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_plan **out,
+                               lgv_error *err)
 {
     lgv_graph *g = lgv_graph_new();
     lgv_id y = LGV_NONE;
@@ -191,20 +216,25 @@ static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_
         status = lgv_store_new(s->device, &s->store, err);
         if (!status) status = lgv_store_declare(s->store, g, err);
         if (!status) status = lgv_store_add_set(s->store, "weight", err);
-        lgv_model_weights which = !opt.weights ? LGV_WEIGHTS_BEST : strcmp(opt.weights, "raw") ? LGV_WEIGHTS_EMA : LGV_WEIGHTS_RAW;
+        lgv_model_weights which = !opt.weights                 ? LGV_WEIGHTS_BEST
+                                  : strcmp(opt.weights, "raw") ? LGV_WEIGHTS_EMA
+                                                               : LGV_WEIGHTS_RAW;
         if (!status) status = lgv_model_load_weights(s->model, s->store, "weight", which, err);
     }
     if (!status) lgv_graph_output(g, y, "output");
     if (!status && gradients) status = add_gradients(s, g, y, err);
     if (!status) status = lgv_graph_status(g, err);
     lgv_program program = {"network", g};
-    if (!status) status = lgv_plan_new(s->store, 1, &program, &(lgv_plan_options){.instrument = instrument}, out, err);
+    if (!status)
+        status = lgv_plan_new(s->store, 1, &program, &(lgv_plan_options){.instrument = instrument},
+                              out, err);
     lgv_graph_free(g);
     return status;
 }
 
 /* The plan's value `name` in the layout of the reference t. */
-static lgv_status compare_output(session *s, lgv_plan *plan, const lgv_tensor_info *t, const char *name, const char *which, lgv_error *err)
+static lgv_status compare_output(session *s, lgv_plan *plan, const lgv_tensor_info *t,
+                                 const char *name, const char *which, lgv_error *err)
 {
     int rank = 0;
     int64_t dim[LGV_MAX_RANK] = {0};
@@ -227,8 +257,10 @@ static lgv_status compare_output(session *s, lgv_plan *plan, const lgv_tensor_in
     if (!got) return LGV_ERR_MEMORY;
     /* Pictures are (N,C,H,W); tokens (N,L,C), which is our own order; but the norm of an attention sees (N,C,L). */
     size_t n = strlen(name);
-    bool channels_first = t->rank == 4 || (t->rank == 3 && n >= 10 && !strcmp(name + n - 10, "group_norm"));
-    lgv_status status = channels_first ? lgv_plan_read_nchw(plan, name, got, count, err) : lgv_plan_read(plan, name, got, count, err);
+    bool channels_first =
+        t->rank == 4 || (t->rank == 3 && n >= 10 && !strcmp(name + n - 10, "group_norm"));
+    lgv_status status = channels_first ? lgv_plan_read_nchw(plan, name, got, count, err)
+                                       : lgv_plan_read(plan, name, got, count, err);
     if (!status) status = compare(s, t, got, 0, which, err);
     free(got);
     return status;
@@ -246,7 +278,8 @@ static lgv_status compare_gradients(session *s, lgv_error *err)
             int buffer = lgv_store_find(s->store, t->name + 5);
             if (pass == 0) {
                 if ((status = load(t, &data, err))) return status;
-                for (int64_t k = 0; k < t->count; k++) largest = fmax(largest, fabs((double)data[k]));
+                for (int64_t k = 0; k < t->count; k++)
+                    largest = fmax(largest, fabs((double)data[k]));
             } else if (buffer < 0) {
                 record(s, t, "as shipped", NAN, NAN, "the network has no such parameter");
             } else {
@@ -269,7 +302,9 @@ static lgv_status verify_shipped(session *s, lgv_error *err)
     if (!status) status = write_inputs(s, plan, err);
     if (!status) status = lgv_plan_run(plan, NULL, err);
     if (!status && !opt.json) printf("As shipped (fused, memory shared):\n");
-    if (!status) status = compare_output(s, plan, lgv_safetensors_find(s->ref, "output"), "output", "as shipped", err);
+    if (!status)
+        status = compare_output(s, plan, lgv_safetensors_find(s->ref, "output"), "output",
+                                "as shipped", err);
     if (!status && gradients) status = compare_gradients(s, err);
     lgv_plan_free(plan);
     return status;
@@ -302,8 +337,9 @@ static lgv_status verify(session *s, lgv_error *err)
     if (!status) status = read_shapes(s, err);
     if (!status) status = cli_open_device(&opt.dev, &s->device, err);
     if (!status && !opt.json)
-        printf("%s against %s, %s, tolerance %.1e\n%-4s  %-52s %-20s %-8s  %s\n\n", lgv_model_describe(s->model)->source, opt.reference,
-               lgv_device_name(s->device), opt.tolerance, "", "tensor", "shape", "max|a-b|", "ratio");
+        printf("%s against %s, %s, tolerance %.1e\n%-4s  %-52s %-20s %-8s  %s\n\n",
+               lgv_model_describe(s->model)->source, opt.reference, lgv_device_name(s->device),
+               opt.tolerance, "", "tensor", "shape", "max|a-b|", "ratio");
     if (!status) status = verify_shipped(s, err);
     if (!status) status = verify_modules(s, err);
     return status;
@@ -314,7 +350,9 @@ static int run(const cli_command *self, int argc, const char **argv)
     const char *what = NULL;
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
     if (code >= 0) return code;
-    if (!what || !opt.reference) return cli_error(self, CLI_USAGE, "needs a model and --reference FILE; see 'langevin verify --help'");
+    if (!what || !opt.reference)
+        return cli_error(self, CLI_USAGE,
+                         "needs a model and --reference FILE; see 'langevin verify --help'");
     if (opt.tolerance == 0) opt.tolerance = 1e-4;
     if (!(opt.tolerance > 0)) return cli_error(self, CLI_USAGE, "--tolerance must be positive");
     if (opt.weights && strcmp(opt.weights, "ema") && strcmp(opt.weights, "raw"))
@@ -326,8 +364,9 @@ static int run(const cli_command *self, int argc, const char **argv)
     s.model = model;
     if (!status) status = verify(&s, &err);
     if (!status && opt.json) {
-        json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:i, s:O}", "model", what, "reference", opt.reference, "tolerance", opt.tolerance,
-                              "checked", s.checked, "failed", s.failed, "tensors", s.report);
+        json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:i, s:O}", "model", what, "reference",
+                              opt.reference, "tolerance", opt.tolerance, "checked", s.checked,
+                              "failed", s.failed, "tensors", s.report);
         json_dumpf(o, stdout, JSON_INDENT(2));
         printf("\n");
         json_decref(o);
@@ -347,8 +386,9 @@ const cli_command cli_verify = {
     .name = "verify",
     .summary = "compare outputs, modules and gradients with a reference file",
     .usage = "verify MODEL --reference F.safetensors",
-    .examples = "  python tools/golden/dump_reference.py model ref.safetensors --modules --gradients\n"
-                "  langevin verify model --reference ref.safetensors\n"
-                "  langevin verify model --reference ref.safetensors --tolerance 1e-5 --json\n",
+    .examples =
+        "  python tools/golden/dump_reference.py model ref.safetensors --modules --gradients\n"
+        "  langevin verify model --reference ref.safetensors\n"
+        "  langevin verify model --reference ref.safetensors --tolerance 1e-5 --json\n",
     .run = run,
 };
