@@ -178,7 +178,7 @@ static lgv_status bench(const lgv_model *model, lgv_device *device, int training
     int64_t h = opt.resolution ? opt.resolution : info->height ? info->height : 32;
     int64_t w = opt.resolution ? opt.resolution : info->width ? info->width : 32;
     cli_network n = {0};
-    lgv_status status = cli_network_new(model, device, training, opt.batch, h, w, NULL, &n, err);
+    lgv_status status = cli_network_new(model, device, training, 0, opt.batch, h, w, NULL, &n, err);
     if (status) return status;
     status = time_steps(&n, 1, seconds, err); /* warm-up */
     if (status) goto done;

@@ -45,11 +45,11 @@ static lgv_status collect(const lgv_model *model, lgv_device *device, report *r,
     lgv_status status = lgv_model_check_size(model, r->h, r->w, err);
     if (!status && opt.trace)
         status = lgv_model_trace(model, r->batch, r->h, r->w, &r->stages, &r->n_stages, err);
-    if (!status) status = cli_network_new(model, device, 1, r->batch, r->h, r->w, NULL, &n, err);
+    if (!status) status = cli_network_new(model, device, 1, 1, r->batch, r->h, r->w, NULL, &n, err);
     if (status) return status;
     lgv_plan_describe(n.plan, &r->train);
     cli_network_free(&n);
-    status = cli_network_new(model, device, 0, r->batch, r->h, r->w, NULL, &r->net, err);
+    status = cli_network_new(model, device, 0, 1, r->batch, r->h, r->w, NULL, &r->net, err);
     if (!status) lgv_plan_describe(r->net.plan, &r->sample);
     return status;
 }

@@ -78,11 +78,12 @@ static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g
                             const lgv_plan_options *options, lgv_error *err)
 {
     static const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
-    lgv_status status = lgv_store_new(n->device, &n->store, err);
+    lgv_status status = n->dry ? lgv_store_new_dry(n->device, &n->store, err)
+                               : lgv_store_new(n->device, &n->store, err);
     if (!status) status = lgv_store_declare(n->store, g, err);
     for (int i = 0; i < (n->training ? 5 : 1) && !status; i++)
         status = lgv_store_add_set(n->store, sets[i], err);
-    if (!status) status = lgv_model_init(model, n->store, "weight", NULL, 0, err);
+    if (!status && !n->dry) status = lgv_model_init(model, n->store, "weight", NULL, 0, err);
     if (n->training) lgv_graph_output(update, lgv_adamw(update, 1), "norm");
     lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
     if (!status)
@@ -90,11 +91,11 @@ static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g
     return status;
 }
 
-lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch,
-                           int64_t h, int64_t w, const lgv_plan_options *options, cli_network *out,
-                           lgv_error *err)
+lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int dry,
+                           int64_t batch, int64_t h, int64_t w, const lgv_plan_options *options,
+                           cli_network *out, lgv_error *err)
 {
-    cli_network n = {.device = device, .training = training};
+    cli_network n = {.device = device, .training = training, .dry = dry};
     lgv_graph *g = lgv_graph_new(), *update = lgv_graph_new();
     lgv_status status = g && update ? LGV_OK : LGV_ERR_MEMORY;
     if (!status) status = lgv_model_check_size(model, h, w, err);
@@ -102,7 +103,7 @@ lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int train
         status = training ? training_graph(model, g, batch, h, w, err)
                           : sampling_graph(model, g, batch, h, w, err);
     if (!status) status = make_plan(&n, model, g, update, options, err);
-    if (!status) {
+    if (!status && !dry) {
         int64_t count = batch * h * w * lgv_model_describe(model)->in_channels;
         float *x = malloc((size_t)count * sizeof *x);
         if (x) {

@@ -5,17 +5,18 @@
 #include "langevin/model.h"
 
 /* Training: programs "forward_backward" (mean squared error against Philox noise) and "update" (clip, AdamW, EMA).
-   Sampling: one program, network and one DDIM step. Inputs "x"; the step block is filled so that it can run. */
+   Sampling: one program, network and one DDIM step. Inputs "x"; the step block is filled so that it can run.
+   A dry network takes no memory and cannot run: it is there to be described. */
 typedef struct cli_network {
     lgv_device *device; /* borrowed */
     lgv_store *store;
     lgv_plan *plan;
-    int training;
+    int training, dry;
 } cli_network;
 
-lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int64_t batch,
-                           int64_t h, int64_t w, const lgv_plan_options *options, cli_network *out,
-                           lgv_error *err);
+lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int dry,
+                           int64_t batch, int64_t h, int64_t w, const lgv_plan_options *options,
+                           cli_network *out, lgv_error *err);
 void cli_network_free(cli_network *n);
 /* One training or sampling step. */
 lgv_status cli_network_step(cli_network *n, lgv_error *err);

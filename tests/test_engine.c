@@ -475,6 +475,46 @@ static void test_budget(void **state)
     lgv_device_free(t.device);
 }
 
+/* A dry store: the figures of a real plan, no memory, no runs. */
+static void test_dry(void **state)
+{
+    (void)state;
+    trainer t;
+    lgv_plan_options options = {0};
+    trainer_make(&t, 1, BATCH, &options);
+    lgv_plan_info real, dry;
+    lgv_plan_describe(t.plan, &real);
+    int nodes = lgv_plan_nodes(t.plan);
+    trainer_drop(&t);
+
+    lgv_graph *g = training_graph(BATCH), *update_graph = lgv_graph_new();
+    lgv_graph_output(update_graph, lgv_adamw(update_graph, 1), "norm");
+    lgv_program programs[] = {{"forward_backward", g}, {"update", update_graph}};
+    lgv_plan *plan = NULL;
+    const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
+    OK(lgv_device_new(NULL, 1, &t.device, &err));
+    OK(lgv_store_new_dry(t.device, &t.store, &err));
+    OK(lgv_store_declare(t.store, g, &err));
+    for (int i = 0; i < 5; i++) OK(lgv_store_add_set(t.store, sets[i], &err));
+    OK(lgv_plan_new(t.store, 2, programs, &options, &plan, &err));
+    lgv_plan_describe(plan, &dry);
+    assert_int_equal(dry.arena_bytes, real.arena_bytes);
+    assert_int_equal(dry.weight_bytes, real.weight_bytes);
+    assert_int_equal(dry.packed_bytes, real.packed_bytes);
+    assert_int_equal(lgv_plan_nodes(plan), nodes);
+    float x[BATCH * H * H * 3] = {0}, y;
+    assert_int_equal(lgv_plan_run(plan, "update", &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_plan_write(plan, "x0", x, BATCH * H * H * 3, &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_plan_read(plan, "loss", &y, 1, &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_store_zero(t.store, "grad", &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_store_copy(t.store, "weight", "ema", &err), LGV_ERR_ARGUMENT);
+    lgv_plan_free(plan);
+    lgv_graph_free(g);
+    lgv_graph_free(update_graph);
+    lgv_store_free(t.store);
+    lgv_device_free(t.device);
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -500,7 +540,8 @@ int main(void)
         cmocka_unit_test(test_check_mode),     cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_passes),         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_first_bad_node), cmocka_unit_test(test_two_plans),
-        cmocka_unit_test(test_budget),         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_budget),         cmocka_unit_test(test_dry),
+        cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,6 +32,10 @@ LGV_API int lgv_cpu_has(const char *level);
 typedef struct lgv_store lgv_store;
 
 LGV_API lgv_status lgv_store_new(lgv_device *device, lgv_store **out, lgv_error *err);
+/* A store without memory: plans over it are made as over any other and tell what they would take
+   (lgv_plan_describe, lgv_plan_node_at), but neither they nor the store hold numbers. Running,
+   writing and reading are LGV_ERR_ARGUMENT. */
+LGV_API lgv_status lgv_store_new_dry(lgv_device *device, lgv_store **out, lgv_error *err);
 LGV_API void lgv_store_free(lgv_store *store); /* after its plans */
 /* Declares every parameter of the graph not yet known (an equal name must have an equal shape).
    Only before the first set exists. */

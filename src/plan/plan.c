@@ -189,6 +189,7 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             a->call.out[0] = a->call.in[0];
             a->call.out[0].data =
                 lgv_store_data(plan->store, set, lgv_store_find(plan->store, attr->name));
+            if (!a->call.out[0].data) a->call.out[0].data = &present_marker;
             lgv_tensor *t = &a->call.out[0];
             int64_t step = 1;
             for (int k = t->rank - 1; k >= 0; k--) {
@@ -409,8 +410,8 @@ static lgv_status allocate(lgv_plan *plan, lgv_error *err)
 {
     lgv_device *d = plan->device;
     LGV_TRY(lgv_store_reserve(plan->store, plan->arena_bytes + LGV_ALIGN, err));
-    plan->io = d->alloc(d, plan->io_bytes + LGV_ALIGN);
-    if (!plan->io)
+    if (!plan->store->dry) plan->io = d->alloc(d, plan->io_bytes + LGV_ALIGN);
+    if (!plan->io && !plan->store->dry)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: inputs and outputs need %zu MiB",
                         plan->io_bytes >> 20);
     int64_t rows = step_rows(plan), largest = 1;
@@ -451,6 +452,7 @@ static lgv_status plan_init(lgv_plan *plan, int n, const lgv_program *programs,
         for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++)
             plan->recomputed += plan->prog[i].g->node[k].clone;
     LGV_TRY(allocate(plan, err));
+    if (plan->store->dry) return LGV_OK;
     LGV_TRY(prepare(plan, err));
     lgv_plan_bind(plan);
     return LGV_OK;

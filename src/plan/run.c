@@ -116,6 +116,7 @@ lgv_status lgv_plan_run(lgv_plan *plan, const char *program, lgv_error *err)
     if (!p)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the plan has no program '%s'",
                         program ? program : "(the only one)");
+    LGV_TRY(lgv_store_wants_memory(plan->store, err));
     if (plan->arena_generation != plan->store->arena_generation) lgv_plan_bind(plan);
     if (plan->options.check) memset(plan->store->arena, 0xff, plan->store->arena_bytes);
     for (size_t i = 0; i < p->g->n_nodes; i++)
@@ -171,6 +172,7 @@ static lgv_status write_input(lgv_plan *plan, const char *input, lgv_dtype dtype
                               int64_t count, bool nchw, lgv_error *err)
 {
     bool found = false;
+    LGV_TRY(lgv_store_wants_memory(plan->store, err));
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_prog *p = &plan->prog[i];
         for (size_t k = 0; k < p->g->n_nodes; k++) {
@@ -208,6 +210,7 @@ lgv_status lgv_plan_write_nchw(lgv_plan *plan, const char *input, const float *d
 static lgv_status find_output(const lgv_plan *plan, const char *output, const lgv_prog **p,
                               lgv_id *v, lgv_error *err)
 {
+    LGV_TRY(lgv_store_wants_memory(plan->store, err));
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_graph *g = plan->prog[i].g;
         for (size_t k = 0; k < g->n_outputs; k++)

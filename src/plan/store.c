@@ -16,6 +16,21 @@ lgv_status lgv_store_new(lgv_device *device, lgv_store **out, lgv_error *err)
     return LGV_OK;
 }
 
+lgv_status lgv_store_new_dry(lgv_device *device, lgv_store **out, lgv_error *err)
+{
+    LGV_TRY(lgv_store_new(device, out, err));
+    (*out)->dry = true;
+    return LGV_OK;
+}
+
+lgv_status lgv_store_wants_memory(const lgv_store *s, lgv_error *err)
+{
+    if (!s->dry) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "the store was made by lgv_store_new_dry: it holds no numbers and its plans "
+                    "cannot run; use lgv_store_new");
+}
+
 void lgv_store_free(lgv_store *s)
 {
     if (!s) return;
@@ -93,8 +108,8 @@ lgv_status lgv_store_add_set(lgv_store *s, const char *set, lgv_error *err)
                         set);
     if (!s->sealed) seal(s);
     size_t bytes = (size_t)(s->total ? s->total : 1) * s->device->element_size(s->device, LGV_F32);
-    void *data = s->device->alloc(s->device, bytes);
-    if (!data)
+    void *data = s->dry ? NULL : s->device->alloc(s->device, bytes);
+    if (!data && !s->dry)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: set '%s' needs %zu MiB", set,
                         bytes >> 20);
     lgv_store_set *n = &s->set[s->n_sets++];
@@ -134,12 +149,14 @@ int lgv_store_find(const lgv_store *s, const char *name)
 void *lgv_store_data(const lgv_store *s, int set, int buffer)
 {
     size_t size = s->device->element_size(s->device, LGV_F32);
+    if (s->dry) return NULL;
     return (char *)s->set[set].data + (size_t)s->buffer[buffer].offset * size;
 }
 
 static lgv_status locate(const lgv_store *s, const char *set, int i, int64_t count, int *k,
                          lgv_error *err)
 {
+    LGV_TRY(lgv_store_wants_memory(s, err));
     *k = lgv_store_find_set(s, set);
     if (*k < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", set);
     if (i < 0 || (size_t)i >= s->n_buffers)
@@ -171,6 +188,7 @@ lgv_status lgv_store_read(const lgv_store *s, const char *set, int i, float *dat
 
 lgv_status lgv_store_zero(lgv_store *s, const char *set, lgv_error *err)
 {
+    LGV_TRY(lgv_store_wants_memory(s, err));
     int k = lgv_store_find_set(s, set);
     if (k < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", set);
     memset(s->set[k].data, 0, (size_t)s->total * s->device->element_size(s->device, LGV_F32));
@@ -180,6 +198,7 @@ lgv_status lgv_store_zero(lgv_store *s, const char *set, lgv_error *err)
 
 lgv_status lgv_store_copy(lgv_store *s, const char *from, const char *to, lgv_error *err)
 {
+    LGV_TRY(lgv_store_wants_memory(s, err));
     int a = lgv_store_find_set(s, from), b = lgv_store_find_set(s, to);
     if (a < 0 || b < 0)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", a < 0 ? from : to);
@@ -224,8 +243,8 @@ lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char
     p->buffer = buffer;
     p->bytes = bytes;
     snprintf(p->kind, sizeof p->kind, "%s", kind);
-    p->data = s->device->alloc(s->device, bytes);
-    if (!p->data) {
+    if (!s->dry) p->data = s->device->alloc(s->device, bytes);
+    if (!p->data && !s->dry) {
         lgv_free(p);
         return NULL;
     }
@@ -236,8 +255,8 @@ lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char
 lgv_status lgv_store_reserve(lgv_store *s, size_t bytes, lgv_error *err)
 {
     if (bytes <= s->arena_bytes) return LGV_OK;
-    void *arena = s->device->alloc(s->device, bytes);
-    if (!arena)
+    void *arena = s->dry ? NULL : s->device->alloc(s->device, bytes);
+    if (!arena && !s->dry)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: the arena needs %zu MiB", bytes >> 20);
     s->device->free(s->device, s->arena);
     s->arena = arena;

@@ -44,10 +44,14 @@ struct lgv_store {
     size_t arena_bytes;
     uint64_t arena_generation;
     int64_t skipped;
+    bool dry; /* sets, packed copies and arena have sizes but no memory */
 };
 
 int lgv_store_find_set(const lgv_store *store, const char *set); /* -1 when there is none */
+/* NULL in a dry store. */
 void *lgv_store_data(const lgv_store *store, int set, int buffer);
+/* LGV_OK, or an error when the store is dry. */
+lgv_status lgv_store_wants_memory(const lgv_store *store, lgv_error *err);
 /* The packed copy (set, buffer, kind), made when missing (not yet packed). NULL when out of memory. */
 lgv_store_pack *lgv_store_get_pack(lgv_store *store, int set, int buffer, const char *kind,
                                    size_t bytes);
