@@ -230,6 +230,7 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
     int64_t *step;
     size_t count;
     LGV_TRY(lgv_checkpoints_list(t->output, &step, &count, err));
+    int64_t newest = count ? step[count - 1] : -1;
     lgv_free(step);
     if (!resume && count && !t->options.overwrite)
         return lgv_fail(err, LGV_ERR_EXISTS,
@@ -240,6 +241,11 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
     LGV_TRY(lock_folder(t, err));
     LGV_TRY(clear(t->output, !resume, err));
     LGV_TRY(check_room(t, err));
+    if (resume && newest > t->state.step)
+        LGV_TRY(lgv_trainer_note(t, err,
+                                 "'%s' holds a newer checkpoint-%lld, which 'latest' means until "
+                                 "this run is beyond it; remove it if it is not wanted",
+                                 t->output, (long long)newest));
     LGV_TRY(lgv_output_write_index(t, t->output, err));
     LGV_TRY(write_run(t, err));
     return open_log(t, resume != NULL, err);

@@ -61,8 +61,9 @@ json_t *lgv_train_state_json(const lgv_trainer *t)
 {
     const lgv_train_state *s = &t->state;
     json_t *root =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "step", (json_int_t)s->step, "updates",
-                  (json_int_t)s->updates, "position", (json_int_t)s->position, "skipped_updates",
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "step", (json_int_t)s->step,
+                  "updates", (json_int_t)s->updates, "position", (json_int_t)s->position, "epoch",
+                  (json_int_t)(s->position / t->per_epoch), "skipped_updates",
                   (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->bad, "seconds",
                   s->seconds, "sample_seconds", s->sample_seconds);
     if (!root || t->options.rng != LGV_RNG_TORCH) return root;
