@@ -25,7 +25,7 @@ int cli_error(const cli_command *self, int code, const char *fmt, ...)
 
 int cli_fail(const cli_command *self, const lgv_error *err)
 {
-    return cli_error(self, CLI_FAILED, "%s", err->text);
+    return cli_error(self, CLI_FAILED, "%s", err->text[0] ? err->text : "out of memory");
 }
 
 const char *cli_bytes(double bytes, char text[32])

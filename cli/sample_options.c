@@ -25,6 +25,7 @@ static struct poptOption table[] = {
     {"output", 'o', TEXT, &opt.output, 0,
      "one PNG (several pictures become a grid), or a folder that gets 000000.png ...",
      "FILE.png|DIR"},
+    {"output-dir", 0, TEXT | POPT_ARGFLAG_DOC_HIDDEN, &opt.output, 0, NULL, NULL},
     {"num-images", 0, COUNT, &opt.num_images, NUM_IMAGES,
      "pictures (default: 1; frames of --interpolate: 8)", "N"},
     {"batch-size", 0, COUNT, &opt.batch_size, BATCH_SIZE,

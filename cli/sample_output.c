@@ -75,6 +75,17 @@ static lgv_status check_parent(const char *path, lgv_error *err)
     return fail(err, LGV_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
 }
 
+/* Whether the grid will be a possible picture, in the layout of lgv_image_grid. */
+static lgv_status check_grid(const sample_input *in, lgv_error *err)
+{
+    int64_t across = 1, side = in->width > in->height ? in->width : in->height;
+    while (across * across < in->n) across++;
+    if (across * (side + 2) + 2 <= LGV_IMAGE_SIDE) return LGV_OK;
+    return fail(err, LGV_ERR_ARGUMENT,
+                "%lld pictures of %lldx%lld are too many for one PNG; give a folder",
+                (long long)in->n, (long long)in->width, (long long)in->height);
+}
+
 lgv_status sample_output_open(sample_output *o, lgv_error *err)
 {
     lgv_status status = LGV_OK;
@@ -85,6 +96,7 @@ lgv_status sample_output_open(sample_output *o, lgv_error *err)
     if (status) return status;
     if (!o->args->file) return open_folder(o, err);
     if ((status = check_parent(o->args->output, err))) return status;
+    if (o->input->n > 1 && (status = check_grid(o->input, err))) return status;
     o->pixels = malloc((size_t)(o->input->n * picture_bytes(o)));
     return o->pixels ? LGV_OK
                      : fail(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",

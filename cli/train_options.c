@@ -254,8 +254,8 @@ static bool parse_colour(const char *text, uint8_t rgb[3])
 
 static int read_pictures(const cli_command *self, lgv_dataset_options *o)
 {
-    if (stated[RESOLUTION] && (opt.resolution < 1 || opt.resolution > 16384))
-        return cli_error(self, CLI_USAGE, "--resolution must be 1 to 16384, not %lld",
+    if (stated[RESOLUTION] && (opt.resolution < 1 || opt.resolution > 4096))
+        return cli_error(self, CLI_USAGE, "--resolution must be 1 to 4096, not %lld",
                          opt.resolution);
     if (stated[CHANNELS] && opt.channels != 1 && opt.channels != 3)
         return cli_error(self, CLI_USAGE, "--channels is 1 (grey) or 3 (colour), not %lld",

@@ -5,6 +5,7 @@
 set -eu
 langevin=$(cd "$1" && pwd)/langevin
 [ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
+configs=$(cd "$(dirname "$0")/.." && pwd)/bench/configs
 work=$(mktemp -d)
 disk=$work/disk
 trap 'umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -83,6 +84,21 @@ refuse 2 "learning-rate" $train --output a --learning-rate fast
 refuse 2 "--data" train --output a
 refuse 2 "--output" train --data data
 refuse 2 "which model" sample --output x.png
+
+# ---- info ----
+run 0 info tiny.json --trace --plan
+says "first convolution +\(1, 8, 16, 16\)"
+says "^down_blocks.0.resnets.0.conv1 +conv2d "
+# The network of the article: tells of tens of gigabytes without taking them.
+run 0 info "$configs/article_unet128.json" --trace --batch-size 32
+says "108414979"
+says "first convolution +\(32, 128, 128, 128\)"
+says "time embedding +\(32, 512\)"
+run 0 info data
+says "40 pictures to train on"
+run 0 info data --json
+refuse 2 "about what" info
+refuse 1 "nowhere" info nowhere
 
 # ---- bad input to training ----
 refuse 1 "nowhere" train --data nowhere --output a --model tiny.json
@@ -229,6 +245,7 @@ truncate -s -100 e/checkpoint-8/optimizer.safetensors
 refuse 1 "checkpoint-8.*damaged.*newest whole checkpoint before it is 'e/checkpoint-4'" \
     $train --output e --resume-from-checkpoint latest --max-train-steps 9
 run 0 train --output e --resume-from-checkpoint e/checkpoint-4 --max-train-steps 5 $one
+says "holds a newer checkpoint-8"
 cp -r a/unet short
 truncate -s -100 short/diffusion_pytorch_model.safetensors
 refuse 1 "short.*diffusion_pytorch_model.safetensors" sample short --output x.png $one
@@ -250,6 +267,7 @@ refuse 1 "2000" sample a --num-inference-steps 2000 --output x.png
 refuse 1 "descending" sample a --timesteps 3,5 --output x.png
 refuse 1 "multiples of 2" $sample --resolution 15 --output x.png
 refuse 2 "--num-images" $sample --num-images 0 --output x.png
+refuse 1 "too many for one PNG; give a folder" $sample --num-images 1000000 --output x.png
 refuse 2 "--seed" $sample --seed -2 --output x.png
 refuse 2 "--weights is ema or raw" $sample --weights best --output x.png
 gone x.png
@@ -259,7 +277,7 @@ says "seed +0 to 4"
 run 0 sample a --num-inference-steps 4 --no-metadata --threads 2 --output grid2.png --num-images 5 --save-tensors grid2.st
 same grid.png grid2.png # threads, batch size
 same grid.st grid2.st
-run 0 $sample --output many --num-images 5
+run 0 $sample --output_dir many --num-images 5
 run 0 $sample --output alone.png --seed 3
 same many/000003.png alone.png
 run 0 $sample --output many --num-images 2 --seed 3
