@@ -6,7 +6,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 DEMO ?= demo
 
-.PHONY: all build deps test test-long demo clean check-format
+.PHONY: all build deps test test-long demo clean
 
 all: build
 
