@@ -62,8 +62,10 @@ const char *cli_count(double n, char text[32])
         snprintf(text, 32, "%.1f k", n / 1e3);
     else if (n < 1e9)
         snprintf(text, 32, "%.2f M", n / 1e6);
-    else
+    else if (n < 1e12)
         snprintf(text, 32, "%.2f G", n / 1e9);
+    else
+        snprintf(text, 32, "%.2f T", n / 1e12);
     return text;
 }
 
