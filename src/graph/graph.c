@@ -159,11 +159,14 @@ void lgv_set_shape(lgv_value *out, lgv_dtype dtype, int rank, int64_t d0, int64_
     out->dim[3] = rank > 3 ? d3 : 1;
 }
 
+/* So small that no sum of sizes of a graph, its workspaces and its parameters can overflow. */
+static const int64_t most_elements = (int64_t)1 << 44;
+
 static lgv_status check_value(const lgv_value *v, lgv_error *err)
 {
     int64_t n = 1;
     for (int i = 0; i < LGV_MAX_RANK; i++)
-        if (v->dim[i] < 1 || !lgv_mul_i64(n, v->dim[i], &n) || n > INT64_MAX / 16) {
+        if (v->dim[i] < 1 || !lgv_mul_i64(n, v->dim[i], &n) || n > most_elements) {
             char text[96];
             return lgv_fail(err, LGV_ERR_SHAPE, "the output shape %s is empty or too large",
                             lgv_shape_text(v, text));
@@ -473,6 +476,17 @@ void lgv_graph_readers(const lgv_graph *g, int32_t *count)
             if (n->in[k] >= 0) count[n->in[k]]++;
     }
     for (size_t i = 0; i < g->n_outputs; i++) count[g->output[i].value]++;
+}
+
+bool lgv_graph_writes_between(const lgv_graph *g, int32_t from, int32_t to)
+{
+    for (int32_t i = from + 1; i < to; i++) {
+        const lgv_node *n = &g->node[i];
+        if (n->dead || !(lgv_op_record(n->op)->flags & LGV_OP_EFFECT)) continue;
+        if (n->op != LGV_OP_assign || strcmp(((const lgv_attr_assign *)n->attr)->set, "grad"))
+            return true;
+    }
+    return false;
 }
 
 /* Nodes are in execution order, so one backward sweep finds everything that is needed. Inputs stay: the

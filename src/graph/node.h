@@ -261,6 +261,8 @@ void lgv_set_shape(lgv_value *out, lgv_dtype dtype, int rank, int64_t d0, int64_
 lgv_status lgv_graph_clone(const lgv_graph *g, lgv_graph **out, lgv_error *err);
 /* Number of live readers of each value; requested outputs count as one. count: n_values entries. */
 void lgv_graph_readers(const lgv_graph *g, int32_t *count);
+/* Whether a node strictly between these two may write weights: reads of parameters must not move over it. */
+bool lgv_graph_writes_between(const lgv_graph *g, int32_t from, int32_t to);
 void lgv_graph_compact(lgv_graph *g); /* drops nodes marked dead or that nothing needs */
 /* Passes (passes.c). They change a clone made by the plan. epilogue(op) tells what the device's kernels
    support for this node as a mask of LGV_EPI_*. */

@@ -71,7 +71,8 @@ static bool fuse_backward(lgv_graph *g, size_t index, const int32_t *readers)
         gn = only_reader(g, mod->out[0], readers);
     }
     if (!gn || gn->op != LGV_OP_group_norm_grad || gn->in[0] != (mod ? mod->out[0] : act->out[0]) ||
-        gn->in[3] != c.norm->out[1])
+        gn->in[3] != c.norm->out[1] ||
+        lgv_graph_writes_between(g, (int32_t)index, (int32_t)(gn - g->node)))
         return false;
     void *attr = norm_attr(g, c.norm, ((lgv_attr_act *)act->attr)->kind);
     if (!attr) return false;
@@ -109,6 +110,7 @@ static bool fuse_forward(lgv_graph *g, size_t index, const int32_t *readers)
     norm_chain c = find_chain(g, act->in[0]);
     if (!c.norm || readers[act->in[0]] != 1) return false;
     if (c.modulate && readers[c.norm->out[0]] != 1) return false;
+    if (lgv_graph_writes_between(g, (int32_t)(c.norm - g->node), (int32_t)index)) return false;
     /* Statistics move to the later place: nobody may read them before. */
     for (size_t i = (size_t)(c.norm - g->node) + 1; i <= index; i++)
         for (int k = 0; k < g->node[i].n_in; k++)
@@ -156,7 +158,9 @@ static bool fuse_add(lgv_graph *g, size_t index, const int32_t *readers,
     for (int side = 0; side < (row ? 1 : 2); side++) {
         lgv_node *conv = producer(g, add->in[side], LGV_OP_conv2d);
         if (!conv) conv = producer(g, add->in[side], LGV_OP_linear);
-        if (!conv || readers[add->in[side]] != 1) continue;
+        if (!conv || readers[add->in[side]] != 1 ||
+            lgv_graph_writes_between(g, (int32_t)(conv - g->node), (int32_t)index))
+            continue;
         int slot = row ? LGV_IN_ROW : LGV_IN_RESIDUAL;
         /* The order of the sums is fixed: row before residual. */
         if (conv->in[slot] >= 0 || conv->in[LGV_IN_RESIDUAL] >= 0) continue;

@@ -19,6 +19,7 @@ typedef struct pass {
     size_t n_units, cap_units;
     int32_t *first_backward; /* per value: first backward node that reads it, INT32_MAX none */
     bool *kept;              /* per value: read by a forward node of another block, or an output */
+    int32_t first_write;     /* the first node that may write weights, INT32_MAX none */
     lgv_id *copy;            /* per value: its repetition within the unit at hand */
     lgv_node *added;
     int32_t *where;
@@ -68,6 +69,11 @@ static void scan_readers(pass *p)
         }
     }
     for (size_t i = 0; i < g->n_outputs; i++) p->kept[g->output[i].value] = true;
+    int32_t n = (int32_t)g->n_nodes;
+    p->first_write = 0;
+    while (p->first_write < n &&
+           !lgv_graph_writes_between(g, p->first_write - 1, p->first_write + 1))
+        p->first_write++;
 }
 
 static lgv_status add_unit(pass *p, unit u, lgv_error *err)
@@ -162,6 +168,7 @@ static lgv_status apply(pass *p, const unit *u, size_t n_values, lgv_error *err)
         if (mine && is_target(p, u, (lgv_id)v) && p->first_backward[v] < where)
             where = p->first_backward[v];
     }
+    if (where > p->first_write) return LGV_OK; /* the parameters may be others by then */
     for (size_t v = 0; v < n_values; v++) {
         int32_t i = g->value[v].node;
         bool mine = u->block ? member(p, u, i) : i == u->node;

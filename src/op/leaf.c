@@ -1,5 +1,5 @@
 /* leaf.c - where values come from and where they go: inputs, parameters, the step block, the store. */
-#include "graph/node.h"
+#include "op.h"
 
 static lgv_status input_infer(lgv_infer *c, lgv_error *err)
 {
@@ -79,7 +79,7 @@ const lgv_op lgv_op_step_row = {
 
 static lgv_status assign_infer(lgv_infer *c, lgv_error *err)
 {
-    return LGV_OK;
+    return lgv_want_f32(c->in[0], "the value", 1, LGV_MAX_RANK, err);
 }
 
 const lgv_op lgv_op_assign = {

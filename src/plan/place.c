@@ -157,10 +157,29 @@ static void alias_slices(lgv_prog *p)
         if (n->op != LGV_OP_slice || !may_be_view(p, n->out[0]) ||
             p->root[p->place[n->out[0]].root].members > 1)
             continue;
-        if (p->root[p->place[n->in[0]].root].kind == LGV_ROOT_STORE) continue;
+        lgv_root_kind kind = p->root[p->place[n->in[0]].root].kind;
+        /* An output keeps its value when the host writes the next input. */
+        if (kind == LGV_ROOT_STORE || (kind == LGV_ROOT_IO && is_output(g, n->out[0]))) continue;
         make_view(p, n->out[0], n->in[0], ((lgv_attr_slice *)n->attr)->start);
         p->action[i].kernel = NULL;
     }
+}
+
+/* Whether some other node of the program writes the buffer that node `assign` writes, in a way that shows when v is
+   made in place: between v and the assign, or while v is still read. */
+static bool written_besides(const lgv_graph *g, int32_t assign, lgv_id v, int32_t readers)
+{
+    const lgv_attr_assign *mine = g->node[assign].attr;
+    for (int32_t i = 0; i < (int32_t)g->n_nodes; i++) {
+        const lgv_node *n = &g->node[i];
+        const lgv_attr_assign *other = n->attr;
+        if (n->op == LGV_OP_assign && i != assign && !strcmp(other->name, mine->name) &&
+            !strcmp(other->set, mine->set))
+            return true;
+        if (n->op == LGV_OP_adamw && i > g->value[v].node && (i < assign || readers != 1))
+            return true;
+    }
+    return false;
 }
 
 /* assign(v): v's producer writes into the store itself. Not into the set that parameters are read from (the write
@@ -180,7 +199,8 @@ static void alias_assigns(lgv_plan *plan, lgv_prog *p, const int32_t *readers)
         bool adds = plan->options.accumulate_grads && !strcmp(attr->set, "grad");
         a->bumps_set = set;
         if (plan->options.check || set == plan->weights_set || r->kind != LGV_ROOT_ARENA ||
-            r->members != 1 || !made->kernel || is_input_node(lgv_node_of(g, v)) || is_output(g, v))
+            r->members != 1 || r->halo || !made->kernel || is_input_node(lgv_node_of(g, v)) ||
+            is_output(g, v) || written_besides(g, (int32_t)i, v, readers[v]))
             continue;
         if (adds && (!made->kernel->accumulates || readers[v] != 1 || g->value[v].out != 0))
             continue;
@@ -232,6 +252,15 @@ static void find_lifetimes(lgv_prog *p)
     }
 }
 
+/* A kernel may write the result before it is done with the other uses of its input. */
+static bool read_twice(const lgv_prog *p, const lgv_node *n, int k)
+{
+    for (int j = 0; j < n->n_in; j++)
+        if (j != k && n->in[j] >= 0 && p->place[n->in[j]].root == p->place[n->in[k]].root)
+            return true;
+    return false;
+}
+
 /* Output 0 of an elementwise node takes over the memory of an input that dies there. */
 static void take_over(lgv_prog *p)
 {
@@ -247,7 +276,7 @@ static void take_over(lgv_prog *p)
             lgv_root *a = &p->root[p->place[x].root], *b = &p->root[p->place[y].root];
             if (a == b || a->kind != LGV_ROOT_ARENA || b->kind != LGV_ROOT_ARENA ||
                 a->members != 1 || b->members != 1 || a->halo || b->halo || a->last != (int32_t)i ||
-                !lgv_same_shape(&g->value[x], &g->value[y]) ||
+                read_twice(p, n, k) || !lgv_same_shape(&g->value[x], &g->value[y]) ||
                 g->value[x].dtype != g->value[y].dtype)
                 continue;
             a->last = b->last;

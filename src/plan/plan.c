@@ -173,6 +173,11 @@ static lgv_status first_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
     return LGV_OK;
 }
 
+static size_t round_up(size_t bytes)
+{
+    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+}
+
 /* Kernels for the real strides, and what they need: packed weights, workspace. */
 static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
 {
@@ -211,10 +216,10 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
                     return lgv_fail(err, LGV_ERR_MEMORY,
                                     "out of memory while packing weights of '%s'", n->name);
             } else {
-                a->pack_bytes = (pack.bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+                a->pack_bytes = round_up(pack.bytes);
             }
         }
-        a->workspace_bytes = a->kernel->workspace ? a->kernel->workspace(&a->call) : 0;
+        a->workspace_bytes = a->kernel->workspace ? round_up(a->kernel->workspace(&a->call)) : 0;
         if (a->workspace_bytes + a->pack_bytes) {
             LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));
             p->root[p->n_roots] = (lgv_root){.kind = LGV_ROOT_ARENA,
@@ -267,7 +272,7 @@ static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p
 {
     LGV_TRY(lgv_graph_status(src->graph, err));
     LGV_TRY(lgv_graph_clone(src->graph, &p->g, err));
-    p->name = lgv_strdup(src->name);
+    p->name = lgv_strdup(src->name ? src->name : "");
     LGV_TRY(run_passes(plan, p->g, level, units, n_units, err));
     p->place = lgv_zalloc(p->g->n_values + 1, sizeof *p->place);
     p->action = lgv_zalloc(p->g->n_nodes + 1, sizeof *p->action);

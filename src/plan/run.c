@@ -98,7 +98,6 @@ static lgv_status run_action(lgv_plan *plan, const lgv_prog *p, lgv_action *a, l
         if (a->zero_halo[k]) zero_halo(plan, p, p->g->node[a->node].out[k]);
     refresh_pack(plan, a);
     a->kernel->run(&a->call);
-    if (a->bumps_set >= 0) plan->store->set[a->bumps_set].version++;
     if (a->call.op == LGV_OP_adamw) {
         bump(plan->store, "weight");
         bump(plan->store, "ema");
@@ -119,8 +118,13 @@ lgv_status lgv_plan_run(lgv_plan *plan, const char *program, lgv_error *err)
     LGV_TRY(lgv_store_wants_memory(plan->store, err));
     if (plan->arena_generation != plan->store->arena_generation) lgv_plan_bind(plan);
     if (plan->options.check) memset(plan->store->arena, 0xff, plan->store->arena_bytes);
-    for (size_t i = 0; i < p->g->n_nodes; i++)
-        if (p->action[i].kernel) LGV_TRY(run_action(plan, p, &p->action[i], err));
+    for (size_t i = 0; i < p->g->n_nodes; i++) {
+        lgv_action *a = &p->action[i];
+        lgv_status status = a->kernel ? run_action(plan, p, a, err) : LGV_OK;
+        /* Also where the value's producer wrote into the store itself. */
+        if (a->bumps_set >= 0) plan->store->set[a->bumps_set].version++;
+        LGV_TRY(status);
+    }
     return LGV_OK;
 }
 

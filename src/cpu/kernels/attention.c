@@ -49,7 +49,7 @@ void attention_describe_grad(const lgv_call *c, attention_run *r)
 {
     attention_describe(c, r);
     r->y = as_tokens(&c->in[3]);
-    r->lse = c->in[4].data;
+    attention_set_lse(r, &c->in[4]);
     r->dy = as_tokens(&c->in[5]);
     r->dq = as_tokens(&c->out[0]);
     r->dk = as_tokens(&c->out[1]);
@@ -73,7 +73,7 @@ static void plain_query(void *arg, int64_t block, int thread)
     for (int64_t i = 0; i < r->d; i++) y[i] = 0;
     for (int64_t j = 0; j < r->k.length; j++)
         add_scaled(y, token(&r->v, n, j, h * r->d), s[j] / sum, r->d);
-    if (r->lse) r->lse[block] = max + r_log(sum);
+    if (r->lse) attention_lse(r, block / r->q.length)[l] = max + r_log(sum);
 }
 
 static void run_plain(const lgv_call *c)
@@ -81,7 +81,7 @@ static void run_plain(const lgv_call *c)
     attention_run r = {0};
     attention_describe(c, &r);
     r.y = as_tokens(&c->out[0]);
-    r.lse = c->out[1].data;
+    attention_set_lse(&r, &c->out[1]);
     lgv_parallel(c, r.q.n * r.heads * r.q.length, plain_query, &r);
 }
 
@@ -95,10 +95,11 @@ static void plain_grad_query(void *arg, int64_t block, int thread)
     const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
     real *dq = token(&r->dq, n, l, o);
     real d = attention_dot(dy, token(&r->y, n, l, o), r->d);
+    real lse = attention_lse(r, block / r->q.length)[l];
     for (int64_t i = 0; i < r->d; i++) dq[i] = 0;
     for (int64_t j = 0; j < r->k.length; j++) {
         const real *k = token(&r->k, n, j, o);
-        real p = r_exp(r->scale * attention_dot(q, k, r->d) - r->lse[block]);
+        real p = r_exp(r->scale * attention_dot(q, k, r->d) - lse);
         real ds = p * (attention_dot(dy, token(&r->v, n, j, o), r->d) - d) * r->scale;
         add_scaled(dq, k, ds, r->d);
     }
@@ -113,13 +114,13 @@ static void plain_grad_key(void *arg, int64_t block, int thread)
     const real *k = token(&r->k, n, j, o), *v = token(&r->v, n, j, o);
     real *dk = r->dk.data ? token(&r->dk, n, j, o) : NULL,
          *dv = r->dv.data ? token(&r->dv, n, j, o) : NULL;
+    const real *lse = attention_lse(r, n * r->heads + h);
     for (int64_t i = 0; i < r->d && dk; i++) dk[i] = 0;
     for (int64_t i = 0; i < r->d && dv; i++) dv[i] = 0;
     for (int64_t l = 0; l < r->q.length; l++) {
         const real *q = token(&r->q, n, l, o), *dy = token(&r->dy, n, l, o);
         real d = attention_dot(dy, token(&r->y, n, l, o), r->d);
-        real p = r_exp(r->scale * attention_dot(q, k, r->d) -
-                       r->lse[(n * r->heads + h) * r->q.length + l]);
+        real p = r_exp(r->scale * attention_dot(q, k, r->d) - lse[l]);
         if (dk) add_scaled(dk, q, p * (attention_dot(dy, v, r->d) - d) * r->scale, r->d);
         if (dv) add_scaled(dv, dy, p, r->d);
     }

@@ -24,12 +24,26 @@ static inline real *token(const tokens *t, int64_t n, int64_t l, int64_t offset)
 /* Everything a task needs; kernels fill what they use. */
 typedef struct attention_run {
     tokens q, k, v, y, dy, dq, dk, dv; /* data NULL: not wanted */
-    real *lse;                         /* [N,heads,Lq] dense */
+    real *lse;                         /* [N,heads,Lq]; NULL: not wanted */
+    int64_t lse_n, lse_head;           /* its strides */
     int64_t heads, d;
     real scale;
     real *scratch; /* plain: a row of scores a thread */
     int64_t scratch_row;
 } attention_run;
+
+static inline void attention_set_lse(attention_run *r, const lgv_tensor *lse)
+{
+    r->lse = lse->data;
+    r->lse_n = lse->stride[0];
+    r->lse_head = lse->stride[1];
+}
+
+/* The log-sum-exp of the queries of row and head number n*heads + h. */
+static inline real *attention_lse(const attention_run *r, int64_t copy)
+{
+    return r->lse + copy / r->heads * r->lse_n + copy % r->heads * r->lse_head;
+}
 
 #define attention_describe            LGV_AT(lgv_attention_describe)
 #define attention_describe_grad       LGV_AT(lgv_attention_describe_grad)

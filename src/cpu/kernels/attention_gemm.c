@@ -203,7 +203,7 @@ static void forward_task(void *arg, int64_t block, int thread)
     for (int64_t i = 0; i < p.m; i++) {
         real max;
         sum[i] = softmax_row(s + i * b->ld, a->k.length, a->scale, &max);
-        if (a->lse) a->lse[p.copy * a->q.length + p.first + i] = max + r_log(sum[i]);
+        if (a->lse) attention_lse(a, p.copy)[p.first + i] = max + r_log(sum[i]);
     }
     rows_of_matrix(r.from, s, b->ld, p.m);
     to_tokens(&r, &a->y, p.n, p.first, p.offset);
@@ -241,7 +241,7 @@ void attention_gemm(const lgv_call *c)
     blocks b = {0};
     plan_forward(c, &b);
     b.a.y = as_tokens(&c->out[0]);
-    b.a.lse = c->out[1].data;
+    attention_set_lse(&b.a, &c->out[1]);
     run_packs(c, &b);
     lgv_parallel(c, b.a.q.n * b.a.heads * lgv_ceil_div(b.a.q.length, ROWS), forward_task, &b);
 }
@@ -278,8 +278,8 @@ static void grad_q_task(void *arg, int64_t block, int thread)
     product(b, &r, &b->pack[GRAD_V_COLUMNS], p.copy);
     vreal scale = v_set1(a->scale);
     for (int64_t i = 0; i < p.m; i++) {
-        int64_t query = p.copy * a->q.length + p.first + i;
-        vreal lse = v_set1(a->lse[query]), delta = v_set1(b->delta[query]);
+        vreal lse = v_set1(attention_lse(a, p.copy)[p.first + i]),
+              delta = v_set1(b->delta[p.copy * a->q.length + p.first + i]);
         for (int64_t j = 0, at = i * b->ld; j < a->k.length; j += VL, at += VL) {
             vreal e = v_exp(v_sub(v_mul(scale, v_load(s + at)), lse));
             v_store(s + at, v_mul(v_mul(e, v_sub(v_load(dp + at), delta)), scale));
@@ -296,7 +296,7 @@ static void grad_k_task(void *arg, int64_t block, int thread)
     const attention_run *a = &b->a;
     place p = place_of(b, a->k.length, block);
     real *s = scores_of(b, thread), *dp = s + ROWS * b->ld;
-    const real *lse = a->lse + p.copy * a->q.length, *delta = b->delta + p.copy * a->q.length;
+    const real *lse = attention_lse(a, p.copy), *delta = b->delta + p.copy * a->q.length;
     rows r = {.m = p.m};
     rows_of_tokens(r.from, &a->k, p.n, p.first, p.m, p.offset);
     to_matrix(&r, s, b->ld);

@@ -1,0 +1,415 @@
+/* test_plan.c - the memory planner and the passes where they could change what a program means: writes to the
+   store against reads and other writes, views, results in place, and unusual outputs. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "graph/node.h"
+#include "langevin/ops.h"
+#include "langevin/plan.h"
+
+static lgv_error err;
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        err.text[0] = 0;                                                                           \
+        if (call) fail_msg("%s: %s", #call, err.text);                                             \
+    } while (0)
+
+/* A device with a store of the parameters of g and the usual sets, all zero. */
+typedef struct bench {
+    lgv_device *device;
+    lgv_store *store;
+} bench;
+
+static bench bench_make(const lgv_graph *g)
+{
+    static const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
+    bench b;
+    OK(lgv_device_new(NULL, 2, &b.device, &err));
+    OK(lgv_store_new(b.device, &b.store, &err));
+    OK(lgv_store_declare(b.store, g, &err));
+    for (int i = 0; i < 5; i++) OK(lgv_store_add_set(b.store, sets[i], &err));
+    return b;
+}
+
+static void bench_drop(bench *b)
+{
+    lgv_store_free(b->store);
+    lgv_device_free(b->device);
+}
+
+static lgv_plan *plan_make(const bench *b, const lgv_graph *g, const lgv_plan_options *options)
+{
+    lgv_program program = {"only", g};
+    lgv_plan *plan = NULL;
+    OK(lgv_graph_status(g, &err));
+    OK(lgv_plan_new(b->store, 1, &program, options, &plan, &err));
+    return plan;
+}
+
+/* Values 1/4, 2/4, ... */
+static void ramp(float *x, int n)
+{
+    for (int i = 0; i < n; i++) x[i] = (float)((i * 7) % 23 - 11) / 4;
+}
+
+static void write_ramp(lgv_plan *plan, const char *input, int n)
+{
+    float x[512];
+    assert_true(n <= 512);
+    ramp(x, n);
+    OK(lgv_plan_write(plan, input, x, n, &err));
+}
+
+static lgv_id matrix(lgv_graph *g, const char *name, int64_t n, int64_t c)
+{
+    return lgv_input(g, name, LGV_F32, 2, (int64_t[]){n, c});
+}
+
+/* --- Writes to the store --------------------------------------------------------------------------- */
+/* A plan that reads a set sees what another plan's program wrote there, packed copies too. */
+static void test_write_makes_packs_stale(void **state)
+{
+    (void)state;
+    lgv_graph *reader = lgv_graph_new(), *writer = lgv_graph_new();
+    lgv_id w = lgv_param(reader, "w", 2, (int64_t[]){4, 4});
+    lgv_graph_output(reader, lgv_linear(reader, matrix(reader, "x", 3, 4), w, LGV_NONE), "y");
+    lgv_assign(writer, "ema", "w", lgv_affine(writer, matrix(writer, "v", 4, 4), 2, 0));
+    bench b = bench_make(reader);
+    lgv_plan *read = plan_make(&b, reader, &(lgv_plan_options){.weights = "ema"}),
+             *write = plan_make(&b, writer, NULL);
+    float y[12], identity[16] = {0};
+    for (int i = 0; i < 4; i++) identity[5 * i] = 1;
+    write_ramp(read, "x", 12);
+    OK(lgv_plan_run(read, NULL, &err));
+    OK(lgv_plan_write(write, "v", identity, 16, &err));
+    OK(lgv_plan_run(write, NULL, &err));
+    OK(lgv_plan_run(read, NULL, &err));
+    OK(lgv_plan_read(read, "y", y, 12, &err));
+    float x[12];
+    ramp(x, 12);
+    for (int i = 0; i < 12; i++) assert_true(y[i] == 2 * x[i]);
+    lgv_plan_free(read);
+    lgv_plan_free(write);
+    bench_drop(&b);
+    lgv_graph_free(reader);
+    lgv_graph_free(writer);
+}
+
+/* Of two writes to one buffer the later one stays, whichever value was made first; and a value that was written
+   keeps its own meaning for later readers. */
+static void test_writes_in_order(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_param(g, "w", 2, (int64_t[]){2, 4});
+    lgv_id x = matrix(g, "x", 2, 4), first = lgv_affine(g, x, 1, 1),
+           second = lgv_affine(g, x, 2, 0);
+    lgv_assign(g, "grad", "w", second);
+    lgv_assign(g, "grad", "w", first);
+    lgv_graph_output(g, lgv_affine(g, second, 1, 0), "second");
+    bench b = bench_make(g);
+    lgv_plan *plan = plan_make(&b, g, NULL);
+    float want[8], got[8];
+    ramp(want, 8);
+    write_ramp(plan, "x", 8);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_store_read(b.store, "grad", 0, got, 8, &err));
+    for (int i = 0; i < 8; i++) assert_true(got[i] == want[i] + 1);
+    OK(lgv_plan_read(plan, "second", got, 8, &err));
+    for (int i = 0; i < 8; i++) assert_true(got[i] == 2 * want[i]);
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+/* The optimizer clears the gradients in the store, not the value that a later node reads. */
+static void test_value_outlives_update(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_param(g, "w", 2, (int64_t[]){2, 4});
+    lgv_id v = lgv_affine(g, matrix(g, "x", 2, 4), 2, 0);
+    lgv_assign(g, "grad", "w", v);
+    lgv_graph_output(g, lgv_adamw(g, 0), "norm");
+    lgv_graph_output(g, lgv_affine(g, v, 1, 1), "y");
+    bench b = bench_make(g);
+    lgv_plan *plan = plan_make(&b, g, NULL);
+    for (int i = 0; i < LGV_SCALARS; i++) lgv_plan_step(plan)->scalar[i] = 0.5;
+    float want[8], got[8];
+    ramp(want, 8);
+    write_ramp(plan, "x", 8);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "y", got, 8, &err));
+    for (int i = 0; i < 8; i++) assert_true(got[i] == 2 * want[i] + 1);
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+static void test_assign_wants_f32(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_assign(g, "grad", "w", lgv_cast(g, matrix(g, "x", 2, 4), LGV_BF16));
+    assert_int_not_equal(lgv_graph_status(g, &err), LGV_OK);
+    lgv_graph_free(g);
+}
+
+/* Reads weights, writes them, then uses what was read: fusion must not move the read behind the write. */
+static lgv_graph *read_write_graph(bool norm)
+{
+    lgv_graph *g = lgv_graph_new();
+    lgv_id x = matrix(g, "x", 4, 4), y;
+    if (norm) {
+        lgv_id gamma = lgv_param(g, "w", 1, (int64_t[]){4}),
+               beta = lgv_param(g, "b", 1, (int64_t[]){4});
+        y = lgv_group_norm(g, x, gamma, beta, 2, 1e-5);
+        lgv_assign(g, "weight", "w", lgv_affine(g, gamma, 3, 1));
+        y = lgv_act(g, y, LGV_ACT_SILU);
+    } else {
+        lgv_id w = lgv_param(g, "w", 2, (int64_t[]){4, 4});
+        y = lgv_linear(g, x, w, LGV_NONE);
+        lgv_assign(g, "weight", "w", lgv_affine(g, w, 3, 1));
+        y = lgv_add(g, y, x);
+    }
+    lgv_graph_output(g, y, "y");
+    return g;
+}
+
+/* The gradient of an activation is taken after gamma was written; what the forward pass read stays. */
+static lgv_graph *recompute_graph(void)
+{
+    lgv_graph *g = lgv_graph_new();
+    lgv_id gamma = lgv_param(g, "w", 1, (int64_t[]){4}),
+           beta = lgv_param(g, "b", 1, (int64_t[]){4});
+    lgv_id v = lgv_param(g, "v", 2, (int64_t[]){4, 4}), grad;
+    lgv_id h = lgv_group_norm(g, matrix(g, "x", 4, 4), gamma, beta, 2, 1e-5);
+    lgv_id y = lgv_linear(g, h, v, LGV_NONE), seed = matrix(g, "seed", 4, 4);
+    lgv_assign(g, "weight", "w", lgv_affine(g, gamma, 3, 1));
+    OK(lgv_graph_grad(g, 1, &y, &seed, 1, &v, &grad, &err));
+    lgv_graph_output(g, grad, "y");
+    return g;
+}
+
+static void run_read_write(lgv_graph *g, const lgv_plan_options *options, float y[16])
+{
+    bench b = bench_make(g);
+    float w[16];
+    ramp(w, 16);
+    int64_t dim[4];
+    for (int i = 0; i < lgv_store_count(b.store); i++) {
+        lgv_store_at(b.store, i, NULL, dim, NULL);
+        OK(lgv_store_write(b.store, "weight", i, w, dim[0] * dim[1], &err));
+    }
+    lgv_plan *plan = plan_make(&b, g, options);
+    write_ramp(plan, "x", 16);
+    (void)lgv_plan_write(plan, "seed", w, 16, NULL);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "y", y, 16, &err));
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+static void assert_close(const float *a, const float *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!(a[i] - b[i] < 1e-4f && b[i] - a[i] < 1e-4f))
+            fail_msg("element %d is %g, not %g", i, (double)a[i], (double)b[i]);
+}
+
+static void test_reads_before_writes(void **state)
+{
+    (void)state;
+    float want[16], got[16];
+    for (int norm = 0; norm < 2; norm++) {
+        run_read_write(read_write_graph(norm), &(lgv_plan_options){.no_fusion = 1}, want);
+        run_read_write(read_write_graph(norm), NULL, got);
+        assert_close(got, want, 16);
+    }
+    run_read_write(recompute_graph(), NULL, want);
+    run_read_write(recompute_graph(), &(lgv_plan_options){.recompute = 1}, got);
+    assert_close(got, want, 16);
+}
+
+/* --- Views and places ------------------------------------------------------------------------------ */
+/* Outputs keep the values of the last run, whatever is written to the inputs since. */
+static void test_output_of_input_slice(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_id x = matrix(g, "x", 2, 8);
+    lgv_graph_output(g, lgv_slice(g, x, 2, 3), "part");
+    bench b = bench_make(g);
+    lgv_plan *plan = plan_make(&b, g, NULL);
+    float all[16], got[6], zero[16] = {0};
+    ramp(all, 16);
+    write_ramp(plan, "x", 16);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_write(plan, "x", zero, 16, &err));
+    OK(lgv_plan_read(plan, "part", got, 6, &err));
+    for (int i = 0; i < 6; i++) assert_true(got[i] == all[i / 3 * 8 + 2 + i % 3]);
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+/* The gradient that comes in is the very value that was normalised: the result must not take its place. */
+static void run_self_gradient(const lgv_plan_options *options, float y[128])
+{
+    lgv_graph *g = lgv_graph_new();
+    int64_t c = 8, dim[] = {2, 2, 4, 8};
+    lgv_id gamma = lgv_param(g, "w", 1, &c), beta = lgv_param(g, "b", 1, &c), dx;
+    lgv_id x = lgv_affine(g, lgv_input(g, "x", LGV_F32, 4, dim), 2, 1);
+    lgv_id z = lgv_act(g, lgv_group_norm(g, x, gamma, beta, 2, 1e-5), LGV_ACT_SILU);
+    OK(lgv_graph_grad(g, 1, &z, &x, 1, &x, &dx, &err));
+    lgv_graph_output(g, lgv_affine(g, dx, 2, 0), "y");
+    bench b = bench_make(g);
+    float ones[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    for (int i = 0; i < 2; i++) OK(lgv_store_write(b.store, "weight", i, ones, 8, &err));
+    lgv_plan *plan = plan_make(&b, g, options);
+    write_ramp(plan, "x", 128);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "y", y, 128, &err));
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+static void test_value_in_two_places(void **state)
+{
+    (void)state;
+    float want[128], got[128];
+    run_self_gradient(&(lgv_plan_options){.check = 1}, want);
+    run_self_gradient(NULL, got);
+    assert_close(got, want, 128);
+}
+
+/* Statistics as a channel slice of a wider buffer, written and read. */
+static void test_strided_statistics(void **state)
+{
+    (void)state;
+    enum { N = 2, L = 5, HEADS = 2 };
+    float want[N * HEADS * L], got[2 * N * HEADS * L];
+    lgv_graph *g = lgv_graph_new();
+    lgv_id q = lgv_input(g, "x", LGV_F32, 3, (int64_t[]){N, L, 8});
+    lgv_id y = lgv_attention(g, q, q, q, HEADS, 0.5), lse = lgv_output_of(g, y, 1);
+    lgv_id y2 = lgv_attention(g, y, q, q, HEADS, 0.5), lse2 = lgv_output_of(g, y2, 1);
+    lgv_graph_output(g, lgv_concat(g, lse2, lse), "both");
+    bench b = bench_make(g);
+    for (int kernel = 0; kernel < 2; kernel++) {
+        lgv_plan_options options = {.kernel = kernel ? "plain" : "gemm"};
+        lgv_plan *plan = plan_make(&b, g, &options);
+        write_ramp(plan, "x", N * L * 8);
+        OK(lgv_plan_run(plan, NULL, &err));
+        OK(lgv_plan_read(plan, "both", got, 2 * N * HEADS * L, &err));
+        lgv_plan_free(plan);
+        lgv_graph *alone = lgv_graph_new();
+        q = lgv_input(alone, "x", LGV_F32, 3, (int64_t[]){N, L, 8});
+        y = lgv_attention(alone, q, q, q, HEADS, 0.5);
+        lgv_graph_output(alone, lgv_output_of(alone, y, 1), "lse");
+        plan = plan_make(&b, alone, &options);
+        write_ramp(plan, "x", N * L * 8);
+        OK(lgv_plan_run(plan, NULL, &err));
+        OK(lgv_plan_read(plan, "lse", want, N * HEADS * L, &err));
+        for (int i = 0; i < N * HEADS; i++) assert_close(got + (2 * i + 1) * L, want + i * L, L);
+        lgv_plan_free(plan);
+        lgv_graph_free(alone);
+    }
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+/* --- Unusual programs ------------------------------------------------------------------------------- */
+static void test_unusual_outputs(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_id x = matrix(g, "x", 2, 4), w = lgv_param(g, "w", 2, (int64_t[]){2, 4});
+    lgv_id y = lgv_affine(g, x, 1, 1), both = lgv_concat(g, y, x);
+    lgv_graph_output(g, x, "input");
+    lgv_graph_output(g, w, "parameter");
+    lgv_graph_output(g, y, "twice");
+    lgv_graph_output(g, y, "again");
+    lgv_graph_output(g, both, "both");
+    lgv_graph_output(g, lgv_slice(g, both, 3, 2), "across");
+    bench b = bench_make(g);
+    float a[8], weights[8], got[16];
+    ramp(a, 8);
+    for (int i = 0; i < 8; i++) weights[i] = (float)i;
+    OK(lgv_store_write(b.store, "weight", 0, weights, 8, &err));
+    for (int check = 0; check < 2; check++) {
+        lgv_plan *plan = plan_make(&b, g, &(lgv_plan_options){.check = check});
+        write_ramp(plan, "x", 8);
+        OK(lgv_plan_run(plan, NULL, &err));
+        OK(lgv_plan_read(plan, "input", got, 8, &err));
+        assert_close(got, a, 8);
+        OK(lgv_plan_read(plan, "parameter", got, 8, &err));
+        assert_close(got, weights, 8);
+        for (int k = 0; k < 2; k++) {
+            OK(lgv_plan_read(plan, k ? "again" : "twice", got, 8, &err));
+            for (int i = 0; i < 8; i++) assert_true(got[i] == a[i] + 1);
+        }
+        OK(lgv_plan_read(plan, "both", got, 16, &err));
+        for (int i = 0; i < 16; i++)
+            assert_true(got[i] == (i % 8 < 4 ? a[i / 8 * 4 + i % 4] + 1 : a[i / 8 * 4 + i % 4]));
+        OK(lgv_plan_read(plan, "across", got, 4, &err));
+        for (int n = 0; n < 2; n++)
+            assert_true(got[2 * n] == a[4 * n + 3] + 1 && got[2 * n + 1] == a[4 * n]);
+        lgv_plan_free(plan);
+    }
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+static void test_empty_program(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    bench b = bench_make(g);
+    for (int level = 0; level < 3; level++) {
+        lgv_plan_options options = {.recompute = level, .check = level == 2};
+        lgv_plan *plan = plan_make(&b, g, &options);
+        OK(lgv_plan_run(plan, NULL, &err));
+        lgv_plan_free(plan);
+    }
+    bench_drop(&b);
+    lgv_graph_free(g);
+}
+
+/* Sizes whose sums could wrap around are refused when the graph is built. */
+static void test_huge(void **state)
+{
+    (void)state;
+    lgv_graph *g = lgv_graph_new();
+    lgv_id x = lgv_input(g, "x", LGV_F32, 2, (int64_t[]){1, 1 << 20});
+    lgv_id y = lgv_input(g, "y", LGV_F32, 2, (int64_t[]){INT64_C(1) << 36, 1 << 20});
+    assert_true(x >= 0);
+    assert_int_equal(y, LGV_NONE);
+    assert_int_equal(lgv_graph_status(g, &err), LGV_ERR_SHAPE);
+    lgv_graph_free(g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_makes_packs_stale),
+        cmocka_unit_test(test_writes_in_order),
+        cmocka_unit_test(test_value_outlives_update),
+        cmocka_unit_test(test_assign_wants_f32),
+        cmocka_unit_test(test_reads_before_writes),
+        cmocka_unit_test(test_output_of_input_slice),
+        cmocka_unit_test(test_value_in_two_places),
+        cmocka_unit_test(test_strided_statistics),
+        cmocka_unit_test(test_unusual_outputs),
+        cmocka_unit_test(test_empty_program),
+        cmocka_unit_test(test_huge),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
