@@ -113,7 +113,7 @@ static void print_text(const report *r, const lgv_device *device)
     for (int k = 0; k < r->n_stages; k++) {
         char shape[96];
         shape_text(&r->stages[k], shape);
-        printf("  %-44s %s\n", r->stages[k].title, shape);
+        printf("  %-48s %s\n", r->stages[k].title, shape);
     }
     if (opt.plan) print_plan(&r->net);
 }

@@ -426,7 +426,9 @@ static int on_event(void *user, const lgv_train_event *event)
         say(j, "validation loss ", text);
         draw(j);
         break;
-    case LGV_TRAIN_SAMPLING: break;
+    case LGV_TRAIN_SAMPLING:
+        if (j->begun) cli_progress_show(&j->progress, j->progress.done, "drawing samples");
+        break;
     }
     return cli_signal() != 0;
 }

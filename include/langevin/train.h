@@ -133,7 +133,7 @@ typedef struct lgv_trainer_info {
     int64_t parameters;
     double epochs; /* the run's length in passes over the data */
     size_t arena_bytes, store_bytes,
-        data_bytes; /* activations; weights, gradients, optimizer; pictures kept */
+        data_bytes; /* activations; weights, gradients, optimizer; pictures once all were read */
     double flops_per_step;
     int64_t skipped_updates; /* non-finite gradients so far */
     int64_t lr_horizon;

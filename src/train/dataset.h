@@ -67,8 +67,8 @@ struct lgv_dataset {
     size_t skipped_count, skipped_capacity;
 };
 
-/* Bytes of decoded pictures held in memory. */
-size_t lgv_dataset_kept(lgv_dataset *data);
+/* Bytes of decoded pictures in memory once all were read; those not seen yet count as squares. */
+size_t lgv_dataset_memory(lgv_dataset *data);
 /* Order of an epoch: a permutation of 0 .. n-1 that is a function of (seed, epoch) only. */
 void lgv_epoch_order(uint64_t seed, int64_t epoch, int64_t n, int64_t *order);
 

@@ -299,11 +299,15 @@ const char *lgv_dataset_skipped_at(lgv_dataset *d, int64_t i)
     return text;
 }
 
-size_t lgv_dataset_kept(lgv_dataset *d)
+size_t lgv_dataset_memory(lgv_dataset *d)
 {
+    size_t side = (size_t)d->options.resolution, limit = d->options.memory_limit;
+    if (d->is_idx)
+        return (size_t)(d->idx.n + d->idx_validation.n) * (size_t)d->idx.width *
+               (size_t)d->idx.height;
     pthread_mutex_lock(&d->lock);
-    size_t bytes = d->kept;
+    size_t bytes = d->kept, square = d->list.count * side * side * (size_t)d->options.channels;
     pthread_mutex_unlock(&d->lock);
-    if (d->is_idx) bytes += (size_t)d->idx.n * (size_t)d->idx.width * (size_t)d->idx.height;
-    return bytes;
+    if (bytes < square) bytes = square;
+    return bytes < limit ? bytes : limit;
 }

@@ -498,7 +498,7 @@ void lgv_trainer_describe(const lgv_trainer *t, lgv_trainer_info *out)
         .epochs = (double)t->options.max_train_steps * (double)t->effective / (double)t->per_epoch,
         .arena_bytes =
             train.arena_bytes > validate.arena_bytes ? train.arena_bytes : validate.arena_bytes,
-        .data_bytes = lgv_dataset_kept(t->data),
+        .data_bytes = lgv_dataset_memory(t->data),
         .flops_per_step = train.flops * (double)t->options.gradient_accumulation_steps,
         .skipped_updates = t->state.skipped,
         .lr_horizon = t->options.lr_schedule_steps,
