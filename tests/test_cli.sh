@@ -245,7 +245,10 @@ truncate -s -100 e/checkpoint-8/optimizer.safetensors
 refuse 1 "checkpoint-8.*damaged.*newest whole checkpoint before it is 'e/checkpoint-4'" \
     $train --output e --resume-from-checkpoint latest --max-train-steps 9
 run 0 train --output e --resume-from-checkpoint e/checkpoint-4 --max-train-steps 5 $one
-says "holds a newer checkpoint-8"
+says "checkpoint-8 is beyond this run's start: renamed to 'e/abandoned-checkpoint-8'"
+there e/abandoned-checkpoint-8/trainer.json
+gone e/checkpoint-8
+there e/checkpoint-5/trainer.json
 cp -r a/unet short
 truncate -s -100 short/diffusion_pytorch_model.safetensors
 refuse 1 "short.*diffusion_pytorch_model.safetensors" sample short --output x.png $one

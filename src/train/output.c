@@ -225,13 +225,33 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
 
 /* ---- opening ---- */
 
-lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err)
+/* Checkpoints beyond the one resumed from belong to a line that is given up: they get another name,
+   so that `latest` and the rotation see the new line only, and nothing is lost. */
+static lgv_status set_aside(lgv_trainer *t, const int64_t *step, size_t count, lgv_error *err)
 {
-    int64_t *step;
-    size_t count;
-    LGV_TRY(lgv_checkpoints_list(t->output, &step, &count, err));
-    int64_t newest = count ? step[count - 1] : -1;
-    lgv_free(step);
+    lgv_status s = LGV_OK;
+    for (size_t i = 0; i < count && !s; i++) {
+        if (step[i] <= t->state.step) continue;
+        char *from = lgv_checkpoint_folder(t->output, step[i]);
+        char *to = lgv_format("%s/abandoned-checkpoint-%lld", t->output, (long long)step[i]);
+        for (int n = 2; to && lgv_exists(to); n++) {
+            lgv_free(to);
+            to = lgv_format("%s/abandoned-checkpoint-%lld.%d", t->output, (long long)step[i], n);
+        }
+        s = from && to ? lgv_rename(from, to, err) : no_path(err);
+        if (!s)
+            s = lgv_trainer_note(t, err,
+                                 "checkpoint-%lld is beyond this run's start: renamed to '%s'",
+                                 (long long)step[i], to);
+        lgv_free(from);
+        lgv_free(to);
+    }
+    return s;
+}
+
+static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count, bool resume,
+                              lgv_error *err)
+{
     if (!resume && count && !t->options.overwrite)
         return lgv_fail(err, LGV_ERR_EXISTS,
                         "'%s' already holds a run: go on with it (--resume-from-checkpoint "
@@ -241,14 +261,20 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
     LGV_TRY(lock_folder(t, err));
     LGV_TRY(clear(t->output, !resume, err));
     LGV_TRY(check_room(t, err));
-    if (resume && newest > t->state.step)
-        LGV_TRY(lgv_trainer_note(t, err,
-                                 "'%s' holds a newer checkpoint-%lld, which 'latest' means until "
-                                 "this run is beyond it; remove it if it is not wanted",
-                                 t->output, (long long)newest));
+    if (resume) LGV_TRY(set_aside(t, step, count, err));
     LGV_TRY(lgv_output_write_index(t, t->output, err));
     LGV_TRY(write_run(t, err));
-    return open_log(t, resume != NULL, err);
+    return open_log(t, resume, err);
+}
+
+lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err)
+{
+    int64_t *step;
+    size_t count;
+    LGV_TRY(lgv_checkpoints_list(t->output, &step, &count, err));
+    lgv_status s = open_folder(t, step, count, resume != NULL, err);
+    lgv_free(step);
+    return s;
 }
 
 void lgv_output_close(lgv_trainer *t)
