@@ -1,5 +1,6 @@
 /* test_plan.c - the memory planner and the passes where they could change what a program means: writes to the
    store against reads and other writes, views, results in place, and unusual outputs. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -396,6 +397,261 @@ static void test_huge(void **state)
     lgv_graph_free(g);
 }
 
+/* --- Random graphs ----------------------------------------------------------------------------------- */
+enum { FN = 2, FH = 4, VALUES = 24, SEEDS = 300 };
+
+typedef struct dice {
+    uint64_t state;
+} dice;
+
+static int roll(dice *d, int sides)
+{
+    d->state = d->state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (int)((d->state >> 33) % (uint64_t)sides);
+}
+
+static int64_t channels_of(const lgv_graph *g, lgv_id v)
+{
+    int64_t dim[4];
+    int rank = lgv_shape(g, v, dim);
+    return dim[rank - 1];
+}
+
+/* One of the values made so far, with the channels of `like` if like >= 0. */
+static lgv_id any(dice *d, const lgv_graph *g, const lgv_id *v, int n, lgv_id like)
+{
+    for (int tries = 0; tries < 20; tries++) {
+        lgv_id x = v[roll(d, n)];
+        if (like < 0 || channels_of(g, x) == channels_of(g, like)) return x;
+    }
+    return like;
+}
+
+static lgv_id random_layer(dice *d, lgv_graph *g, int i, lgv_id x, lgv_id row)
+{
+    int64_t c = channels_of(g, x), out = 4 * (1 + roll(d, 3)), k = roll(d, 2) ? 3 : 1;
+    int kind = roll(d, 4);
+    lgv_graph_push(g, roll(d, 4) ? "l%d" : "shared%d", kind == 0 ? i : i % 2);
+    lgv_id y = x;
+    if (kind == 0) {
+        lgv_id w = lgv_param(g, "conv", 4, (int64_t[]){out, c, k, k});
+        y = lgv_conv2d(g, x, w, lgv_param(g, "bias", 1, &out),
+                       (lgv_conv_attr){1, {k / 2, k / 2, k / 2, k / 2}});
+    } else if (kind == 1) {
+        char name[16];
+        snprintf(name, sizeof name, "w%d", (int)c);
+        y = lgv_linear(g, x, lgv_param(g, name, 2, (int64_t[]){c, c}), LGV_NONE);
+    } else {
+        char name[2][16];
+        for (int j = 0; j < 2; j++) snprintf(name[j], sizeof name[j], "n%d%d", j, (int)c);
+        y = lgv_group_norm(g, x, lgv_param(g, name[0], 1, &c), lgv_param(g, name[1], 1, &c), 2,
+                           1e-3);
+        if (kind == 3) {
+            snprintf(name[0], sizeof name[0], "m%d", (int)c);
+            lgv_id both =
+                lgv_linear(g, row, lgv_param(g, name[0], 2, (int64_t[]){2 * c, 8}), LGV_NONE);
+            y = lgv_modulate(g, y, lgv_slice(g, both, 0, c), lgv_slice(g, both, c, c));
+        }
+        if (roll(d, 3)) y = lgv_act(g, y, LGV_ACT_SILU);
+    }
+    lgv_graph_pop(g);
+    return y;
+}
+
+static lgv_id random_node(dice *d, lgv_graph *g, int i, const lgv_id *v, int n, lgv_id row)
+{
+    lgv_id x = any(d, g, v, n, LGV_NONE);
+    int64_t c = channels_of(g, x);
+    switch (roll(d, 10)) {
+    case 0: return lgv_affine(g, x, 0.5, 0.25);
+    case 1: return lgv_add(g, x, any(d, g, v, n, x));
+    case 2: return lgv_mul(g, lgv_affine(g, x, 0.25, 0), any(d, g, v, n, x));
+    case 3: {
+        lgv_id y = any(d, g, v, n, LGV_NONE);
+        return c + channels_of(g, y) <= 16 ? lgv_concat(g, x, y) : x;
+    }
+    case 4:
+        return c > 4 ? lgv_slice(g, x, 4 * roll(d, (int)(c / 4) - 1), 4)
+                     : lgv_act(g, x, LGV_ACT_SILU);
+    case 5: {
+        lgv_id r = lgv_slice(g, row, 0, 4);
+        return c == 4 ? lgv_add_row(g, x, r) : c == 8 ? lgv_add_row(g, x, row) : x;
+    }
+    case 6: return lgv_dropout(g, x, 0.2, (uint32_t)i);
+    default: return random_layer(d, g, i, x, row);
+    }
+}
+
+static lgv_graph *random_graph(uint64_t seed)
+{
+    dice d = {seed * 2 + 1};
+    lgv_graph *g = lgv_graph_new();
+    lgv_id v[VALUES] = {lgv_input(g, "x", LGV_F32, 4, (int64_t[]){FN, FH, FH, 4})};
+    lgv_id row = lgv_input(g, "row", LGV_F32, 2, (int64_t[]){FN, 8});
+    v[0] = random_layer(&d, g, 99, v[0], row);
+    for (int i = 1; i < VALUES; i++) {
+        if (!roll(&d, 4)) lgv_graph_block_begin(g);
+        if (!roll(&d, 4)) lgv_graph_block_end(g);
+        v[i] = random_node(&d, g, i, v, i, row);
+    }
+    lgv_graph_block_end(g);
+    lgv_id last = v[VALUES - 1], sum = lgv_mse_rows(g, last, lgv_affine(g, last, 0.5, 1));
+    for (int i = 0; i < 3; i++) {
+        lgv_id y = v[roll(&d, VALUES)];
+        sum = lgv_add(g, sum, lgv_mse_rows(g, y, lgv_affine(g, y, 0, 1)));
+    }
+    lgv_id weight = lgv_input(g, "weight", LGV_F32, 1, (int64_t[]){FN});
+    lgv_id loss = lgv_weighted_sum(g, sum, weight);
+    lgv_graph_output(g, loss, "loss");
+    for (int i = 0; i < 3; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "y%d", i);
+        lgv_graph_output(g, v[roll(&d, VALUES)], name);
+    }
+    OK(lgv_graph_status(g, &err));
+    OK(lgv_graph_grad_params(g, loss, "grad", &err));
+    return g;
+}
+
+/* All outputs and gradients of a run, *n of them. */
+static float *run_random(const lgv_graph *g, const lgv_plan_options *options, int runs, size_t *n)
+{
+    bench b = bench_make(g);
+    float x[512], *all = malloc(1 << 20);
+    for (int i = 0; i < lgv_store_count(b.store); i++) {
+        int64_t dim[4], count;
+        int rank;
+        const char *name = lgv_store_at(b.store, i, &rank, dim, NULL);
+        count = dim[0] * dim[1] * dim[2] * dim[3];
+        float *w = malloc((size_t)count * sizeof *w);
+        for (int64_t k = 0; k < count; k++)
+            w[k] = (float)((k * 37 + name[0] + 5 * i) % 101 - 50) / (rank > 1 ? 300.0f : 60.0f);
+        OK(lgv_store_write(b.store, "weight", i, w, count, &err));
+        free(w);
+    }
+    lgv_plan *plan = plan_make(&b, g, options);
+    ramp(x, 512);
+    OK(lgv_plan_write(plan, "x", x, FN * FH * FH * 4, &err));
+    OK(lgv_plan_write(plan, "row", x + 3, FN * 8, &err));
+    OK(lgv_plan_write(plan, "weight", (float[]){0.25f, 0.75f}, FN, &err));
+    for (int i = 0; i < runs; i++) OK(lgv_plan_run(plan, NULL, &err));
+    *n = 0;
+    for (int i = 0; i < 4; i++) {
+        int64_t dim[4];
+        const char *name = lgv_plan_output_at(plan, i, NULL, dim);
+        int64_t count = dim[0] * dim[1] * dim[2] * dim[3];
+        OK(lgv_plan_read(plan, name, all + *n, count, &err));
+        *n += (size_t)count;
+    }
+    for (int i = 0; i < lgv_store_count(b.store); i++) {
+        int64_t dim[4];
+        lgv_store_at(b.store, i, NULL, dim, NULL);
+        int64_t count = dim[0] * dim[1] * dim[2] * dim[3];
+        OK(lgv_store_read(b.store, "grad", i, all + *n, count, &err));
+        *n += (size_t)count;
+    }
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    return all;
+}
+
+/* Memory, recomputation and passes do not change results; check mode shares no memory at all. */
+static void test_random_graphs(void **state)
+{
+    (void)state;
+    for (int seed = 0; seed < SEEDS; seed++) {
+        lgv_graph *g = random_graph((uint64_t)seed);
+        lgv_plan_options alone = {.check = 1};
+        const lgv_plan_options other[] = {{0},
+                                          {.recompute = 1},
+                                          {.recompute = 2},
+                                          {.check = 1, .recompute = 2},
+                                          {.accumulate_grads = 1},
+                                          {.no_fusion = 1},
+                                          {.no_fusion = 1, .recompute = 2}};
+        size_t n, m;
+        float *want = run_random(g, &alone, 1, &n);
+        for (size_t k = 0; k < sizeof other / sizeof *other; k++) {
+            float *got = run_random(g, &other[k], other[k].accumulate_grads ? 1 : 2, &m),
+                  largest = 1e-3f;
+            assert_int_equal(n, m);
+            if (!other[k].no_fusion && memcmp(got, want, n * sizeof *got))
+                fail_msg("graph %d, options %zu: other bits", seed, k);
+            for (size_t i = 0; i < n; i++) largest = fmaxf(largest, fabsf(want[i]));
+            for (size_t i = 0; i < n; i++)
+                if (!(fabsf(got[i] - want[i]) <= 1e-4f * largest))
+                    fail_msg("graph %d, options %zu: value %zu is %g, not %g", seed, k, i,
+                             (double)got[i], (double)want[i]);
+            free(got);
+        }
+        free(want);
+        lgv_graph_free(g);
+    }
+}
+
+/* --- Memory runs out ---------------------------------------------------------------------------------- */
+static lgv_status small_network(lgv_graph *g)
+{
+    int64_t c = 8;
+    lgv_id x = lgv_input(g, "x", LGV_F32, 4, (int64_t[]){2, 4, 4, 8});
+    lgv_graph_block_begin(g);
+    lgv_id h =
+        lgv_group_norm(g, x, lgv_param(g, "gamma", 1, &c), lgv_param(g, "beta", 1, &c), 2, 1e-5);
+    h = lgv_act(g, h, LGV_ACT_SILU);
+    h = lgv_conv2d(g, h, lgv_param(g, "conv", 4, (int64_t[]){8, 8, 3, 3}), LGV_NONE,
+                   (lgv_conv_attr){1, {1, 1, 1, 1}});
+    h = lgv_attention(g, h, x, lgv_add(g, h, x), 2, 0.5);
+    lgv_graph_block_end(g);
+    lgv_graph_module(g, h, "attention");
+    h = lgv_slice(g, lgv_concat(g, h, x), 4, 8);
+    lgv_id rows = lgv_mse_rows(g, h, x);
+    lgv_id loss = lgv_weighted_sum(g, rows, lgv_step_row(g, 2, LGV_FIELD_WEIGHT));
+    lgv_graph_output(g, loss, "loss");
+    return lgv_graph_grad_params(g, loss, "grad", &err);
+}
+
+static lgv_status try_all(lgv_graph *g, const lgv_plan_options *options)
+{
+    bench b = {NULL, NULL};
+    lgv_plan *plan = NULL;
+    lgv_program program = {"only", g};
+    lgv_status s = small_network(g);
+    if (!s) s = lgv_device_new("cpu", 2, &b.device, &err);
+    if (!s) s = lgv_store_new(b.device, &b.store, &err);
+    if (!s) s = lgv_store_declare(b.store, g, &err);
+    if (!s) s = lgv_store_add_set(b.store, "weight", &err);
+    if (!s) s = lgv_store_add_set(b.store, "grad", &err);
+    if (!s) s = lgv_plan_new(b.store, 1, &program, options, &plan, &err);
+    if (!s) s = lgv_plan_run(plan, NULL, &err);
+    lgv_plan_free(plan);
+    lgv_store_free(b.store);
+    if (b.device) lgv_device_free(b.device);
+    return s;
+}
+
+/* Every allocation fails in turn: the failure is reported, and nothing is lost (the sanitizers look). */
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    const lgv_plan_options options[] = {{.recompute = 2, .instrument = 1},
+                                        {.recompute = 1, .accumulate_grads = 1},
+                                        {.check = 1, .no_fusion = 1}};
+    for (int k = 0; k < 3; k++) {
+        uint64_t count = 1;
+        for (uint64_t nth = 0; nth <= count; nth++) { /* 0: none fails, which counts them */
+            lgv_graph *g = lgv_graph_new();
+            (void)lgv_alloc_fail_after(nth);
+            lgv_status s = try_all(g, &options[k]);
+            uint64_t made = lgv_alloc_fail_after(0);
+            if (!nth) count = made;
+            lgv_graph_free(g);
+            if (s != (nth ? LGV_ERR_MEMORY : LGV_OK))
+                fail_msg("options %d, allocation %d: status %d: %s", k, (int)nth, s, err.text);
+        }
+        assert_true(count > 100);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +666,8 @@ int main(void)
         cmocka_unit_test(test_unusual_outputs),
         cmocka_unit_test(test_empty_program),
         cmocka_unit_test(test_huge),
+        cmocka_unit_test(test_random_graphs),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
