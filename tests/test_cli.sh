@@ -349,14 +349,14 @@ says "v_prediction"
 run 0 train --data data --output t --model tiny.json --rng torch --train-batch-size 4 --gradient-accumulation-steps 2 --max-train-steps 2 $one
 
 # ---- on a terminal ----
-if command -v script >/dev/null; then
+if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
     script -qec "$langevin $train --output term --max-train-steps 40" /dev/null >out.txt 2>&1 </dev/null
     grep -q "$(printf '\r\033\[K')" out.txt || fail "no live bar on a terminal"
     NO_COLOR=1 script -qec "$langevin $train --output term2 --max-train-steps 40" /dev/null >out.txt 2>&1 </dev/null
     ! grep -q "$(printf '\033\[3')" out.txt || fail "colour in spite of NO_COLOR"
     pass; pass
 else
-    skip "the live bar: no script(1) to make a terminal"
+    skip "the live bar: script(1) cannot make a terminal here"
 fi
 
 echo "$checks checks passed, $skipped parts skipped"
