@@ -1,4 +1,4 @@
-/* network.c - a network with random weights and its plan, for info, bench and verify. */
+/* network.c - a network with random weights and its plan, for info and bench. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

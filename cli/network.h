@@ -1,4 +1,4 @@
-/* network.h - a network with random weights and its plan, for info, bench and verify. */
+/* network.h - a network with random weights and its plan, for info and bench. */
 #ifndef LANGEVIN_CLI_NETWORK_H
 #define LANGEVIN_CLI_NETWORK_H
 

@@ -115,12 +115,19 @@ void lgv_graph_pop(lgv_graph *g)
         lgv_graph_fail(g, LGV_ERR_ARGUMENT, "lgv_graph_pop without an open scope");
 }
 
+enum { PATH = 1024 };
+
+static void join_path(const lgv_graph *g, const char *name, char path[PATH])
+{
+    snprintf(path, PATH, "%s%s%s", g->scope, g->scope[0] && name[0] ? "." : "", name);
+    for (char *p = path, *end = path + strlen(g->scope); p < end; p++)
+        if (*p == '/') *p = '.';
+}
+
 const char *lgv_graph_path(lgv_graph *g, const char *name)
 {
-    char path[1024];
-    snprintf(path, sizeof path, "%s%s%s", g->scope, g->scope[0] && name[0] ? "." : "", name);
-    for (char *p = path; *p && p < path + strlen(g->scope); p++)
-        if (*p == '/') *p = '.';
+    char path[PATH];
+    join_path(g, name, path);
     const char *s = lgv_graph_strdup(g, path);
     return s ? s : "";
 }
@@ -213,11 +220,11 @@ lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, con
     const lgv_op *r = lgv_op_record(op);
     lgv_infer c = {0};
     lgv_error err = {0};
-    char path[768];
+    char path[PATH];
     if (g->inherit_name)
         snprintf(path, sizeof path, "%s.%s", g->inherit_name, name);
     else
-        snprintf(path, sizeof path, "%s", lgv_graph_path(g, name));
+        join_path(g, name, path);
     lgv_status status = infer(g, r, n_in, in, attr, &c, &err);
     if (status) return lgv_graph_fail(g, status, "%s '%s': %s", r->name, path, err.text);
 
@@ -389,7 +396,7 @@ lgv_id lgv_graph_param_at(const lgv_graph *g, int i, const char **name, int *fro
     return g->param[i].value;
 }
 
-static double node_flops(const lgv_graph *g, const lgv_node *n)
+double lgv_node_flops(const lgv_graph *g, const lgv_node *n)
 {
     const lgv_op *r = lgv_op_record(n->op);
     if (r->flags & LGV_OP_LEAF) return 0;
@@ -397,16 +404,11 @@ static double node_flops(const lgv_graph *g, const lgv_node *n)
     return n->n_out && n->out[0] >= 0 ? (double)lgv_value_elements(&g->value[n->out[0]]) : 0;
 }
 
-double lgv_node_flops(const lgv_graph *g, const lgv_node *n)
-{
-    return node_flops(g, n);
-}
-
 double lgv_graph_flops(const lgv_graph *g)
 {
     double sum = 0;
     for (size_t i = 0; i < g->n_nodes; i++)
-        if (!g->node[i].dead) sum += node_flops(g, &g->node[i]);
+        if (!g->node[i].dead) sum += lgv_node_flops(g, &g->node[i]);
     return sum;
 }
 
