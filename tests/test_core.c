@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <cmocka.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -34,6 +35,60 @@ static void test_alloc(void **state)
         memset(a, 255, bytes); /* a later allocation that reuses the memory must be zeroed */
         lgv_free(a);
     }
+}
+
+/* Bytes of the block at p that are resident, and how many of them in huge pages; from /proc/self/smaps. */
+static void resident(const void *p, size_t *all, size_t *huge)
+{
+    unsigned long long from, to, kib;
+    bool inside = false;
+    char line[512];
+    FILE *f = fopen("/proc/self/smaps", "r");
+    *all = *huge = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%llx-%llx", &from, &to) == 2)
+            inside = (uintptr_t)p >= from && (uintptr_t)p < to;
+        if (inside && sscanf(line, "Rss: %llu kB", &kib) == 1) *all = (size_t)kib << 10;
+        if (inside && sscanf(line, "AnonHugePages: %llu kB", &kib) == 1) *huge = (size_t)kib << 10;
+    }
+    if (f) fclose(f);
+}
+
+static void test_blocks(void **state)
+{
+    lgv_block_free(NULL);
+    assert_null(lgv_block_alloc(SIZE_MAX - 5));
+    for (size_t bytes = 0; bytes < (size_t)40 << 20; bytes = bytes * 3 + 1) {
+        unsigned char *a = lgv_block_alloc(bytes);
+        assert_non_null(a);
+        assert_int_equal((uintptr_t)a % 64, 0);
+        for (size_t i = 0; i < bytes; i += 97) assert_int_equal(a[i], 0);
+        memset(a, 255, bytes);
+        lgv_block_free(a);
+    }
+}
+
+/* A large block takes no memory before it is touched, then only where it is touched, and in huge pages where the
+   kernel has some to give. */
+static void test_large_block_is_lazy(void **state)
+{
+#ifndef __SANITIZE_ADDRESS__
+    const size_t bytes = ((size_t)64 << 20) + 12345, huge_page = (size_t)2 << 20;
+    size_t all, huge;
+    unsigned char *a = lgv_block_alloc(bytes);
+    assert_non_null(a);
+    assert_int_equal((uintptr_t)a % huge_page, 0);
+    resident(a, &all, &huge);
+    assert_true(all < huge_page);
+    a[bytes / 2] = 1;
+    resident(a, &all, &huge);
+    assert_true(all > 0 && all <= 2 * huge_page);
+    memset(a, 1, bytes);
+    resident(a, &all, &huge);
+    assert_true(all >= bytes && all <= bytes + huge_page);
+    print_message("%zu of %zu MiB in huge pages\n", huge >> 20, all >> 20);
+    lgv_block_free(a);
+#endif
 }
 
 static void test_fail_after(void **state)
@@ -187,10 +242,16 @@ static void test_pool_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alloc),       cmocka_unit_test(test_fail_after),
-        cmocka_unit_test(test_strings),     cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_pool_blocks), cmocka_unit_test(test_pool_short_runs),
-        cmocka_unit_test(test_pool_idle),   cmocka_unit_test(test_pool_faults),
+        cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_large_block_is_lazy),
+        cmocka_unit_test(test_fail_after),
+        cmocka_unit_test(test_strings),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_pool_blocks),
+        cmocka_unit_test(test_pool_short_runs),
+        cmocka_unit_test(test_pool_idle),
+        cmocka_unit_test(test_pool_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

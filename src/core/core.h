@@ -29,10 +29,12 @@ lgv_status lgv_fail_prefix(lgv_error *err, lgv_status status, const char *fmt, .
 void *lgv_alloc(size_t count, size_t size);  /* uninitialised */
 void *lgv_zalloc(size_t count, size_t size); /* zeroed */
 void *lgv_realloc(void *p, size_t count, size_t size);
-void *lgv_alloc_aligned(
-    size_t align,
-    size_t bytes);      /* align: power of two >= 64; zeroed; huge-page advised when >= 4 MiB */
-void lgv_free(void *p); /* frees any of the above */
+void *lgv_alloc_aligned(size_t align, size_t bytes); /* align: power of two >= 64; zeroed */
+void lgv_free(void *p);                              /* frees any of the above */
+/* Memory of devices: zeroed, 64-byte aligned; from 4 MiB on in huge pages that the kernel gives at the
+   first touch. Freed by lgv_block_free only; NULL is legal there. */
+void *lgv_block_alloc(size_t bytes);
+void lgv_block_free(void *p);
 char *lgv_strdup(const char *s);
 char *lgv_format(const char *fmt, ...) LGV_PRINTF(1, 2); /* NULL on failure; free with lgv_free */
 

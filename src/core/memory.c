@@ -14,6 +14,12 @@ static atomic_uint_fast64_t alloc_count;
 static atomic_uint_fast64_t alloc_fail_at; /* value of alloc_count that fails; 0: none */
 
 static const size_t huge_page = (size_t)2 << 20;
+/* Blocks from this size on are mappings. The address sanitizer watches only malloc's blocks. */
+#ifdef __SANITIZE_ADDRESS__
+static const size_t large_block = SIZE_MAX;
+#else
+static const size_t large_block = (size_t)4 << 20;
+#endif
 
 static bool alloc_allowed(void)
 {
@@ -52,15 +58,8 @@ void *lgv_realloc(void *p, size_t count, size_t size)
 void *lgv_alloc_aligned(size_t align, size_t bytes)
 {
     if (align < sizeof(void *) || (align & (align - 1)) || !alloc_allowed()) return NULL;
-    bool huge = bytes >= 2 * huge_page;
-    if (huge && align < huge_page) align = huge_page;
     void *p = NULL;
     if (posix_memalign(&p, align, bytes ? bytes : 1)) return NULL;
-#ifdef MADV_HUGEPAGE
-    /* Before the first touch, whole huge pages only; a kernel without them refuses, which is fine.
-     */
-    if (huge) (void)madvise(p, bytes & ~(huge_page - 1), MADV_HUGEPAGE);
-#endif
     memset(p, 0, bytes);
     return p;
 }
@@ -68,6 +67,57 @@ void *lgv_alloc_aligned(size_t align, size_t bytes)
 void lgv_free(void *p)
 {
     free(p);
+}
+
+/* --- Blocks ------------------------------------------------------------------------------------------ */
+enum { BLOCK_ALIGN = 64 };
+
+/* Lies in the BLOCK_ALIGN bytes before a block. */
+typedef struct block_head {
+    void *base;    /* what malloc or mmap gave */
+    size_t mapped; /* bytes of the mapping; 0: base is malloc's */
+} block_head;
+
+static void *block_at(char *p, void *base, size_t mapped)
+{
+    block_head head = {base, mapped};
+    memcpy(p - BLOCK_ALIGN, &head, sizeof head);
+    return p;
+}
+
+/* Fresh pages of the kernel are zero already, so a block costs nothing until it is touched. The block starts at
+   a huge page and is a whole number of them, its tail included; the page in front holds the head. */
+static void *map_block(size_t bytes)
+{
+    if (bytes > SIZE_MAX - 3 * huge_page) return NULL;
+    size_t whole = (bytes + huge_page - 1) & ~(huge_page - 1), mapped = whole + 2 * huge_page;
+    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return NULL;
+    char *p = base + huge_page + (-(uintptr_t)base & (huge_page - 1));
+#ifdef MADV_HUGEPAGE
+    (void)madvise(p, whole, MADV_HUGEPAGE); /* a kernel without them refuses, which is fine */
+#endif
+    return block_at(p, base, mapped);
+}
+
+void *lgv_block_alloc(size_t bytes)
+{
+    if (!alloc_allowed()) return NULL;
+    if (bytes >= large_block) return map_block(bytes);
+    char *base = calloc(bytes + 2 * BLOCK_ALIGN, 1);
+    if (!base) return NULL;
+    return block_at(base + BLOCK_ALIGN + (-(uintptr_t)base & (BLOCK_ALIGN - 1)), base, 0);
+}
+
+void lgv_block_free(void *p)
+{
+    if (!p) return;
+    block_head head;
+    memcpy(&head, (char *)p - BLOCK_ALIGN, sizeof head);
+    if (head.mapped)
+        (void)munmap(head.base, head.mapped);
+    else
+        free(head.base);
 }
 
 char *lgv_strdup(const char *s)

@@ -91,13 +91,13 @@ static size_t cpu_element_size(const lgv_device *d, lgv_dtype dtype)
 static void *cpu_alloc(lgv_device *d, size_t bytes)
 {
     (void)d;
-    return lgv_alloc_aligned(64, bytes);
+    return lgv_block_alloc(bytes);
 }
 
 static void cpu_free(lgv_device *d, void *p)
 {
     (void)d;
-    lgv_free(p);
+    lgv_block_free(p);
 }
 
 static uint16_t to_bf16(float f) /* nearest even; NaN stays NaN */
