@@ -41,9 +41,14 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
 
 /* Table rows for cli_device_options in a static struct called `dev`. */
 #define CLI_DEVICE_OPTIONS(dev)                                                                    \
-    {"device",      0, POPT_ARG_STRING,                                                            \
-     &(dev).device, 0, "cpu, cpu:scalar, cpu:avx2 or cpu:avx512 (default: the best here)",         \
-     "NAME"},                                                                                      \
+    {                                                                                              \
+        "device",                                                                                  \
+        0,                                                                                         \
+        POPT_ARG_STRING,                                                                           \
+        &(dev).device,                                                                             \
+        0,                                                                                         \
+        "cpu, cpu:scalar, cpu:avx2, cpu:avx512 or cpu:amx (default: the best here)",               \
+        "NAME"},                                                                                   \
     {                                                                                              \
         "threads", 0, POPT_ARG_INT, &(dev).threads, 0,                                             \
             "threads (default: the physical cores this process may use)", "N"                      \

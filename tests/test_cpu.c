@@ -25,13 +25,13 @@ static void test_specs(void **state)
     assert_int_equal(lgv_device_new("gpu", 1, &d, &err), LGV_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "'gpu'"));
     assert_int_equal(lgv_device_new("cpu:mmx", 1, &d, &err), LGV_ERR_ARGUMENT);
-    assert_int_equal(lgv_device_new("cpu:amx", 1, &d, &err), LGV_ERR_UNSUPPORTED);
     assert_int_equal(lgv_device_new("cpu", -1, &d, &err), LGV_ERR_ARGUMENT);
     assert_null(d);
     assert_true(lgv_cpu_has("scalar"));
     assert_false(lgv_cpu_has("mmx"));
-    for (int i = 0; i < 2; i++) {
-        const char *level = i ? "avx512" : "avx2", *spec = i ? "cpu:avx512" : "cpu:avx2";
+    static const char *const specs[] = {"cpu:avx2", "cpu:avx512", "cpu:amx", "cpu:amx-emulated"};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        const char *level = specs[i] + 4, *spec = specs[i];
         lgv_status status = lgv_device_new(spec, 1, &d, &err);
         assert_int_equal(status, lgv_cpu_has(level) ? LGV_OK : LGV_ERR_UNSUPPORTED);
         if (!status) lgv_device_free(d);
@@ -52,6 +52,37 @@ static void test_environment(void **state)
     assert_int_equal(lgv_device_new("cpu", 1, &d, &err), LGV_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "LANGEVIN_CPU"));
     unsetenv("LANGEVIN_CPU");
+}
+
+static const lgv_kernel *first_kernel(lgv_device *d, lgv_opcode op, lgv_dtype dtype)
+{
+    lgv_attr_conv attr = {.stride = 1, .pad = {1, 1, 1, 1}};
+    lgv_tensor x = {.data = d, .dtype = dtype, .rank = 4, .dim = {1, 8, 8, 32}};
+    lgv_tensor w = {.data = d, .dtype = LGV_F32, .rank = 4, .dim = {32, 32, 3, 3}};
+    lgv_call c = {.op = op, .attr = &attr, .n_in = 2, .n_out = 1, .in = {x, w}, .out = {x}};
+    const lgv_kernel *k;
+    for (int i = 0; (k = d->kernel(d, op, i)); i++)
+        if (!k->accepts || k->accepts(&c)) return k;
+    return NULL;
+}
+
+/* bf16 goes to the tiles; f32 never does, and gets the kernels of the level below. */
+static void test_amx_takes_bf16_only(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {{"cpu:amx", "cpu:avx512"},
+                                           {"cpu:amx-emulated", "cpu:avx2"}};
+    for (int i = 0; i < 2; i++) {
+        lgv_device *amx = NULL, *below = NULL;
+        if (!lgv_cpu_has(pairs[i][0] + 4)) continue;
+        assert_int_equal(lgv_device_new(pairs[i][0], 1, &amx, NULL), LGV_OK);
+        assert_int_equal(lgv_device_new(pairs[i][1], 1, &below, NULL), LGV_OK);
+        const lgv_opcode op = LGV_OP_conv2d;
+        assert_string_equal(first_kernel(amx, op, LGV_BF16)->name, "amx");
+        assert_ptr_equal(first_kernel(amx, op, LGV_F32), first_kernel(below, op, LGV_F32));
+        lgv_device_free(amx);
+        lgv_device_free(below);
+    }
 }
 
 static void test_memory(void **state)
@@ -86,6 +117,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_specs),
         cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_amx_takes_bf16_only),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,8 +16,8 @@ extern "C" {
 /* --- Devices ---------------------------------------------------------------------------------- */
 typedef struct lgv_device lgv_device;
 
-/* spec: "cpu" (the best level here), "cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64" (double, for
-   gradient checks); NULL is "cpu". The environment variable LANGEVIN_CPU=LEVEL lowers the level of
+/* spec: "cpu" (the best level here), "cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:amx" (avx512, and
+   bf16 on AMX tiles), "cpu:f64" (double, for gradient checks); NULL is "cpu". The environment variable LANGEVIN_CPU=LEVEL lowers the level of
    "cpu". threads 0: min(physical cores, affinity, cgroup quota). */
 LGV_API lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_error *err);
 LGV_API void lgv_device_free(lgv_device *device);              /* after its stores and plans */

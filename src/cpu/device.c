@@ -1,7 +1,7 @@
 /* device.c - the CPU device: memory, threads, and the kernel tables of its level.
    An operator's list is the own level's kernels, then those of the scalar level, so that a family may
    leave out at a level what it cannot do better there. f64 has a list of its own (its elements are
-   doubles). */
+   doubles). amx has kernels for bf16 alone, in front of all that avx512 has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,24 +44,55 @@ static const lgv_kernel_list *const avx512_lists[] = {
     NULL};
 #endif
 
+#ifdef LGV_HAVE_AMX
+#define LGV_FAMILY(name) LGV_DECLARE(name, amx) LGV_DECLARE(name, amx_emulated)
+#include "amx/families.def"
+#undef LGV_FAMILY
+static const lgv_kernel_list *const amx_lists[] = {
+#define LGV_FAMILY(name) &lgv_kernels_##name##_amx,
+#include "amx/families.def"
+#undef LGV_FAMILY
+    NULL};
+static const lgv_kernel_list *const amx_emulated_lists[] = {
+#define LGV_FAMILY(name) &lgv_kernels_##name##_amx_emulated,
+#include "amx/families.def"
+#undef LGV_FAMILY
+    NULL};
+#endif
+
+enum { MAX_TIERS = 3 };
+
 typedef struct cpu_device {
     lgv_device base; /* first */
     lgv_level level;
-    const lgv_kernel_list *const *own, *const *fallback; /* NULL-terminated; fallback NULL: none */
+    const lgv_kernel_list *const
+        *tier[MAX_TIERS]; /* each NULL-terminated, tried in order; NULL: none */
 } cpu_device;
 
 static void choose_lists(cpu_device *cpu)
 {
-    cpu->own = scalar_lists;
-    cpu->fallback = NULL;
-    if (cpu->level == LGV_F64_LEVEL) cpu->own = f64_lists;
+    const lgv_kernel_list *const **tier = cpu->tier;
+    switch (cpu->level) {
+    case LGV_F64_LEVEL: *tier = f64_lists; return;
 #ifdef LGV_HAVE_AVX2
-    if (cpu->level == LGV_AVX2) cpu->own = avx2_lists;
+    case LGV_AVX2: *tier++ = avx2_lists; break;
 #endif
 #ifdef LGV_HAVE_AVX512
-    if (cpu->level == LGV_AVX512) cpu->own = avx512_lists;
+    case LGV_AVX512: *tier++ = avx512_lists; break;
 #endif
-    if (cpu->level == LGV_AVX2 || cpu->level == LGV_AVX512) cpu->fallback = scalar_lists;
+#ifdef LGV_HAVE_AMX
+    case LGV_AMX:
+        *tier++ = amx_lists;
+        *tier++ = avx512_lists;
+        break;
+    case LGV_AMX_EMULATED:
+        *tier++ = amx_emulated_lists;
+        *tier++ = avx2_lists;
+        break;
+#endif
+    default: break;
+    }
+    *tier = scalar_lists;
 }
 
 /* The i-th kernel for op in lists; *seen counts those passed over. */
@@ -77,9 +108,9 @@ static const lgv_kernel *kernel_in(const lgv_kernel_list *const *lists, lgv_opco
 static const lgv_kernel *cpu_kernel(const lgv_device *d, lgv_opcode op, int i)
 {
     const cpu_device *cpu = (const cpu_device *)d;
-    int seen = 0;
-    const lgv_kernel *k = kernel_in(cpu->own, op, i, &seen);
-    return k ? k : kernel_in(cpu->fallback, op, i, &seen);
+    const lgv_kernel *k = NULL;
+    for (int t = 0, seen = 0; t < MAX_TIERS && !k; t++) k = kernel_in(cpu->tier[t], op, i, &seen);
+    return k;
 }
 
 static size_t cpu_element_size(const lgv_device *d, lgv_dtype dtype)
@@ -153,10 +184,10 @@ static lgv_status best_level(lgv_level *out, lgv_error *err)
     int cap = LGV_AMX;
     if (cap_name && *cap_name) {
         cap = lgv_level_find(cap_name);
-        if (cap < 0 || cap == LGV_F64_LEVEL)
+        if (cap < 0 || cap > LGV_AMX)
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "environment variable LANGEVIN_CPU is '%.32s'; use scalar, avx2 or "
-                            "avx512, or unset it",
+                            "environment variable LANGEVIN_CPU is '%.32s'; use scalar, avx2, "
+                            "avx512 or amx, or unset it",
                             cap_name);
     }
     int level = cap;
@@ -172,10 +203,10 @@ static lgv_status parse_spec(const char *spec, lgv_level *out, lgv_error *err)
     if (!spec || !strcmp(spec, "cpu")) return best_level(out, err);
     int level = !strncmp(spec, "cpu:", 4) ? lgv_level_find(spec + 4) : -1;
     if (level < 0)
-        return lgv_fail(
-            err, LGV_ERR_ARGUMENT,
-            "device '%.64s' is unknown; use cpu, cpu:scalar, cpu:avx2, cpu:avx512 or cpu:f64",
-            spec);
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "device '%.64s' is unknown; use cpu, cpu:scalar, cpu:avx2, cpu:avx512, "
+                        "cpu:amx or cpu:f64",
+                        spec);
     if (!lgv_level_built((lgv_level)level))
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,

@@ -7,7 +7,8 @@
 #include "isa.h"
 #include "langevin/plan.h"
 
-static const char *const level_names[LGV_LEVELS] = {"scalar", "avx2", "avx512", "amx", "f64"};
+static const char *const level_names[LGV_LEVELS] = {"scalar", "avx2", "avx512",
+                                                    "amx",    "f64",  "amx-emulated"};
 
 int lgv_level_find(const char *name)
 {
@@ -23,6 +24,10 @@ const char *lgv_level_name(lgv_level level)
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static uint64_t saved_state(void)
 {
@@ -36,6 +41,17 @@ static bool all(uint32_t bits, uint32_t wanted)
     return (bits & wanted) == wanted;
 }
 
+/* Linux saves the tile registers only for processes that asked (arch_prctl(2)); asking again is harmless. */
+static bool tiles_permitted(void)
+{
+#ifdef __linux__
+    enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
 bool lgv_level_runs(lgv_level level)
 {
     if (level == LGV_SCALAR || level == LGV_F64_LEVEL) return true;
@@ -47,12 +63,14 @@ bool lgv_level_runs(lgv_level level)
     if (!all(c, fma | osxsave | avx | f16c)) return false;
     uint64_t state = saved_state();
     bool avx2 = all(b7, 1u << 5) && (state & 0x6) == 0x6;
-    if (level == LGV_AVX2 || !avx2) return avx2;
+    if (level == LGV_AVX2 || level == LGV_AMX_EMULATED || !avx2) return avx2;
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31; /* leaf 7, ebx */
     bool avx512 = all(b7, f | dq | bw | vl) && (state & 0xe6) == 0xe6;
     if (level == LGV_AVX512 || !avx512) return avx512;
     const uint32_t amx_bf16 = 1u << 22, amx_tile = 1u << 24; /* leaf 7, edx */
-    return all(d7, amx_bf16 | amx_tile) && (state & 0x60000) == 0x60000;
+    const uint32_t avx512_bf16 = 1u << 5;                    /* leaf 7.1, eax */
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !all(a, avx512_bf16)) return false;
+    return all(d7, amx_bf16 | amx_tile) && (state & 0x60000) == 0x60000 && tiles_permitted();
 }
 #else
 bool lgv_level_runs(lgv_level level)
@@ -71,6 +89,12 @@ bool lgv_level_built(lgv_level level)
 #endif
 #ifdef LGV_HAVE_AVX512
     case LGV_AVX512: return true;
+#endif
+#ifdef LGV_HAVE_AMX
+    case LGV_AMX: return true;
+#endif
+#ifdef LGV_HAVE_AMX_EMULATED
+    case LGV_AMX_EMULATED: return true;
 #endif
     default: return false;
     }

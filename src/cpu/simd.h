@@ -19,7 +19,7 @@
 #define LGV_PASTE(family, level)  LGV_PASTE2(family, level)
 #define LGV_TABLE(family)         LGV_PASTE(family, LGV_LEVEL)
 
-#if defined(LGV_LEVEL_AVX2)
+#if defined(LGV_LEVEL_AVX2) || defined(LGV_LEVEL_AMX_EMULATED)
 #define LGV_VECTOR 8
 #elif defined(LGV_LEVEL_AVX512) || defined(LGV_LEVEL_AMX)
 #define LGV_VECTOR 16

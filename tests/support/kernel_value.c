@@ -8,7 +8,7 @@
 
 #include "kernel_value.h"
 
-static const float guard = 12345.0f;
+static const float guard = 12352.0f; /* exact in bf16 */
 
 static uint32_t next_random(uint32_t *s)
 {
@@ -27,10 +27,24 @@ static int64_t offset_of(const lgv_tensor *t, int64_t i)
     return at;
 }
 
+static float round_to_bf16(lgv_device *d, float v)
+{
+    uint16_t bits;
+    d->write(d, LGV_BF16, &bits, &v, 1);
+    d->read(d, LGV_BF16, &v, &bits, 1);
+    return v;
+}
+
 kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo,
                               uint32_t seed)
 {
-    kernel_value b = {.device = d};
+    return kernel_value_of(d, LGV_F32, false, rank, dim, slice, halo, seed);
+}
+
+kernel_value kernel_value_of(lgv_device *d, lgv_dtype dtype, bool rounded, int rank,
+                             const int64_t *dim, int slice, int halo, uint32_t seed)
+{
+    kernel_value b = {.device = d, .t.dtype = dtype};
     lgv_tensor *t = &b.t;
     t->rank = rank;
     for (int i = 0; i < 4; i++) t->dim[i] = i < rank ? dim[i] : 1;
@@ -46,17 +60,18 @@ kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int s
     if (rank == 1) offset = 0;
     t->halo = halo;
     b.elements = stride + 2 * slice;
-    size_t size = d->element_size(d, LGV_F32);
+    size_t size = d->element_size(d, dtype);
     b.memory = d->alloc(d, (size_t)b.elements * size);
     assert_non_null(b.memory);
     float fill = halo ? 0 : guard;
     for (int64_t i = 0; i < b.elements; i++)
-        d->write(d, LGV_F32, b.memory + (size_t)i * size, &fill, 1);
+        d->write(d, dtype, b.memory + (size_t)i * size, &fill, 1);
     t->data = b.memory + (size_t)offset * size;
     for (int64_t i = 0; i < lgv_tensor_elements(t); i++) {
         int64_t at = offset_of(t, i);
         float v = (float)next_random(&seed) / (float)(1 << 23) - 1.0f;
-        d->write(d, LGV_F32, (char *)t->data + (size_t)at * size, &v, 1);
+        if (rounded) v = round_to_bf16(d, v);
+        d->write(d, dtype, (char *)t->data + (size_t)at * size, &v, 1);
     }
     return b;
 }
@@ -65,12 +80,12 @@ float *kernel_value_read(const kernel_value *b)
 {
     const lgv_tensor *t = &b->t;
     lgv_device *d = b->device;
-    size_t size = d->element_size(d, LGV_F32);
+    size_t size = d->element_size(d, t->dtype);
     int64_t n = lgv_tensor_elements(t);
     float *out = malloc((size_t)n * sizeof *out), *all = malloc((size_t)b->elements * sizeof *all);
     char *seen = calloc((size_t)b->elements, 1);
     assert_true(out && all && seen);
-    d->read(d, LGV_F32, all, b->memory, b->elements);
+    d->read(d, t->dtype, all, b->memory, b->elements);
     int64_t first = (int64_t)((size_t)((char *)t->data - b->memory) / size);
     for (int64_t i = 0; i < n; i++) {
         int64_t at = offset_of(t, i);

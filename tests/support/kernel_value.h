@@ -16,6 +16,9 @@ typedef struct kernel_value {
    [-1,1), from the seed in logical order. Aborts the test when memory is short. */
 kernel_value kernel_value_new(lgv_device *d, int rank, const int64_t *dim, int slice, int halo,
                               uint32_t seed);
+/* The same in another element type. rounded: F32 elements are rounded to bf16, so that both types hold the same. */
+kernel_value kernel_value_of(lgv_device *d, lgv_dtype dtype, bool rounded, int rank,
+                             const int64_t *dim, int slice, int halo, uint32_t seed);
 void kernel_value_free(kernel_value *v);
 /* The elements in logical order (free with free()); fails the test when the guard has changed. */
 float *kernel_value_read(const kernel_value *v);

@@ -23,7 +23,7 @@ static const lgv_kernel_list *const f64_lists[] = {
     NULL};
 #undef LGV_FAMILY
 
-#if defined(LGV_HAVE_AVX2) && defined(LGV_HAVE_AVX512)
+#if defined(LGV_HAVE_AVX2) && defined(LGV_HAVE_AVX512) && defined(LGV_HAVE_AMX)
 #define LGV_FAMILY(name) LGV_DECLARE(name, avx2) LGV_DECLARE(name, avx512)
 #include "cpu/families.def"
 #undef LGV_FAMILY
@@ -37,17 +37,26 @@ static const lgv_kernel_list *const avx512_lists[] = {
 #include "cpu/families.def"
     NULL};
 #undef LGV_FAMILY
+#define LGV_FAMILY(name) LGV_DECLARE(name, amx)
+#include "cpu/amx/families.def"
+#undef LGV_FAMILY
+static const lgv_kernel_list *const amx_lists[] = {
+#define LGV_FAMILY(name) &lgv_kernels_##name##_amx,
+#include "cpu/amx/families.def"
+#undef LGV_FAMILY
+#define LGV_FAMILY(name) &lgv_kernels_##name##_avx512,
+#include "cpu/families.def"
+#undef LGV_FAMILY
+    NULL};
 #endif
 
 static const struct {
     const char *name;
     const lgv_kernel_list *const *lists;
 } levels[] = {
-    {"scalar", scalar_lists},
-    {"f64", f64_lists},
-#if defined(LGV_HAVE_AVX2) && defined(LGV_HAVE_AVX512)
-    {"avx2", avx2_lists},
-    {"avx512", avx512_lists},
+    {"scalar", scalar_lists}, {"f64", f64_lists},
+#if defined(LGV_HAVE_AVX2) && defined(LGV_HAVE_AVX512) && defined(LGV_HAVE_AMX)
+    {"avx2", avx2_lists},     {"avx512", avx512_lists}, {"amx", amx_lists},
 #endif
 };
 enum { LEVELS = sizeof levels / sizeof *levels, MAX_KERNELS = 16 };

@@ -1,0 +1,32 @@
+/* amx_conv.h - the AMX kernels of the six operators conv2d, linear and their gradients. */
+#ifndef LGV_AMX_CONV_H
+#define LGV_AMX_CONV_H
+
+#include "amx_product.h"
+
+enum { AMX_MAX_TAPS = 64, AMX_MAX_STRIDE = 4 };
+
+#define amx_conv_w_accepts   LGV_AT(lgv_amx_conv_w_accepts)
+#define amx_conv_w_workspace LGV_AT(lgv_amx_conv_w_workspace)
+#define amx_conv_w           LGV_AT(lgv_amx_conv_w)
+#define amx_pack_weights     LGV_AT(lgv_amx_pack_weights)
+
+/* The gradient for weights (amx_conv_w.c). */
+bool amx_conv_w_accepts(const lgv_call *c);
+size_t amx_conv_w_workspace(const lgv_call *c);
+void amx_conv_w(const lgv_call *c);
+
+/* How a weight becomes right operands: column o and inner row (tap t of list, channel c) hold
+   w[o*so + c*sc + place[t]]; a tap's channels start every `pitch` inner rows. */
+typedef struct amx_weights {
+    const float *w;
+    int64_t columns, so, channels, sc;
+    int taps;
+    int64_t place[AMX_MAX_TAPS];
+    int64_t pitch, steps; /* steps a block of 32 columns */
+} amx_weights;
+
+/* The columns' blocks one after another, block_stride elements apart. */
+void amx_pack_weights(const lgv_call *c, const amx_weights *w, uint16_t *to, int64_t block_stride);
+
+#endif

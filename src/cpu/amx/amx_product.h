@@ -1,0 +1,91 @@
+/* amx_product.h - the one product under all bf16 kernels, and the packed layout of its right operand.
+   A block of 32 rows by 32 columns of f32 sums lives in four tiles. Left rows are read where they lie, 16
+   rows a fixed stride apart: 16 neighbouring pixels, whatever the window's offset. Each sum runs over taps,
+   then channels, in steps of 32; nothing else decides its order. */
+#ifndef LGV_AMX_PRODUCT_H
+#define LGV_AMX_PRODUCT_H
+
+#include "cpu/kernels/conv.h"
+#include "tile.h"
+
+/* The right operand of a block of 32 columns is a list of steps, one for each 32 rows of the inner dimension:
+   two tiles (columns 0-15, 16-31) of [row pair p][column q][2], the pair's rows 2p and 2p+1. */
+enum { STEP_ELEMENTS = 2 * TILE_ELEMENTS, STEP_BYTES = 2 * STEP_ELEMENTS };
+
+/* The inner dimension: for each tap, `steps` steps along the left rows from offset[tap] on. */
+typedef struct amx_inner {
+    int taps;
+    int64_t steps;
+    const int64_t *offset; /* elements */
+} amx_inner;
+
+/* What to bring into L2 for later, a few lines a step; lines 0: nothing. */
+typedef struct amx_ahead {
+    const char *p;
+    int lines;
+} amx_ahead;
+
+#define amx_product LGV_AT(lgv_amx_product)
+#define amx_finish  LGV_AT(lgv_amx_finish)
+
+/* sum[32][32] = left rows times right. a0, a1: the first and second 16 rows, `stride` bytes apart. */
+void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
+                 int64_t stride, const uint16_t *b, amx_ahead ahead, float *sum);
+
+/* A forward operator's result [n,h,w,k] with its epilogue; wide: f32, else bf16. */
+typedef struct amx_result {
+    void *y;
+    bool wide, wide_residual;
+    int64_t h, w, k, sn, sh, sw; /* pixel (n,i,j) starts sn*n + sh*i + sw*j elements on */
+    conv_epilogue e;             /* all absent for a gradient */
+} amx_result;
+
+/* Rows of a block of sums (32 apart), columns k0 to k0+31, become pixels first .. first+count-1. */
+void amx_finish(const amx_result *r, const float *sum, int64_t first, int64_t count, int64_t k0);
+
+/* to[0..width) = from[0..n), then zeros. */
+static inline void amx_copy(uint16_t *to, const uint16_t *from, int64_t n, int64_t width)
+{
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) memcpy(to + i, from + i, 64);
+    if (i < n) memcpy(to + i, from + i, (size_t)(n - i) * 2);
+    if (n < width) memset(to + n, 0, (size_t)(width - n) * 2);
+}
+
+/* VL elements at p[i], zeros from n on. wide: f32, else bf16. */
+static inline vreal amx_load_n(const void *p, int64_t i, int64_t n, bool wide)
+{
+    if (wide) return v_load_n((const float *)p + i, n);
+    const uint16_t *from = (const uint16_t *)p + i;
+    if (n >= VL) return v_load_bf16(from);
+    uint16_t line[VL] = {0};
+    memcpy(line, from, (size_t)(n > 0 ? n : 0) * 2);
+    return v_load_bf16(line);
+}
+
+static inline void amx_store_n(void *p, int64_t i, int64_t n, bool wide, vreal v)
+{
+    if (wide) {
+        v_store_n((float *)p + i, v, n);
+        return;
+    }
+    uint16_t *to = (uint16_t *)p + i;
+    if (n >= VL) {
+        v_store_bf16(to, v);
+        return;
+    }
+    uint16_t line[VL];
+    v_store_bf16(line, v);
+    memcpy(to, line, (size_t)(n > 0 ? n : 0) * 2);
+}
+
+static inline size_t amx_lines(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+static inline int64_t amx_round(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+#endif

@@ -1,0 +1,109 @@
+/* tile.h - the tile operations of AMX: eight registers of 16 rows by 64 bytes.
+   At level amx they are the instructions; at level amx_emulated the same in C over a struct, so that all
+   index arithmetic of these kernels is tested on every machine. Tile numbers are literals 0 to 7.
+   Tiles are configured in each task and released at its end: pool threads run other code too, and
+   a thread with live tiles costs every context switch 8 KiB. */
+#ifndef LGV_TILE_H
+#define LGV_TILE_H
+
+#include "cpu/simd.h"
+
+enum {
+    TILE_ROWS = 16,                        /* of every tile */
+    TILE_BYTES = 64,                       /* of a row */
+    TILE_F32 = 16,                         /* columns of a sum */
+    TILE_BF16 = 32,                        /* columns of a left operand: the inner dimension */
+    TILE_ELEMENTS = TILE_ROWS * TILE_BF16, /* bf16 in a tile */
+    BLOCK_ROWS = 2 * TILE_ROWS,            /* a block of sums is 2x2 tiles */
+    BLOCK_COLUMNS = 2 * TILE_F32,
+    BLOCK_ELEMENTS = BLOCK_ROWS * BLOCK_COLUMNS
+};
+
+/* tile_dot(s, c, a, b): c[m][n] += sum over p < 16 of a[m][2p] b[p][2n] + a[m][2p+1] b[p][2n+1]. */
+#ifdef LGV_LEVEL_AMX
+#include <immintrin.h>
+
+typedef struct tiles {
+    char unused;
+} tiles;
+
+static inline void tile_begin(tiles *s)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    (void)s;
+    for (int i = 0; i < 8; i++) {
+        config.row_bytes[i] = TILE_BYTES;
+        config.rows[i] = TILE_ROWS;
+    }
+    _tile_loadconfig(&config);
+}
+static inline void tile_end(tiles *s)
+{
+    (void)s;
+    _tile_release();
+}
+/* gcc does not know that tile loads read memory: what was stored before must be there. */
+static inline void tile_memory_ready(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+#define tile_zero(s, t)             _tile_zero(t)
+#define tile_load(s, t, p, stride)  _tile_loadd(t, p, stride)
+#define tile_store(s, t, p, stride) _tile_stored(t, p, stride)
+#define tile_dot(s, c, a, b)        _tile_dpbf16ps(c, a, b)
+#else
+
+typedef struct tiles {
+    uint8_t byte[8][TILE_ROWS][TILE_BYTES];
+} tiles;
+
+static inline void tile_begin(tiles *s)
+{
+    memset(s, 0, sizeof *s);
+}
+static inline void tile_end(tiles *s)
+{
+    (void)s;
+}
+static inline void tile_memory_ready(void) {}
+static inline void tile_zero(tiles *s, int t)
+{
+    memset(s->byte[t], 0, sizeof s->byte[t]);
+}
+static inline void tile_load(tiles *s, int t, const void *p, int64_t stride)
+{
+    for (int r = 0; r < TILE_ROWS; r++)
+        memcpy(s->byte[t][r], (const char *)p + r * stride, TILE_BYTES);
+}
+static inline void tile_store(const tiles *s, int t, void *p, int64_t stride)
+{
+    for (int r = 0; r < TILE_ROWS; r++) memcpy((char *)p + r * stride, s->byte[t][r], TILE_BYTES);
+}
+static inline void tile_dot(tiles *s, int c, int a, int b)
+{
+    float even[TILE_ROWS][TILE_F32], odd[TILE_ROWS][TILE_F32], sum[TILE_F32];
+    for (int p = 0; p < TILE_ROWS; p++)
+        for (int n = 0; n < TILE_F32; n++) {
+            uint32_t pair;
+            memcpy(&pair, s->byte[b][p] + 4 * n, sizeof pair);
+            even[p][n] = bf16_to_real((uint16_t)pair);
+            odd[p][n] = bf16_to_real((uint16_t)(pair >> 16));
+        }
+    for (int m = 0; m < TILE_ROWS; m++) {
+        memcpy(sum, s->byte[c][m], sizeof sum);
+        for (int p = 0; p < TILE_ROWS; p++) {
+            uint32_t pair;
+            memcpy(&pair, s->byte[a][m] + 4 * p, sizeof pair);
+            float x = bf16_to_real((uint16_t)pair), y = bf16_to_real((uint16_t)(pair >> 16));
+            for (int n = 0; n < TILE_F32; n++) sum[n] += x * even[p][n] + y * odd[p][n];
+        }
+        memcpy(s->byte[c][m], sum, sizeof sum);
+    }
+}
+#endif
+
+#endif
