@@ -29,6 +29,19 @@ LGV_API size_t lgv_dtype_size(lgv_dtype dtype);
 /* The safetensors name: "F32", "BF16", ... Never NULL. */
 LGV_API const char *lgv_dtype_name(lgv_dtype dtype);
 
+/* What activations and their gradients are kept in while a network runs. Parameters, their gradients and
+   every sum are float32 in any case; so are the time embedding, statistics, the output convolution and
+   the loss. */
+typedef enum lgv_mixed_precision {
+    LGV_MIXED_DEFAULT = 0, /* not stated: as LGV_MIXED_NO, on resume as before */
+    LGV_MIXED_NO,          /* float32 */
+    LGV_MIXED_BF16
+} lgv_mixed_precision;
+
+LGV_API const char *lgv_mixed_precision_name(lgv_mixed_precision m); /* "no", "bf16"; never NULL */
+LGV_API lgv_status lgv_mixed_precision_parse(const char *name, lgv_mixed_precision *out,
+                                             lgv_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -71,9 +71,10 @@ typedef struct lgv_program {
 } lgv_program;
 
 typedef struct lgv_plan_options {
-    const char *weights;  /* the set parameters are read from; NULL: "weight" */
-    int accumulate_grads; /* assignments to "grad" add to what is there */
-    int no_fusion;        /* passes off */
+    const char *weights;                 /* the set parameters are read from; NULL: "weight" */
+    int accumulate_grads;                /* assignments to "grad" add to what is there */
+    lgv_mixed_precision mixed_precision; /* of activations and their gradients */
+    int no_fusion;                       /* fusion off */
     int recompute; /* 0: only as memory_budget demands; 1: all cheap ops; 2: whole blocks too */
     size_t
         memory_budget; /* bytes of activations and workspaces to stay below by recomputing; 0: none */
