@@ -11,10 +11,20 @@ typedef struct sweep {
     lgv_id *grad;    /* gradient so far, LGV_NONE for zero */
 } sweep;
 
+/* Notes that d, unless it came from outside, is a gradient of value. */
+static void note(lgv_graph *g, lgv_id value, lgv_id d)
+{
+    if (d >= 0 && lgv_node_of(g, d)->backward && g->value[d].gradient_of == LGV_NONE)
+        g->value[d].gradient_of = value;
+}
+
 static void accumulate(sweep *s, lgv_id value, lgv_id d)
 {
     if (d == LGV_NONE) return;
-    s->grad[value] = s->grad[value] == LGV_NONE ? d : lgv_add(s->g, s->grad[value], d);
+    note(s->g, value, d);
+    if (s->grad[value] != LGV_NONE) d = lgv_add(s->g, s->grad[value], d);
+    note(s->g, value, d);
+    s->grad[value] = d;
 }
 
 static void mark_wanted(sweep *s, int n_wrt, const lgv_id *wrt)

@@ -189,6 +189,7 @@ static lgv_id value_new(lgv_graph *g, int32_t node, int k, const lgv_value *like
     *v = *like;
     v->node = node;
     v->out = k;
+    v->gradient_of = LGV_NONE;
     return (lgv_id)g->n_values++;
 }
 

@@ -111,6 +111,7 @@ typedef struct lgv_value {
     lgv_dtype dtype;
     int rank;
     int64_t dim[LGV_MAX_RANK]; /* 1 beyond the rank */
+    lgv_id gradient_of;        /* a value that this is (part of) the gradient of, LGV_NONE */
     bool needed;               /* scratch of lgv_graph_compact */
 } lgv_value;
 
@@ -188,7 +189,8 @@ enum {
     LGV_OP_INPLACE1 = 2, /* or of input 1 */
     LGV_OP_CHEAP = 4,    /* worth recomputing instead of keeping */
     LGV_OP_EFFECT = 8,   /* writes the store: never moved, cloned or removed */
-    LGV_OP_LEAF = 16     /* no kernel runs: input, param */
+    LGV_OP_LEAF = 16,    /* no kernel runs: input, param */
+    LGV_OP_MIXED = 32    /* bf16_in and bf16_out: each of them may be either type */
 };
 
 typedef struct lgv_op {
@@ -197,6 +199,9 @@ typedef struct lgv_op {
     size_t attr_size;
     int min_in, max_in, n_out;
     unsigned flags;
+    /* Masks of the inputs and outputs that may be bf16; the others are float32 whatever happens. Unless the
+       operator is LGV_OP_MIXED those present are of one type: output 0's, when that may be bf16. */
+    unsigned bf16_in, bf16_out;
     lgv_status (*infer)(lgv_infer *c, lgv_error *err);
     /* Emits nodes with builders. dout[k] is the gradient of output k (LGV_NONE: zero); sets din[i] (comes in
        LGV_NONE) to the gradient of input i. need[i] tells which are wanted. */
@@ -270,6 +275,8 @@ lgv_status lgv_pass_fuse_norm(lgv_graph *g, lgv_error *err);
 lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, const lgv_node *n),
                                   void *arg, lgv_error *err);
 lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err);
+/* precision.c: activations and their gradients become bf16 where the operators' records allow it. */
+lgv_status lgv_pass_mixed_precision(lgv_graph *g, lgv_error *err);
 /* Repeats forward nodes before their first backward reader instead of keeping their values. level 1: cheap nodes
    (LGV_OP_CHEAP), 2: whole blocks of the builder as well. Only the max_units units that save most bytes per FLOP
    (< 0: all); *n_units becomes how many units there are. */

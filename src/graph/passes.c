@@ -200,6 +200,21 @@ static void replace_value(lgv_graph *g, lgv_id from, lgv_id to)
         if (g->output[i].value == from) g->output[i].value = to;
 }
 
+/* An earlier cast of what node i casts, to the same type; a parameter may have been written since. */
+static lgv_id earlier_cast(const lgv_graph *g, size_t i)
+{
+    const lgv_node *n = &g->node[i];
+    bool parameter = lgv_node_of(g, n->in[0])->op == LGV_OP_param;
+    for (size_t j = 0; j < i; j++) {
+        const lgv_node *m = &g->node[j];
+        if (!m->dead && m->op == LGV_OP_cast && m->in[0] == n->in[0] &&
+            g->value[m->out[0]].dtype == g->value[n->out[0]].dtype &&
+            !(parameter && lgv_graph_writes_between(g, (int32_t)j, (int32_t)i)))
+            return m->out[0];
+    }
+    return LGV_NONE;
+}
+
 /* Removes a cast to the type a value already has, a bf16 -> f32 -> bf16 round trip (exact), and a second cast
    of one value to one type. f32 -> bf16 -> f32 rounds and stays. */
 lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err)
@@ -213,12 +228,7 @@ lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err)
         const lgv_node *inner = producer(g, n->in[0], LGV_OP_cast);
         if (inner && to == LGV_BF16 && g->value[inner->in[0]].dtype == LGV_BF16)
             same = inner->in[0];
-        for (size_t j = 0; j < i && same == LGV_NONE; j++) {
-            const lgv_node *m = &g->node[j];
-            if (!m->dead && m->op == LGV_OP_cast && m->in[0] == n->in[0] &&
-                g->value[m->out[0]].dtype == to)
-                same = m->out[0];
-        }
+        if (same == LGV_NONE) same = earlier_cast(g, i);
         if (same == LGV_NONE) continue;
         replace_value(g, n->out[0], same);
         n->dead = true;

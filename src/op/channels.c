@@ -7,15 +7,16 @@ static lgv_status infer_concat(lgv_infer *c, lgv_error *err)
 {
     const lgv_value *a = c->in[0], *b = c->in[1];
     char text_a[96], text_b[96];
-    LGV_TRY(lgv_want_f32(a, "the first input", 2, 4, err));
-    LGV_TRY(lgv_want_f32(b, "the second input", 2, 4, err));
-    bool fits = a->rank == b->rank;
+    LGV_TRY(lgv_want_float(a, "the first input", 2, 4, err));
+    LGV_TRY(lgv_want_float(b, "the second input", 2, 4, err));
+    bool fits = a->rank == b->rank && a->dtype == b->dtype;
     for (int i = 0; fits && i + 1 < a->rank; i++) fits = a->dim[i] == b->dim[i];
     if (!fits) {
         return lgv_fail(
             err, LGV_ERR_SHAPE,
-            "the first input is %s and the second %s; all but the channels must be equal",
-            lgv_shape_text(a, text_a), lgv_shape_text(b, text_b));
+            "the first input is %s %s and the second %s %s; all but the channels must be equal",
+            lgv_dtype_name(a->dtype), lgv_shape_text(a, text_a), lgv_dtype_name(b->dtype),
+            lgv_shape_text(b, text_b));
     }
     lgv_like(&c->out[0], a);
     c->out[0].dim[a->rank - 1] += lgv_channels(b);
@@ -65,6 +66,8 @@ const lgv_op lgv_op_concat = {.name = "concat",
                               .min_in = 2,
                               .max_in = 2,
                               .n_out = 1,
+                              .bf16_in = 1 | 2,
+                              .bf16_out = 1,
                               .infer = infer_concat,
                               .grad = grad_concat,
                               .flops = flops_none,
@@ -79,7 +82,7 @@ lgv_id lgv_concat(lgv_graph *g, lgv_id a, lgv_id b)
 static lgv_status infer_slice(lgv_infer *c, lgv_error *err)
 {
     const lgv_attr_slice *a = c->attr;
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     const int64_t channels = lgv_channels(c->in[0]);
     if (a->start < 0 || a->count < 1 || a->start > channels || a->count > channels - a->start) {
         return lgv_fail(err, LGV_ERR_SHAPE,
@@ -119,6 +122,8 @@ const lgv_op lgv_op_slice = {.name = "slice",
                              .min_in = 1,
                              .max_in = 1,
                              .n_out = 1,
+                             .bf16_in = 1,
+                             .bf16_out = 1,
                              .infer = infer_slice,
                              .grad = grad_slice,
                              .flops = flops_none,
@@ -134,7 +139,7 @@ lgv_id lgv_slice(lgv_graph *g, lgv_id x, int64_t start, int64_t count)
 static lgv_status infer_slice_grad(lgv_infer *c, lgv_error *err)
 {
     const lgv_attr_slice *a = c->attr;
-    LGV_TRY(lgv_want_f32(c->in[0], "dy", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "dy", 2, 4, err));
     const int64_t count = lgv_channels(c->in[0]);
     if (a->start < 0 || a->start > a->channels || count > a->channels - a->start) {
         return lgv_fail(err, LGV_ERR_SHAPE, "%lld channels from %lld on do not fit into %lld",
@@ -170,6 +175,8 @@ const lgv_op lgv_op_slice_grad = {.name = "slice_grad",
                                   .min_in = 1,
                                   .max_in = 1,
                                   .n_out = 1,
+                                  .bf16_in = 1,
+                                  .bf16_out = 1,
                                   .infer = infer_slice_grad,
                                   .grad = grad_slice_grad,
                                   .flops = flops_none,

@@ -1,15 +1,9 @@
 /* check.c - shape checks that many operators share, so that their sentences read alike. */
 #include "op.h"
 
-lgv_status lgv_want_f32(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err)
+static lgv_status want_rank(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err)
 {
     char text[96];
-    if (!v) return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is missing", what);
-    if (v->dtype != LGV_F32) {
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "%s has element type %s, this operator wants F32 (cast it)", what,
-                        lgv_dtype_name(v->dtype));
-    }
     if (v->rank >= lo && v->rank <= hi) return LGV_OK;
     lgv_shape_text(v, text);
     if (lo == hi)
@@ -19,14 +13,46 @@ lgv_status lgv_want_f32(const lgv_value *v, const char *what, int lo, int hi, lg
                     v->rank, lo, hi);
 }
 
-lgv_status lgv_want_same(const lgv_value *a, const char *what_a, const lgv_value *b,
-                         const char *what_b, lgv_error *err)
+lgv_status lgv_want_f32(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err)
+{
+    if (!v) return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is missing", what);
+    if (v->dtype != LGV_F32) {
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "%s has element type %s, this operator wants F32 (cast it)", what,
+                        lgv_dtype_name(v->dtype));
+    }
+    return want_rank(v, what, lo, hi, err);
+}
+
+lgv_status lgv_want_float(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err)
+{
+    if (!v) return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is missing", what);
+    if (v->dtype != LGV_F32 && v->dtype != LGV_BF16) {
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "%s has element type %s, this operator wants F32 or BF16", what,
+                        lgv_dtype_name(v->dtype));
+    }
+    return want_rank(v, what, lo, hi, err);
+}
+
+lgv_status lgv_want_same_shape(const lgv_value *a, const char *what_a, const lgv_value *b,
+                               const char *what_b, lgv_error *err)
 {
     char text_a[96], text_b[96];
-    LGV_TRY(lgv_want_f32(b, what_b, 1, LGV_MAX_RANK, err));
+    LGV_TRY(lgv_want_float(b, what_b, 1, LGV_MAX_RANK, err));
     if (lgv_same_shape(a, b)) return LGV_OK;
     return lgv_fail(err, LGV_ERR_SHAPE, "%s is %s and %s is %s; the shapes must be equal", what_a,
                     lgv_shape_text(a, text_a), what_b, lgv_shape_text(b, text_b));
+}
+
+lgv_status lgv_want_same(const lgv_value *a, const char *what_a, const lgv_value *b,
+                         const char *what_b, lgv_error *err)
+{
+    LGV_TRY(lgv_want_same_shape(a, what_a, b, what_b, err));
+    if (a->dtype == b->dtype) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "%s has element type %s and %s has %s; they must be equal (cast one)", what_a,
+                    lgv_dtype_name(a->dtype), what_b, lgv_dtype_name(b->dtype));
 }
 
 lgv_status lgv_want_vector(const lgv_value *v, const char *what, int64_t n, const char *reason,

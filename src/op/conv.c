@@ -249,8 +249,9 @@ static lgv_id build_grad_w(lgv_graph *g, const conv_case *c)
 
 #define CASES(X)                                                                                   \
     X(same3)                                                                                       \
-    X(one_channel) X(three_out) X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches)       \
-        X(oblong) X(tiny) X(wide)
+    X(one_channel)                                                                                 \
+    X(three_out) X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches) X(oblong) X(tiny)    \
+        X(wide)
 #define BUILD(name)                                                                                \
     static lgv_id forward_##name(lgv_graph *g)                                                     \
     {                                                                                              \
@@ -281,6 +282,8 @@ const lgv_op lgv_op_conv2d = {
     .min_in = 2,
     .max_in = LGV_EPILOGUE_INPUTS,
     .n_out = 1,
+    .bf16_in = 1 << LGV_IN_X | 1 << LGV_IN_RESIDUAL,
+    .bf16_out = 1,
     .infer = conv2d_infer,
     .grad = conv2d_grad,
     .flops = conv2d_flops,
@@ -295,6 +298,8 @@ const lgv_op lgv_op_conv2d_grad_x = {
     .min_in = 2,
     .max_in = 2,
     .n_out = 1,
+    .bf16_in = 1,
+    .bf16_out = 1,
     .infer = grad_x_infer,
     .no_grad = "it is itself a gradient; second derivatives are not needed",
     .flops = grad_x_flops,
@@ -309,6 +314,7 @@ const lgv_op lgv_op_conv2d_grad_w = {
     .min_in = 2,
     .max_in = 2,
     .n_out = 1,
+    .bf16_in = 1 | 2,
     .infer = grad_w_infer,
     .no_grad = "it is itself a gradient; second derivatives are not needed",
     .flops = grad_w_flops,

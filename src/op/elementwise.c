@@ -5,7 +5,7 @@
 
 static lgv_status infer_pair(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "the first input", 1, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "the first input", 1, 4, err));
     LGV_TRY(lgv_want_same(c->in[0], "the first input", c->in[1], "the second", err));
     lgv_like(&c->out[0], c->in[0]);
     return LGV_OK;
@@ -13,7 +13,7 @@ static lgv_status infer_pair(lgv_infer *c, lgv_error *err)
 
 static lgv_status infer_one(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 1, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 1, 4, err));
     lgv_like(&c->out[0], c->in[0]);
     return LGV_OK;
 }
@@ -48,6 +48,8 @@ const lgv_op lgv_op_add = {.name = "add",
                            .max_in = 2,
                            .n_out = 1,
                            .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                           .bf16_in = 1 | 2,
+                           .bf16_out = 1,
                            .infer = infer_pair,
                            .grad = grad_add,
                            LGV_EXAMPLES(examples_add)};
@@ -89,6 +91,8 @@ const lgv_op lgv_op_mul = {.name = "mul",
                            .max_in = 2,
                            .n_out = 1,
                            .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                           .bf16_in = 1 | 2,
+                           .bf16_out = 1,
                            .infer = infer_pair,
                            .grad = grad_mul,
                            LGV_EXAMPLES(examples_mul)};
@@ -123,6 +127,8 @@ const lgv_op lgv_op_affine = {.name = "affine",
                               .max_in = 1,
                               .n_out = 1,
                               .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                              .bf16_in = 1,
+                              .bf16_out = 1,
                               .infer = infer_one,
                               .grad = grad_affine,
                               LGV_EXAMPLES(examples_affine)};
@@ -194,6 +200,8 @@ const lgv_op lgv_op_act = {.name = "act",
                            .max_in = 1,
                            .n_out = 1,
                            .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                           .bf16_in = 1,
+                           .bf16_out = 1,
                            .infer = infer_act,
                            .grad = grad_act,
                            .flops = flops_act,
@@ -245,6 +253,8 @@ const lgv_op lgv_op_act_grad = {.name = "act_grad",
                                 .max_in = 2,
                                 .n_out = 1,
                                 .flags = LGV_OP_INPLACE0 | LGV_OP_INPLACE1,
+                                .bf16_in = 1 | 2,
+                                .bf16_out = 1,
                                 .infer = infer_act_grad,
                                 .no_grad = LGV_SECOND,
                                 .flops = flops_act,
@@ -291,7 +301,8 @@ const lgv_op lgv_op_cast = {.name = "cast",
                             .min_in = 1,
                             .max_in = 1,
                             .n_out = 1,
-                            .flags = LGV_OP_CHEAP,
+                            .flags = LGV_OP_CHEAP | LGV_OP_MIXED,
+                            .bf16_in = 1,
                             .infer = infer_cast,
                             .grad = grad_cast,
                             LGV_EXAMPLES(examples_cast)};

@@ -19,7 +19,7 @@ static lgv_status infer_norm(lgv_infer *c, lgv_error *err)
 {
     const lgv_attr_norm *a = c->attr;
     const lgv_value *x = c->in[0];
-    LGV_TRY(lgv_want_f32(x, "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(x, "input", 2, 4, err));
     LGV_TRY(want_groups(x, a->groups, err));
     LGV_TRY(
         lgv_want_vector(c->in[1], "gamma", lgv_channels(x), "one per channel of the input", err));
@@ -38,8 +38,8 @@ static lgv_status infer_norm_grad(lgv_infer *c, int mean, lgv_error *err)
 {
     const lgv_attr_norm *a = c->attr;
     const lgv_value *x = c->in[1];
-    LGV_TRY(lgv_want_f32(x, "x", 2, 4, err));
-    LGV_TRY(lgv_want_same(x, "x", c->in[0], "dy", err));
+    LGV_TRY(lgv_want_float(x, "x", 2, 4, err));
+    LGV_TRY(lgv_want_same_shape(x, "x", c->in[0], "dy", err));
     LGV_TRY(want_groups(x, a->groups, err));
     for (int i = 2; i < mean; i++)
         LGV_TRY(lgv_want_vector(c->in[i], i == 2 ? "gamma" : "beta", lgv_channels(x),
@@ -130,7 +130,9 @@ const lgv_op lgv_op_group_norm = {
     .min_in = 3,
     .max_in = 3,
     .n_out = 3,
-    .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+    .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP | LGV_OP_MIXED,
+    .bf16_in = 1,
+    .bf16_out = 1,
     .infer = infer_norm,
     .grad = grad_group_norm,
     .flops = flops_norm,
@@ -174,7 +176,9 @@ const lgv_op lgv_op_group_norm_grad = {
     .min_in = 5,
     .max_in = 5,
     .n_out = 3,
-    .flags = LGV_OP_INPLACE0,
+    .flags = LGV_OP_INPLACE0 | LGV_OP_MIXED,
+    .bf16_in = 1 | 2,
+    .bf16_out = 1,
     .infer = infer_group_norm_grad,
     .no_grad = LGV_SECOND,
     .flops = flops_norm_grad,
@@ -262,7 +266,9 @@ const lgv_op lgv_op_norm_modulate_act = {.name = "norm_modulate_act",
                                          .min_in = 3,
                                          .max_in = 5,
                                          .n_out = 3,
-                                         .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                                         .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP | LGV_OP_MIXED,
+                                         .bf16_in = 1,
+                                         .bf16_out = 1,
                                          .infer = infer_norm_modulate_act,
                                          .grad = grad_norm_modulate_act,
                                          .flops = flops_norm,
@@ -322,7 +328,9 @@ const lgv_op lgv_op_norm_modulate_act_grad = {
     .min_in = 6,
     .max_in = 8,
     .n_out = 5,
-    .flags = LGV_OP_INPLACE0,
+    .flags = LGV_OP_INPLACE0 | LGV_OP_MIXED,
+    .bf16_in = 1 | 2,
+    .bf16_out = 1,
     .infer = infer_norm_modulate_act_grad,
     .no_grad = LGV_SECOND,
     .flops = flops_norm_grad,

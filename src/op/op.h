@@ -6,8 +6,12 @@
 #include "graph/node.h"
 
 /* --- Checks of infer. `what` names the input in the sentence ("input", "scale"). ------------------ */
-/* v is present, f32, and its rank is in [lo, hi]. */
+/* v is present, f32 (float: or bf16), and its rank is in [lo, hi]. */
 lgv_status lgv_want_f32(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err);
+lgv_status lgv_want_float(const lgv_value *v, const char *what, int lo, int hi, lgv_error *err);
+/* b is present, a float, and has a's shape; lgv_want_same: and a's type. */
+lgv_status lgv_want_same_shape(const lgv_value *a, const char *what_a, const lgv_value *b,
+                               const char *what_b, lgv_error *err);
 lgv_status lgv_want_same(const lgv_value *a, const char *what_a, const lgv_value *b,
                          const char *what_b, lgv_error *err);
 /* f32 [n] or [n,c]; `reason` says where the size comes from ("one per row of the input"). */

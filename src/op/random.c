@@ -66,7 +66,7 @@ static lgv_status infer_dropout(lgv_infer *c, lgv_error *err)
                         "the probability of dropping is %g, it must be at least 0 and below 1",
                         a->p);
     }
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 1, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 1, 4, err));
     lgv_like(&c->out[0], c->in[0]);
     return LGV_OK;
 }
@@ -105,6 +105,8 @@ const lgv_op lgv_op_dropout = {.name = "dropout",
                                .max_in = 1,
                                .n_out = 1,
                                .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                               .bf16_in = 1,
+                               .bf16_out = 1,
                                .infer = infer_dropout,
                                .grad = grad_dropout,
                                .flops = flops_dropout,

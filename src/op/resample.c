@@ -11,7 +11,7 @@ static lgv_status infer_resample(lgv_infer *c, lgv_error *err)
 {
     const int kind = ((const lgv_attr_resample *)c->attr)->kind;
     const lgv_value *x = c->in[0];
-    LGV_TRY(lgv_want_f32(x, "input", 4, 4, err));
+    LGV_TRY(lgv_want_float(x, "input", 4, 4, err));
     const int64_t h = x->dim[1], w = x->dim[2];
     if (kind < LGV_UP_NEAREST || kind > LGV_DOWN_FIR_REFLECT) {
         return lgv_fail(err, LGV_ERR_ARGUMENT,
@@ -24,7 +24,7 @@ static lgv_status infer_resample(lgv_infer *c, lgv_error *err)
             "input is %lldx%lld, which is too small: halving and reflecting need at least 2x2",
             (long long)h, (long long)w);
     }
-    lgv_set_shape(&c->out[0], LGV_F32, 4, x->dim[0], up ? 2 * h : h / 2, up ? 2 * w : w / 2,
+    lgv_set_shape(&c->out[0], x->dtype, 4, x->dim[0], up ? 2 * h : h / 2, up ? 2 * w : w / 2,
                   x->dim[3]);
     return LGV_OK;
 }
@@ -107,6 +107,8 @@ const lgv_op lgv_op_resample = {
     .max_in = 1,
     .n_out = 1,
     .flags = LGV_OP_CHEAP,
+    .bf16_in = 1,
+    .bf16_out = 1,
     .infer = infer_resample,
     .grad = grad_resample,
     .flops = flops_resample,
@@ -122,8 +124,8 @@ lgv_id lgv_resample(lgv_graph *g, lgv_id x, lgv_resample_kind kind)
 static lgv_status infer_resample_grad(lgv_infer *c, lgv_error *err)
 {
     const lgv_attr_resample *a = c->attr;
-    LGV_TRY(lgv_want_f32(c->in[0], "dy", 4, 4, err));
-    lgv_set_shape(&c->out[0], LGV_F32, 4, c->in[0]->dim[0], a->h, a->w, c->in[0]->dim[3]);
+    LGV_TRY(lgv_want_float(c->in[0], "dy", 4, 4, err));
+    lgv_set_shape(&c->out[0], c->in[0]->dtype, 4, c->in[0]->dim[0], a->h, a->w, c->in[0]->dim[3]);
     return LGV_OK;
 }
 
@@ -179,6 +181,8 @@ const lgv_op lgv_op_resample_grad = {
     .min_in = 1,
     .max_in = 1,
     .n_out = 1,
+    .bf16_in = 1,
+    .bf16_out = 1,
     .infer = infer_resample_grad,
     .grad = grad_resample_grad,
     .flops = flops_resample,

@@ -6,7 +6,7 @@
 /* --- add_row ------------------------------------------------------------------------------------ */
 static lgv_status infer_add_row(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     LGV_TRY(lgv_want_matrix(c->in[1], "the row vector", c->in[0]->dim[0], lgv_channels(c->in[0]),
                             "rows and channels of the input", err));
     lgv_like(&c->out[0], c->in[0]);
@@ -43,6 +43,8 @@ const lgv_op lgv_op_add_row = {.name = "add_row",
                                .max_in = 2,
                                .n_out = 1,
                                .flags = LGV_OP_INPLACE0,
+                               .bf16_in = 1,
+                               .bf16_out = 1,
                                .infer = infer_add_row,
                                .grad = grad_add_row,
                                LGV_EXAMPLES(examples_add_row)};
@@ -188,7 +190,7 @@ lgv_id lgv_row_axpby(lgv_graph *g, lgv_id x, lgv_id y, lgv_id a, lgv_id b)
 /* --- modulate ----------------------------------------------------------------------------------- */
 static lgv_status infer_modulate(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     const int64_t n = c->in[0]->dim[0], k = lgv_channels(c->in[0]);
     LGV_TRY(lgv_want_matrix(c->in[1], "scale", n, k, "rows and channels of the input", err));
     LGV_TRY(lgv_want_matrix(c->in[2], "shift", n, k, "rows and channels of the input", err));
@@ -233,6 +235,8 @@ const lgv_op lgv_op_modulate = {.name = "modulate",
                                 .max_in = 3,
                                 .n_out = 1,
                                 .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                                .bf16_in = 1,
+                                .bf16_out = 1,
                                 .infer = infer_modulate,
                                 .grad = grad_modulate,
                                 .flops = flops_modulate,
@@ -245,7 +249,7 @@ lgv_id lgv_modulate(lgv_graph *g, lgv_id x, lgv_id scale, lgv_id shift)
 
 static lgv_status infer_modulate_grad(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "dy", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "dy", 2, 4, err));
     LGV_TRY(lgv_want_same(c->in[0], "dy", c->in[1], "x", err));
     LGV_TRY(lgv_want_matrix(c->in[2], "scale", c->in[0]->dim[0], lgv_channels(c->in[0]),
                             "rows and channels of x", err));
@@ -273,6 +277,8 @@ const lgv_op lgv_op_modulate_grad = {.name = "modulate_grad",
                                      .min_in = 3,
                                      .max_in = 3,
                                      .n_out = 3,
+                                     .bf16_in = 1 | 2,
+                                     .bf16_out = 1,
                                      .infer = infer_modulate_grad,
                                      .no_grad = LGV_SECOND,
                                      .flops = flops_modulate_grad,
@@ -287,7 +293,7 @@ lgv_id lgv_modulate_grad(lgv_graph *g, lgv_id dy, lgv_id x, lgv_id scale)
 /* --- sum_rows, spread_rows ---------------------------------------------------------------------- */
 static lgv_status infer_sum_rows(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     lgv_set_shape(&c->out[0], LGV_F32, 1, lgv_channels(c->in[0]), 1, 1, 1);
     return LGV_OK;
 }
@@ -323,6 +329,7 @@ const lgv_op lgv_op_sum_rows = {.name = "sum_rows",
                                 .min_in = 1,
                                 .max_in = 1,
                                 .n_out = 1,
+                                .bf16_in = 1,
                                 .infer = infer_sum_rows,
                                 .grad = grad_sum_rows,
                                 .flops = flops_sum,
@@ -367,6 +374,7 @@ const lgv_op lgv_op_spread_rows = {.name = "spread_rows",
                                    .max_in = 1,
                                    .n_out = 1,
                                    .flags = LGV_OP_CHEAP,
+                                   .bf16_out = 1,
                                    .infer = infer_spread_rows,
                                    .grad = grad_spread_rows,
                                    LGV_EXAMPLES(examples_spread_rows)};
@@ -387,7 +395,7 @@ lgv_id lgv_spread_rows(lgv_graph *g, lgv_id v, int rank, const int64_t *dim)
 /* --- sum_hw, spread_hw -------------------------------------------------------------------------- */
 static lgv_status infer_sum_hw(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_f32(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     lgv_set_shape(&c->out[0], LGV_F32, 2, c->in[0]->dim[0], lgv_channels(c->in[0]), 1, 1);
     return LGV_OK;
 }
@@ -418,6 +426,7 @@ const lgv_op lgv_op_sum_hw = {.name = "sum_hw",
                               .min_in = 1,
                               .max_in = 1,
                               .n_out = 1,
+                              .bf16_in = 1,
                               .infer = infer_sum_hw,
                               .grad = grad_sum_hw,
                               .flops = flops_sum,
@@ -463,6 +472,7 @@ const lgv_op lgv_op_spread_hw = {.name = "spread_hw",
                                  .max_in = 1,
                                  .n_out = 1,
                                  .flags = LGV_OP_CHEAP,
+                                 .bf16_out = 1,
                                  .infer = infer_spread_hw,
                                  .grad = grad_spread_hw,
                                  LGV_EXAMPLES(examples_spread_hw)};
