@@ -61,7 +61,10 @@ typedef struct lgv_kernel {
     unsigned epilogue; /* LGV_EPI_* it can do (conv2d, linear) */
     int (*halo)(const lgv_call *c, int input); /* halo it would like around an input; NULL: 0 */
     bool accumulates;                          /* honours call.accumulate */
-    lgv_pack (*pack)(const lgv_call *c);       /* NULL: none */
+    /* Takes bf16 operands (those that accepts says). Others are asked only about calls without any: where no
+       kernel takes a call's bf16 operands, the plan runs one on float copies. */
+    bool bf16;
+    lgv_pack (*pack)(const lgv_call *c);               /* NULL: none */
     void (*run_pack)(const lgv_call *c, void *packed); /* in[LGV_IN_W] holds the weights */
     size_t (*workspace)(const lgv_call *c);            /* NULL: 0. May use c->threads */
     lgv_status (*prepare)(const lgv_call *c, void **state, lgv_error *err);

@@ -60,19 +60,42 @@ static unsigned epilogue_of(const lgv_call *c)
 static bool takes(const lgv_kernel *k, const lgv_call *c)
 {
     if (c->accumulate && !k->accumulates) return false;
+    if (!k->bf16 && lgv_has_bf16(c)) return false;
     return !(epilogue_of(c) & ~k->epilogue) && (!k->accepts || k->accepts(c));
 }
 
-static const lgv_kernel *choose(const lgv_plan *plan, const lgv_call *c)
+/* The first kernel that takes c and is called name (NULL: whatever its name). */
+static const lgv_kernel *find_kernel(const lgv_device *d, const lgv_call *c, const char *name)
 {
-    const lgv_device *d = plan->device;
-    const lgv_kernel *first = NULL, *k;
-    for (int i = 0; (k = d->kernel(d, c->op, i)); i++) {
-        if (!takes(k, c)) continue;
-        if (!first) first = k;
-        if (!plan->kernel[0] || !strcmp(k->name, plan->kernel)) return k;
+    const lgv_kernel *k;
+    for (int i = 0; (k = d->kernel(d, c->op, i)); i++)
+        if ((!name || !strcmp(k->name, name)) && takes(k, c)) return k;
+    return NULL;
+}
+
+static const lgv_kernel *find_cast(const lgv_device *d)
+{
+    lgv_call c = {.op = LGV_OP_cast, .n_in = 1, .n_out = 1};
+    c.in[0] = (lgv_tensor){.data = &present_marker, .dtype = LGV_BF16, .rank = 1};
+    c.out[0] = (lgv_tensor){.data = &present_marker, .dtype = LGV_F32, .rank = 1};
+    return find_kernel(d, &c, NULL);
+}
+
+/* The kernel for c; *widen: it takes only the widened form of c. */
+static const lgv_kernel *choose(const lgv_plan *plan, const lgv_call *c, bool *widen)
+{
+    const char *forced = plan->kernel[0] ? plan->kernel : NULL;
+    bool bf16 = lgv_has_bf16(c);
+    lgv_call wide;
+    if (bf16) lgv_widen(c, &wide);
+    for (int any = !forced; any < 2; any++) {
+        const char *name = any ? NULL : forced;
+        const lgv_kernel *k = find_kernel(plan->device, c, name);
+        *widen = !k && bf16;
+        if (*widen) k = find_kernel(plan->device, &wide, name);
+        if (k) return k;
     }
-    return first;
+    return NULL;
 }
 
 /* What the kernel that would get this node can do besides. */
@@ -80,8 +103,9 @@ static unsigned supported_epilogue(void *arg, const lgv_node *n)
 {
     void **both = arg;
     lgv_call c;
+    bool widen;
     dense_call(both[0], both[1], n, &c);
-    const lgv_kernel *k = choose(both[0], &c);
+    const lgv_kernel *k = choose(both[0], &c, &widen);
     return k ? k->epilogue : 0;
 }
 
@@ -108,6 +132,7 @@ static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units,
 {
     if (plan->options.instrument) LGV_TRY(instrument(g, err));
     lgv_graph_compact(g);
+    if (plan->options.mixed_precision == LGV_MIXED_BF16) LGV_TRY(lgv_pass_mixed_precision(g, err));
     if (!plan->options.no_fusion) {
         void *both[2] = {plan, g};
         LGV_TRY(lgv_pass_casts(g, err));
@@ -167,7 +192,8 @@ static lgv_status first_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
         if (n->op == LGV_OP_assign) LGV_TRY(check_assign(plan, p, n, err));
         dense_call(plan, p->g, n, &a->call);
         if (lgv_op_record(n->op)->flags & LGV_OP_LEAF) continue;
-        a->kernel = choose(plan, &a->call);
+        bool widen;
+        a->kernel = choose(plan, &a->call, &widen);
         if (!a->kernel) return no_kernel(plan, n, err);
     }
     return LGV_OK;
@@ -176,6 +202,21 @@ static lgv_status first_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
 static size_t round_up(size_t bytes)
 {
     return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+}
+
+/* The kernel for the real strides. */
+static lgv_status final_kernel(lgv_plan *plan, const lgv_node *n, lgv_action *a, lgv_error *err)
+{
+    bool widen;
+    a->kernel = choose(plan, &a->call, &widen);
+    if (!a->kernel) return no_kernel(plan, n, err);
+    if (!widen) return LGV_OK;
+    a->wide = lgv_zalloc(1, sizeof *a->wide);
+    if (!a->wide) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
+    lgv_widen(&a->call, &a->wide->call);
+    a->wide->bytes = lgv_widened_bytes(plan->device, &a->call);
+    snprintf(a->wide->kernel, sizeof a->wide->kernel, "%s (via f32)", a->kernel->name);
+    return LGV_OK;
 }
 
 /* Kernels for the real strides, and what they need: packed weights, workspace. */
@@ -203,10 +244,10 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             }
             t->halo = 0;
         }
-        a->kernel = choose(plan, &a->call);
-        if (!a->kernel) return no_kernel(plan, n, err);
+        LGV_TRY(final_kernel(plan, n, a, err));
+        lgv_call *c = lgv_action_call(a);
         if (a->kernel->pack) {
-            lgv_pack pack = a->kernel->pack(&a->call);
+            lgv_pack pack = a->kernel->pack(c);
             const lgv_place *w = &p->place[n->in[LGV_IN_W]];
             const lgv_root *r = &p->root[w->root];
             if (pack.bytes && r->kind == LGV_ROOT_STORE &&
@@ -219,14 +260,15 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
                 a->pack_bytes = round_up(pack.bytes);
             }
         }
-        a->workspace_bytes = a->kernel->workspace ? round_up(a->kernel->workspace(&a->call)) : 0;
-        if (a->workspace_bytes + a->pack_bytes) {
+        a->workspace_bytes = a->kernel->workspace ? round_up(a->kernel->workspace(c)) : 0;
+        size_t scratch = a->workspace_bytes + a->pack_bytes + (a->wide ? a->wide->bytes : 0);
+        if (scratch) {
             LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));
             p->root[p->n_roots] = (lgv_root){.kind = LGV_ROOT_ARENA,
                                              .first = (int32_t)i,
                                              .last = (int32_t)i,
                                              .owner = -1,
-                                             .bytes = a->workspace_bytes + a->pack_bytes};
+                                             .bytes = scratch};
             a->scratch = (int32_t)p->n_roots++;
         }
     }
@@ -256,8 +298,9 @@ static void note_costs(lgv_plan *plan, lgv_prog *p)
 static void prog_free(lgv_prog *p)
 {
     for (size_t i = 0; p->g && p->action && i < p->g->n_nodes; i++) {
-        const lgv_action *a = &p->action[i];
+        lgv_action *a = &p->action[i];
         if (a->kernel && a->kernel->destroy && a->call.state) a->kernel->destroy(a->call.state);
+        lgv_free(a->wide);
     }
     lgv_free(p->action);
     lgv_free(p->root);
@@ -386,6 +429,9 @@ void lgv_plan_bind(lgv_plan *plan)
                 a->call.packed = a->pack->data;
             else if (a->pack_bytes)
                 a->call.packed = (char *)a->call.workspace + a->workspace_bytes;
+            if (a->wide)
+                lgv_widened_bind(plan->device, &a->call, a->wide,
+                                 (char *)a->call.workspace + a->workspace_bytes + a->pack_bytes);
             for (int j = 0; j < p->g->node[k].n_out; j++) {
                 lgv_id v = p->g->node[k].out[j];
                 if (v < 0) continue;
@@ -405,7 +451,8 @@ static lgv_status prepare(lgv_plan *plan, lgv_error *err)
             lgv_action *a = &p->action[k];
             if (!a->kernel) continue;
             if (a->call.op == LGV_OP_adamw) LGV_TRY(bind_optimizer(plan, &a->call, err));
-            if (a->kernel->prepare) LGV_TRY(a->kernel->prepare(&a->call, &a->call.state, err));
+            if (a->kernel->prepare)
+                LGV_TRY(a->kernel->prepare(lgv_action_call(a), &a->call.state, err));
         }
     }
     return LGV_OK;
@@ -443,6 +490,7 @@ static lgv_status plan_init(lgv_plan *plan, int n, const lgv_program *programs,
     snprintf(plan->kernel, sizeof plan->kernel, "%s",
              plan->options.kernel ? plan->options.kernel : "");
     plan->options.weights = plan->options.kernel = NULL;
+    plan->cast = find_cast(plan->device);
     plan->weights_set = lgv_store_find_set(plan->store, plan->weights);
     for (int i = 0; i < n && plan->weights_set < 0; i++)
         if (programs[i].graph->n_params)

@@ -34,12 +34,21 @@ typedef struct lgv_place {
     bool view; /* part of another value's memory */
 } lgv_place;
 
+/* A call whose bf16 operands are float copies in the scratch memory (widen.c). */
+typedef struct lgv_widened {
+    lgv_call call;
+    size_t bytes;    /* of the copies */
+    char kernel[40]; /* "gemm (via f32)" */
+} lgv_widened;
+
 /* One node of a program at run time. */
 typedef struct lgv_action {
     lgv_call call;
     const lgv_kernel *kernel; /* NULL: nothing runs (a view) */
+    lgv_widened *wide;        /* what the kernel runs on instead of `call`; NULL: `call` itself */
     int32_t node;
-    int32_t scratch; /* root of workspace and per-run packing, -1 none */
+    int32_t
+        scratch; /* root of workspace, per-run packing and float copies (in this order), -1 none */
     size_t workspace_bytes;
     lgv_store_pack *pack; /* shared packed weights */
     size_t pack_bytes;    /* > 0: packed into the scratch before each run */
@@ -62,6 +71,7 @@ typedef struct lgv_prog {
 struct lgv_plan {
     lgv_store *store;
     lgv_device *device;
+    const lgv_kernel *cast; /* between bf16 and float */
     lgv_plan_options options;
     char weights[32];
     char kernel[32];
@@ -81,6 +91,24 @@ lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *o
 
 /* plan.c: fills the calls of a program from the places (after the arena or the IO block moved). */
 void lgv_plan_bind(lgv_plan *plan);
+
+/* plan.c: the call that the action's kernel runs on; the name it is shown by. */
+static inline lgv_call *lgv_action_call(lgv_action *a)
+{
+    return a->wide ? &a->wide->call : &a->call;
+}
+static inline const char *lgv_action_kernel(const lgv_action *a)
+{
+    return a->wide ? a->wide->kernel : a->kernel->name;
+}
+
+/* widen.c: calls on float copies of bf16 operands, for kernels that take none. */
+bool lgv_has_bf16(const lgv_call *c);
+void lgv_widen(const lgv_call *c, lgv_call *wide); /* dense f32 where c has bf16 */
+size_t lgv_widened_bytes(const lgv_device *d, const lgv_call *c);
+/* wide becomes the widened form of c again, its copies at `copies` (after memory moved). */
+void lgv_widened_bind(const lgv_device *d, const lgv_call *c, lgv_widened *wide, void *copies);
+void lgv_widened_run(const lgv_kernel *cast, const lgv_call *c, lgv_widened *wide, bool back);
 
 /* place.c: decides views, in-place results, lifetimes and offsets of one program. Kernels must have been chosen
    (action[].kernel, workspace_bytes, pack_bytes). */

@@ -37,7 +37,7 @@ static void zero_halo(const lgv_plan *plan, const lgv_prog *p, lgv_id v)
     }
 }
 
-/* Copies a placed tensor to dense host memory, pixel by pixel where it is strided. f32 and i32 only. */
+/* Copies a placed tensor to dense host memory (f32, i32), pixel by pixel where it is strided. */
 static void gather(const lgv_plan *plan, const lgv_tensor *t, void *to)
 {
     lgv_device *d = plan->device;
@@ -66,7 +66,7 @@ static lgv_status check_action(const lgv_plan *plan, const lgv_action *a, lgv_er
                 return lgv_fail(err, LGV_ERR_NUMERIC,
                                 "%s '%s' (kernel %s) made %s at element %lld of output %d, the "
                                 "first bad value of the run",
-                                lgv_op_record(a->call.op)->name, a->call.name, a->kernel->name,
+                                lgv_op_record(a->call.op)->name, a->call.name, lgv_action_kernel(a),
                                 isnan(plan->check[i]) ? "a NaN" : "an infinity", (long long)i, k);
     }
     return LGV_OK;
@@ -75,13 +75,14 @@ static lgv_status check_action(const lgv_plan *plan, const lgv_action *a, lgv_er
 /* Weights that changed since they were packed are packed again. */
 static void refresh_pack(lgv_plan *plan, lgv_action *a)
 {
+    lgv_call *c = lgv_action_call(a);
     if (a->pack) {
         uint64_t version = plan->store->set[a->pack->set].version;
         if (a->pack->version == version) return;
-        a->kernel->run_pack(&a->call, a->pack->data);
+        a->kernel->run_pack(c, a->pack->data);
         a->pack->version = version;
     } else if (a->pack_bytes) {
-        a->kernel->run_pack(&a->call, (char *)a->call.workspace + a->workspace_bytes);
+        a->kernel->run_pack(c, (char *)c->workspace + a->workspace_bytes);
     }
 }
 
@@ -96,8 +97,10 @@ static lgv_status run_action(lgv_plan *plan, const lgv_prog *p, lgv_action *a, l
     double start = plan->profile ? lgv_now() : 0;
     for (int k = 0; k < a->call.n_out; k++)
         if (a->zero_halo[k]) zero_halo(plan, p, p->g->node[a->node].out[k]);
+    if (a->wide) lgv_widened_run(plan->cast, &a->call, a->wide, false);
     refresh_pack(plan, a);
-    a->kernel->run(&a->call);
+    a->kernel->run(lgv_action_call(a));
+    if (a->wide) lgv_widened_run(plan->cast, &a->call, a->wide, true);
     if (a->call.op == LGV_OP_adamw) {
         bump(plan->store, "weight");
         bump(plan->store, "ema");
@@ -138,7 +141,8 @@ static lgv_status host_shape(const lgv_value *v, const char *name, lgv_dtype dty
                              lgv_error *err)
 {
     char text[96];
-    if (v->dtype != dtype)
+    bool rounded = dtype == LGV_F32 && v->dtype == LGV_BF16; /* the host's side is float */
+    if (v->dtype != dtype && !rounded)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' holds %s, not %s", name,
                         lgv_dtype_name(v->dtype), lgv_dtype_name(dtype));
     if (lgv_value_elements(v) != count)
@@ -341,7 +345,7 @@ void lgv_plan_node_at(const lgv_plan *plan, int i, lgv_node_info *info)
         info->program = p->name;
         info->name = n->name;
         info->op = lgv_op_record(n->op)->name;
-        info->kernel = a->kernel                                   ? a->kernel->name
+        info->kernel = a->kernel                                   ? lgv_action_kernel(a)
                        : lgv_op_record(n->op)->flags & LGV_OP_LEAF ? ""
                                                                    : "view";
         if (n->n_out && n->out[0] >= 0) info->rank = lgv_shape(p->g, n->out[0], info->dim);
@@ -369,6 +373,15 @@ static void digest_bytes(uint64_t *h, const void *data, size_t n)
     for (size_t i = 0; i < n; i++) *h = (*h ^ p[i]) * 0x100000001b3u;
 }
 
+/* Where operands are bf16; float alone adds nothing. */
+static void digest_types(uint64_t *h, const lgv_call *c)
+{
+    for (int k = 0; k < c->n_in; k++)
+        if (c->in[k].dtype == LGV_BF16) digest_bytes(h, &k, sizeof k);
+    for (int k = LGV_MAX_INPUTS; k < LGV_MAX_INPUTS + c->n_out; k++)
+        if (c->out[k - LGV_MAX_INPUTS].dtype == LGV_BF16) digest_bytes(h, &k, sizeof k);
+}
+
 void lgv_plan_digest(const lgv_plan *plan, char digest[17])
 {
     uint64_t h = 0xcbf29ce484222325u;
@@ -379,9 +392,11 @@ void lgv_plan_digest(const lgv_plan *plan, char digest[17])
             const lgv_node *n = &p->g->node[k];
             /* Views and repeated nodes change no bits, so recomputation is not part of the digest. */
             if (!p->action[k].kernel || n->clone) continue;
-            const char *op = lgv_op_record(n->op)->name, *kernel = p->action[k].kernel->name;
+            const char *op = lgv_op_record(n->op)->name;
+            const char *kernel = lgv_action_kernel(&p->action[k]);
             digest_bytes(&h, op, strlen(op));
             digest_bytes(&h, kernel, strlen(kernel));
+            digest_types(&h, &p->action[k].call);
             if (n->n_out && n->out[0] >= 0)
                 digest_bytes(&h, p->g->value[n->out[0]].dim, sizeof p->g->value[0].dim);
         }

@@ -144,6 +144,6 @@ static const lgv_kernel kernels[] = {
     {.op = LGV_OP_affine, .name = "plain", .run = run_affine},
     {.op = LGV_OP_act, .name = "plain", .run = run_act},
     {.op = LGV_OP_act_grad, .name = "plain", .run = run_act_grad},
-    {.op = LGV_OP_cast, .name = "plain", .run = run_cast},
+    {.op = LGV_OP_cast, .name = "plain", .bf16 = true, .run = run_cast},
 };
 const lgv_kernel_list LGV_TABLE(elementwise) = {kernels, sizeof kernels / sizeof kernels[0]};

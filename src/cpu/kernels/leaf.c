@@ -52,6 +52,6 @@ static const lgv_kernel kernels[] = {
      .name = "plain",
      .accumulates = true,
      .run = run_copy}, /* out[0]: the buffer of the store */
-    {.op = LGV_OP_stop_gradient, .name = "plain", .run = run_copy},
+    {.op = LGV_OP_stop_gradient, .name = "plain", .bf16 = true, .run = run_copy},
 };
 const lgv_kernel_list LGV_TABLE(leaf) = {kernels, sizeof kernels / sizeof kernels[0]};
