@@ -1,0 +1,233 @@
+/* test_precision.c - mixed precision: which values become bf16, the casts at the borders, kernels that run on float
+   copies, and that results are close to float64's and the same bits however they are computed. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "network.h"
+#include "plan/planner.h"
+
+static lgv_error err;
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        err.text[0] = 0;                                                                           \
+        if (call) fail_msg("%s: %s", #call, err.text);                                             \
+    } while (0)
+
+/* --- The pass --------------------------------------------------------------------------------------- */
+static lgv_dtype dtype_of(const lgv_graph *g, lgv_id v)
+{
+    return g->value[v].dtype;
+}
+
+static int count_op(const lgv_graph *g, lgv_opcode op)
+{
+    int n = 0;
+    for (size_t i = 0; i < g->n_nodes; i++) n += !g->node[i].dead && g->node[i].op == op;
+    return n;
+}
+
+/* What the record promises to kernels. */
+static void check_contract(const lgv_graph *g)
+{
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const lgv_node *n = &g->node[i];
+        const lgv_op *r = lgv_op_record(n->op);
+        lgv_dtype one = LGV_DTYPES; /* of operands that may be bf16 */
+        bool mixed = false;
+        if (n->dead || n->op == LGV_OP_cast) continue;
+        for (int k = 0; k < n->n_in + n->n_out; k++) {
+            bool in = k < n->n_in;
+            int at = in ? k : k - n->n_in;
+            lgv_id v = in ? n->in[at] : n->out[at];
+            if (v < 0) continue;
+            if ((in ? r->bf16_in : r->bf16_out) >> at & 1) {
+                if (one != LGV_DTYPES) mixed |= one != dtype_of(g, v);
+                one = dtype_of(g, v);
+            } else if (dtype_of(g, v) == LGV_BF16) {
+                fail_msg("%s '%s' has bf16 where its record forbids it", r->name, n->name);
+            }
+        }
+        if (mixed && !(r->flags & LGV_OP_MIXED))
+            fail_msg("%s '%s' has operands of both types", r->name, n->name);
+    }
+}
+
+static bool named(const lgv_node *n, const char *prefix)
+{
+    return !strncmp(n->name, prefix, strlen(prefix));
+}
+
+/* Every activation but those of the output convolution is bf16, and its gradient with it. */
+static void check_network(const lgv_graph *g)
+{
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const lgv_node *n = &g->node[i];
+        for (int k = 0; k < n->n_out; k++) {
+            const lgv_value *v = lgv_val(g, n->out[k]);
+            if (!v || n->dead) continue;
+            bool parameter = n->op == LGV_OP_param || n->op == LGV_OP_conv2d_grad_w;
+            bool border = n->op == LGV_OP_input || n->op == LGV_OP_mse_rows_grad;
+            bool last = named(n, "conv_out") || named(n, "act") || named(n, "conv_norm_out");
+            bool statistics = n->op == LGV_OP_attention && k == 1;
+            bool low = v->rank >= 3 && !parameter && !border && !last && !statistics;
+            if (n->op == LGV_OP_group_norm_grad && named(n, "conv_norm_out") && k == 0) low = true;
+            if (low != (v->dtype == LGV_BF16))
+                fail_msg("%s '%s' output %d is %s", lgv_op_record(n->op)->name, n->name, k,
+                         lgv_dtype_name(v->dtype));
+        }
+    }
+}
+
+static void test_pass(void **state)
+{
+    static const char *const names[] = {"plain",       "ddpm_cifar10", "attention",
+                                        "class_table", "scale_shift",  "no_mid"};
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        network r;
+        lgv_graph *g;
+        network_open(&r, names[i]);
+        OK(lgv_graph_clone(r.graph, &g, &err));
+        OK(lgv_pass_mixed_precision(g, &err));
+        lgv_graph_compact(g);
+        check_contract(g);
+        check_network(g);
+        assert_int_equal(count_op(g, LGV_OP_cast), 1); /* of the picture */
+        lgv_graph_free(g);
+        network_close(&r);
+    }
+}
+
+/* --- Whole networks --------------------------------------------------------------------------------- */
+typedef struct result {
+    float *output, *grad;
+    int64_t n_output, n_grad;
+} result;
+
+static result run_network(network *r)
+{
+    result t = {0};
+    int64_t dim[4];
+    network_write_inputs(r);
+    OK(lgv_plan_run(r->plan, NULL, &err));
+    lgv_plan_output_at(r->plan, 0, NULL, dim);
+    t.n_output = dim[0] * dim[1] * dim[2] * dim[3];
+    t.output = malloc((size_t)t.n_output * sizeof *t.output);
+    OK(lgv_plan_read(r->plan, "output", t.output, t.n_output, &err));
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) t.grad = malloc((size_t)t.n_grad * sizeof *t.grad);
+        int64_t at = 0;
+        for (int i = 0; i < lgv_store_count(r->store); i++) {
+            int rank, frozen;
+            int64_t n = 1;
+            lgv_store_at(r->store, i, &rank, dim, &frozen);
+            for (int k = 0; k < rank; k++) n *= dim[k];
+            if (pass) OK(lgv_store_read(r->store, "grad", i, t.grad + at, n, &err));
+            at += n;
+        }
+        t.n_grad = at;
+    }
+    return t;
+}
+
+static void result_drop(result *t)
+{
+    free(t->output);
+    free(t->grad);
+}
+
+static result run_on(network *r, const char *device, int threads, const lgv_plan_options *options)
+{
+    network_plan(r, device, threads, options);
+    result t = run_network(r);
+    network_unplan(r);
+    return t;
+}
+
+static const char *const levels[] = {"scalar", "avx2", "avx512", "f64"};
+static bool has_level(const char *level)
+{
+    return !strcmp(level, "f64") || lgv_cpu_has(level);
+}
+
+/* Every configuration, on every level, with fusion and without. bf16 keeps 8 bits: each rounding is off by up to
+   2^-9, and the roundings of a path through these networks add up to about 1e-2. (Gradients of relu networks are farther: where
+   an input rounds over 0, the derivative is another.) */
+static void test_networks(void **state)
+{
+    static const char *const names[] = {
+        "plain",         "attention",        "resnet_samplers", "skip",
+        "skip_nogroups", "skip_mixed",       "learned",         "class_timestep",
+        "k_blocks",      "scale_shift_norm", "one_level",       "fourier_class"};
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        network r;
+        network_open(&r, names[i]);
+        result want = run_on(&r, "cpu:f64", 2, NULL);
+        for (int l = 0; l < 4; l++)
+            for (int fused = 0; fused < 2; fused++) {
+                if (!has_level(levels[l])) continue;
+                char spec[32];
+                snprintf(spec, sizeof spec, "cpu:%s", levels[l]);
+                result have = run_on(
+                    &r, spec, 2,
+                    &(lgv_plan_options){.mixed_precision = LGV_MIXED_BF16, .no_fusion = !fused});
+                double out = golden_rms_error(have.output, want.output, want.n_output),
+                       grad = golden_rms_error(have.grad, want.grad, want.n_grad);
+                if (!(out <= 2e-2 && grad <= (strstr(names[i], "timestep") ? 0.2 : 3e-2)))
+                    fail_msg("%s, %s, %s: output %.1e, gradients %.1e", names[i], levels[l],
+                             fused ? "fused" : "not fused", out, grad);
+                result_drop(&have);
+            }
+        result_drop(&want);
+        network_close(&r);
+    }
+}
+
+/* Threads, recomputation and check mode change no bit. */
+static void test_same_bits(void **state)
+{
+    static const struct {
+        int threads;
+        lgv_plan_options options;
+    } other[] = {
+        {2, {0}}, {7, {0}}, {1, {.recompute = 1}}, {2, {.recompute = 2}}, {2, {.check = 1}},
+    };
+    static const char *const names[] = {"ddpm_cifar10", "scale_shift", "skip_mixed"};
+    (void)state;
+    for (int i = 0; i < 9; i++) {
+        char spec[32];
+        network r;
+        if (!has_level(levels[i % 3])) continue;
+        snprintf(spec, sizeof spec, "cpu:%s", levels[i % 3]);
+        network_open(&r, names[i / 3]);
+        lgv_plan_options options = {.mixed_precision = LGV_MIXED_BF16};
+        result want = run_on(&r, spec, 1, &options);
+        for (size_t k = 0; k < sizeof other / sizeof *other; k++) {
+            options = other[k].options;
+            options.mixed_precision = LGV_MIXED_BF16;
+            result have = run_on(&r, spec, other[k].threads, &options);
+            assert_memory_equal(have.output, want.output, (size_t)want.n_output * sizeof(float));
+            assert_memory_equal(have.grad, want.grad, (size_t)want.n_grad * sizeof(float));
+            result_drop(&have);
+        }
+        result_drop(&want);
+        network_close(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pass), cmocka_unit_test(test_networks),
+                                       cmocka_unit_test(test_same_bits)};
+    return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
+}
