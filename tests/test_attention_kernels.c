@@ -128,7 +128,7 @@ static void test_shapes(void **state)
         for (int d = 0; d < SPECS; d++)
             for (int k = 0; k < 4 && runs(specs[d]); k++) {
                 result got =
-                    run_case(specs[d], 2, k & 1 ? "gemm" : "plain", &shapes[i], k & 2 ? 3 : 0);
+                    run_case(specs[d], 2, k & 1 ? "tiled" : "plain", &shapes[i], k & 2 ? 3 : 0);
                 double tolerance = strcmp(specs[d], "cpu:f64") ? 2e-5 : 1e-7;
                 assert_near("y", want.y, got.y, want.q_size, tolerance);
                 assert_near("lse", want.lse, got.lse, want.lse_size, tolerance);
@@ -160,10 +160,10 @@ static void test_bits(void **state)
         for (int i = 0; i < SHAPES && runs(specs[d]); i++) {
             shape single = shapes[i];
             single.n = 1;
-            result one = run_case(specs[d], 1, "gemm", &shapes[i], 0),
-                   two = run_case(specs[d], 2, "gemm", &shapes[i], 0);
-            result seven = run_case(specs[d], 7, "gemm", &shapes[i], 0),
-                   alone = run_case(specs[d], 2, "gemm", &single, 0);
+            result one = run_case(specs[d], 1, "tiled", &shapes[i], 0),
+                   two = run_case(specs[d], 2, "tiled", &shapes[i], 0);
+            result seven = run_case(specs[d], 7, "tiled", &shapes[i], 0),
+                   alone = run_case(specs[d], 2, "tiled", &single, 0);
             assert_equal(&one, &two, &shapes[i], shapes[i].n);
             assert_equal(&one, &seven, &shapes[i], shapes[i].n);
             assert_equal(&one, &alone, &shapes[i], 1);

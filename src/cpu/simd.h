@@ -192,6 +192,11 @@ static inline vreal v_load_i32(const int32_t *p)
 {
     return (real)*p;
 }
+/* Row i of a VL x VL block becomes column i. */
+static inline void v_transpose(vreal a[VL])
+{
+    (void)a;
+}
 #ifdef LGV_LEVEL_F64
 static inline vreal v_sqrt(vreal a)
 {
@@ -237,6 +242,16 @@ static inline vreal v_scale2(vreal a, vreal n)
     memcpy(&f1, &u1, sizeof f1);
     memcpy(&f2, &u2, sizeof f2);
     return a * f1 * f2;
+}
+/* a * 2^n where a and the result are normal, n integral; NaN stays NaN. */
+static inline vreal v_add_exponent(vreal a, vreal n)
+{
+    if (!(n >= -126.0f && n <= 127.0f)) return a;
+    uint32_t u;
+    memcpy(&u, &a, sizeof u);
+    u += (uint32_t)(int32_t)n << 23;
+    memcpy(&a, &u, sizeof a);
+    return a;
 }
 /* 2^n for integral n in [-126, 127]; NaN gives NaN. */
 static inline vreal v_pow2(vreal n)
@@ -412,6 +427,25 @@ static inline vreal v_load_i32(const int32_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
+static inline void v_transpose(vreal a[VL])
+{
+    vreal b[8];
+    LGV_UNROLL
+    for (int i = 0; i < 8; i += 4) { /* 2x2 blocks of pairs, in halves */
+        vreal x = _mm256_unpacklo_ps(a[i], a[i + 1]), y = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        vreal z = _mm256_unpacklo_ps(a[i + 2], a[i + 3]),
+              w = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        b[i] = _mm256_shuffle_ps(x, z, 0x44);
+        b[i + 1] = _mm256_shuffle_ps(x, z, 0xee);
+        b[i + 2] = _mm256_shuffle_ps(y, w, 0x44);
+        b[i + 3] = _mm256_shuffle_ps(y, w, 0xee);
+    }
+    LGV_UNROLL
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+    }
+}
 static inline vreal v_scale2(vreal a, vreal n)
 {
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1),
@@ -419,6 +453,11 @@ static inline vreal v_scale2(vreal a, vreal n)
     __m256i u1 = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i u2 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(u1)), _mm256_castsi256_ps(u2));
+}
+static inline vreal v_add_exponent(vreal a, vreal n)
+{
+    __m256i up = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), up));
 }
 static inline vreal v_pow2(vreal n)
 {
@@ -593,7 +632,37 @@ static inline vreal v_load_i32(const int32_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
 }
+static inline void v_transpose(vreal a[VL])
+{
+    vreal b[16];
+    LGV_UNROLL
+    for (int i = 0; i < 16;
+         i += 4) { /* within quarters: b[i+c] holds columns c, 4+c, 8+c, 12+c of rows i.. */
+        vreal x = _mm512_unpacklo_ps(a[i], a[i + 1]), y = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        vreal z = _mm512_unpacklo_ps(a[i + 2], a[i + 3]),
+              w = _mm512_unpackhi_ps(a[i + 2], a[i + 3]);
+        b[i] = _mm512_shuffle_ps(x, z, 0x44);
+        b[i + 1] = _mm512_shuffle_ps(x, z, 0xee);
+        b[i + 2] = _mm512_shuffle_ps(y, w, 0x44);
+        b[i + 3] = _mm512_shuffle_ps(y, w, 0xee);
+    }
+    LGV_UNROLL
+    for (int c = 0; c < 4; c++) { /* then the quarters themselves */
+        vreal x = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88),
+              y = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
+        vreal z = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88),
+              w = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+        a[c] = _mm512_shuffle_f32x4(x, z, 0x88);
+        a[8 + c] = _mm512_shuffle_f32x4(x, z, 0xdd);
+        a[4 + c] = _mm512_shuffle_f32x4(y, w, 0x88);
+        a[12 + c] = _mm512_shuffle_f32x4(y, w, 0xdd);
+    }
+}
 static inline vreal v_scale2(vreal a, vreal n)
+{
+    return _mm512_scalef_ps(a, n);
+}
+static inline vreal v_add_exponent(vreal a, vreal n)
 {
     return _mm512_scalef_ps(a, n);
 }
@@ -608,6 +677,10 @@ static inline vreal v_pow2(vreal n)
 static inline vreal v_exp(vreal x)
 {
     return exp(x);
+}
+static inline vreal v_exp2_normal(vreal x)
+{
+    return exp2(x);
 }
 static inline vreal v_tanh(vreal x)
 {
@@ -648,6 +721,21 @@ static inline vreal v_exp(vreal x)
 {
     vreal n, p = v_exp_parts(v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x)), &n);
     return v_scale2(p, n);
+}
+
+/* 2^x for x < 127; what lies below 2^-125 becomes 2^-125, NaN stays NaN. For the weights of a softmax: no
+   denormals, half the instructions of v_exp. x = n + r, 2^r a minimax polynomial (1.1e-7) that is 1 at 0; error <= 2 ulp. */
+static inline vreal v_exp2_normal(vreal x)
+{
+    x = v_max(v_set1(-125.0f), x);
+    vreal n = v_round(x), r = v_sub(x, n);
+    vreal p = v_set1(1.326472877e-3f);
+    p = v_fma(p, r, v_set1(9.671513183e-3f));
+    p = v_fma(p, r, v_set1(5.550733744e-2f));
+    p = v_fma(p, r, v_set1(2.402224208e-1f));
+    p = v_fma(p, r, v_set1(6.931469776e-1f));
+    p = v_fma(p, r, v_set1(1.0f));
+    return v_add_exponent(p, n);
 }
 
 /* 1 + e^-x for |x| clamped to 87, where the power of two needs one step only: what lies beyond changes

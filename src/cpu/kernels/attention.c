@@ -1,7 +1,7 @@
 /* attention.c - scaled dot-product attention and its gradient: the plain kernels, and the table of all.
    The plain kernels work one query (or key) at a time with an exact softmax; the score matrix never
    exists as a whole. */
-#include "attention.h"
+#include "attention_tiles.h"
 
 real attention_dot(const real *a, const real *b, int64_t n)
 {
@@ -136,15 +136,15 @@ static void run_plain_grad(const lgv_call *c)
 
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_attention,
-     .name = "gemm",
+     .name = "tiled",
      .accepts = accepts,
-     .workspace = attention_gemm_workspace,
-     .run = attention_gemm},
+     .workspace = attention_tiled_workspace,
+     .run = attention_tiled},
     {.op = LGV_OP_attention_grad,
-     .name = "gemm",
+     .name = "tiled",
      .accepts = accepts,
-     .workspace = attention_gemm_grad_workspace,
-     .run = attention_gemm_grad},
+     .workspace = attention_tiled_grad_workspace,
+     .run = attention_tiled_grad},
     {.op = LGV_OP_attention,
      .name = "plain",
      .accepts = accepts,

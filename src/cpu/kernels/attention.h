@@ -1,4 +1,4 @@
-/* attention.h - one view of attention's operands for the kernels of attention.c and attention_gemm.c. */
+/* attention.h - one view of attention's operands for the kernels of attention*.c. */
 #ifndef LGV_ATTENTION_H
 #define LGV_ATTENTION_H
 
@@ -45,19 +45,11 @@ static inline real *attention_lse(const attention_run *r, int64_t copy)
     return r->lse + copy / r->heads * r->lse_n + copy % r->heads * r->lse_head;
 }
 
-#define attention_describe            LGV_AT(lgv_attention_describe)
-#define attention_describe_grad       LGV_AT(lgv_attention_describe_grad)
-#define attention_dot                 LGV_AT(lgv_attention_dot)
-#define attention_gemm_workspace      LGV_AT(lgv_attention_gemm_workspace)
-#define attention_gemm                LGV_AT(lgv_attention_gemm)
-#define attention_gemm_grad_workspace LGV_AT(lgv_attention_gemm_grad_workspace)
-#define attention_gemm_grad           LGV_AT(lgv_attention_gemm_grad)
+#define attention_describe      LGV_AT(lgv_attention_describe)
+#define attention_describe_grad LGV_AT(lgv_attention_describe_grad)
+#define attention_dot           LGV_AT(lgv_attention_dot)
 void attention_describe(const lgv_call *c, attention_run *r);
 void attention_describe_grad(const lgv_call *c, attention_run *r);
 real attention_dot(const real *a, const real *b, int64_t n);
-size_t attention_gemm_workspace(const lgv_call *c);
-void attention_gemm(const lgv_call *c);
-size_t attention_gemm_grad_workspace(const lgv_call *c);
-void attention_gemm_grad(const lgv_call *c);
 
 #endif
