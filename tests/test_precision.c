@@ -153,7 +153,9 @@ static result run_on(network *r, const char *device, int threads, const lgv_plan
     return t;
 }
 
-static const char *const levels[] = {"scalar", "avx2", "avx512", "f64"};
+enum { LEVELS = 6 };
+static const char *const levels[LEVELS] = {"scalar", "avx2", "avx512",
+                                           "f64",    "amx",  "amx-emulated"};
 static bool has_level(const char *level)
 {
     return !strcmp(level, "f64") || lgv_cpu_has(level);
@@ -173,7 +175,7 @@ static void test_networks(void **state)
         network r;
         network_open(&r, names[i]);
         result want = run_on(&r, "cpu:f64", 2, NULL);
-        for (int l = 0; l < 4; l++)
+        for (int l = 0; l < LEVELS; l++)
             for (int fused = 0; fused < 2; fused++) {
                 if (!has_level(levels[l])) continue;
                 char spec[32];
@@ -204,12 +206,12 @@ static void test_same_bits(void **state)
     };
     static const char *const names[] = {"ddpm_cifar10", "scale_shift", "skip_mixed"};
     (void)state;
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 3 * LEVELS; i++) {
         char spec[32];
         network r;
-        if (!has_level(levels[i % 3])) continue;
-        snprintf(spec, sizeof spec, "cpu:%s", levels[i % 3]);
-        network_open(&r, names[i / 3]);
+        if (!has_level(levels[i % LEVELS])) continue;
+        snprintf(spec, sizeof spec, "cpu:%s", levels[i % LEVELS]);
+        network_open(&r, names[i / LEVELS]);
         lgv_plan_options options = {.mixed_precision = LGV_MIXED_BF16};
         result want = run_on(&r, spec, 1, &options);
         for (size_t k = 0; k < sizeof other / sizeof *other; k++) {

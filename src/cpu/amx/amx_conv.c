@@ -483,13 +483,13 @@ static void grad_x(const lgv_call *c)
 /* --- The table -------------------------------------------------------------------------------------------- */
 #define FORWARD(name_)                                                                             \
     {                                                                                              \
-        .op = name_, .name = "amx", .accepts = accepts, .epilogue = CONV_EPILOGUE,                 \
+        .op = name_, .name = "amx", .bf16 = true, .accepts = accepts, .epilogue = CONV_EPILOGUE,   \
         .pack = forward_pack, .run_pack = forward_run_pack, .workspace = forward_workspace,        \
         .run = forward                                                                             \
     }
 #define GRAD_X(name_)                                                                              \
     {                                                                                              \
-        .op = name_, .name = "amx", .accepts = accepts, .pack = grad_x_pack,                       \
+        .op = name_, .name = "amx", .bf16 = true, .accepts = accepts, .pack = grad_x_pack,         \
         .run_pack = grad_x_run_pack, .workspace = grad_x_workspace, .run = grad_x                  \
     }
 
