@@ -174,7 +174,7 @@ static const shape shapes[] = {
     {3, 1, 7, 520, 260, 1, 1, 1, {0, 0, 0, 0}, true},
     {2, 1, 600, 96, 64, 1, 1, 1, {0, 0, 0, 0}, true},
 };
-enum { SHAPES = sizeof shapes / sizeof *shapes, SPECS = sizeof specs / sizeof *specs, PASSES = 2 };
+enum { SHAPES = sizeof shapes / sizeof *shapes, SPECS = sizeof specs / sizeof *specs, PASSES = 3 };
 
 static void test_shapes(void **state)
 {

@@ -230,7 +230,8 @@ static void run_pair(const run *r, const band *b, tiles *s, int64_t tile, int64_
         a1 = tile_left(r, b, tile + 1);
     }
     for (int64_t k = first; k < last; k++) {
-        amx_product(s, &r->inner, a0, a1, r->pitch * 2, r->right + k * r->block_stride, ahead, sum);
+        amx_product(s, &r->inner, a0, a1, r->pitch * 2, r->right + k * r->block_stride, ahead,
+                    false, sum);
         ahead.p += ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
         amx_finish(&r->y, sum, pixel[0], count[0], k * BLOCK_COLUMNS);
         amx_finish(&r->y, sum + TILE_ROWS * BLOCK_COLUMNS, pixel[1], count[1], k * BLOCK_COLUMNS);
@@ -492,12 +493,15 @@ static void grad_x(const lgv_call *c)
         .op = name_, .name = "amx", .bf16 = true, .accepts = accepts, .pack = grad_x_pack,         \
         .run_pack = grad_x_run_pack, .workspace = grad_x_workspace, .run = grad_x                  \
     }
+#define GRAD_W(name_)                                                                              \
+    {                                                                                              \
+        .op = name_, .name = "amx", .accepts = amx_conv_w_accepts, .accumulates = true,            \
+        .workspace = amx_conv_w_workspace, .run = amx_conv_w                                       \
+    }
 
 static const lgv_kernel kernels[] = {
-    FORWARD(LGV_OP_conv2d),
-    FORWARD(LGV_OP_linear),
-    GRAD_X(LGV_OP_conv2d_grad_x),
-    GRAD_X(LGV_OP_linear_grad_x),
+    FORWARD(LGV_OP_conv2d),       FORWARD(LGV_OP_linear),       GRAD_X(LGV_OP_conv2d_grad_x),
+    GRAD_X(LGV_OP_linear_grad_x), GRAD_W(LGV_OP_conv2d_grad_w), GRAD_W(LGV_OP_linear_grad_w),
 };
 extern const lgv_kernel_list LGV_TABLE(amx_conv);
 const lgv_kernel_list LGV_TABLE(amx_conv) = {kernels, sizeof kernels / sizeof *kernels};

@@ -3,16 +3,27 @@
    streams from L2 and is prefetched, the left one stays in L1 while the right one's blocks pass. */
 #include "amx_product.h"
 
-enum { NEAR = 2 }; /* steps that the right operand is fetched into L1 ahead */
+enum {
+    NEAR = 2, /* steps that the right operand is fetched into L1 ahead */
+    ROW_BYTES = BLOCK_COLUMNS * 4
+};
 
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, const uint16_t *b, amx_ahead ahead, float *sum)
+                 int64_t stride, const uint16_t *b, amx_ahead ahead, bool add, float *sum)
 {
+    float *low = sum + TILE_ROWS * BLOCK_COLUMNS;
     tile_memory_ready();
-    tile_zero(s, 0);
-    tile_zero(s, 1);
-    tile_zero(s, 2);
-    tile_zero(s, 3);
+    if (add) {
+        tile_load(s, 0, sum, ROW_BYTES);
+        tile_load(s, 1, sum + TILE_F32, ROW_BYTES);
+        tile_load(s, 2, low, ROW_BYTES);
+        tile_load(s, 3, low + TILE_F32, ROW_BYTES);
+    } else {
+        tile_zero(s, 0);
+        tile_zero(s, 1);
+        tile_zero(s, 2);
+        tile_zero(s, 3);
+    }
     for (int t = 0; t < inner->taps; t++) {
         const int64_t offset = inner->offset[t];
         const uint16_t *left0 = a0 + offset, *left1 = a1 + offset;
@@ -39,11 +50,10 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             b += STEP_ELEMENTS;
         }
     }
-    enum { ROW_BYTES = BLOCK_COLUMNS * 4 };
     tile_store(s, 0, sum, ROW_BYTES);
     tile_store(s, 1, sum + TILE_F32, ROW_BYTES);
-    tile_store(s, 2, sum + TILE_ROWS * BLOCK_COLUMNS, ROW_BYTES);
-    tile_store(s, 3, sum + TILE_ROWS * BLOCK_COLUMNS + TILE_F32, ROW_BYTES);
+    tile_store(s, 2, low, ROW_BYTES);
+    tile_store(s, 3, low + TILE_F32, ROW_BYTES);
 }
 
 /* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */

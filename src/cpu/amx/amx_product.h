@@ -28,9 +28,10 @@ typedef struct amx_ahead {
 #define amx_product LGV_AT(lgv_amx_product)
 #define amx_finish  LGV_AT(lgv_amx_finish)
 
-/* sum[32][32] = left rows times right. a0, a1: the first and second 16 rows, `stride` bytes apart. */
+/* sum[32][32] = left rows times right (add: plus what was there). a0, a1: the first and second 16 rows, `stride`
+   bytes apart. */
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, const uint16_t *b, amx_ahead ahead, float *sum);
+                 int64_t stride, const uint16_t *b, amx_ahead ahead, bool add, float *sum);
 
 /* A forward operator's result [n,h,w,k] with its epilogue; wide: f32, else bf16. */
 typedef struct amx_result {
@@ -50,6 +51,16 @@ static inline void amx_copy(uint16_t *to, const uint16_t *from, int64_t n, int64
     for (; i + 32 <= n; i += 32) memcpy(to + i, from + i, 64);
     if (i < n) memcpy(to + i, from + i, (size_t)(n - i) * 2);
     if (n < width) memset(to + n, 0, (size_t)(width - n) * 2);
+}
+
+/* Row pairs of right operands: to[i] holds a[i] and b[i], zeros from n (<= 16) on. */
+static inline void amx_interleave(const uint16_t *a, const uint16_t *b, int64_t n, uint32_t to[16])
+{
+    if (n >= 16) {
+        for (int i = 0; i < 16; i++) to[i] = a[i] | (uint32_t)b[i] << 16;
+        return;
+    }
+    for (int i = 0; i < 16; i++) to[i] = i < n ? a[i] | (uint32_t)b[i] << 16 : 0;
 }
 
 /* VL elements at p[i], zeros from n on. wide: f32, else bf16. */

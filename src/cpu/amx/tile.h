@@ -55,6 +55,37 @@ static inline void tile_memory_ready(void)
 #define tile_load(s, t, p, stride)  _tile_loadd(t, p, stride)
 #define tile_store(s, t, p, stride) _tile_stored(t, p, stride)
 #define tile_dot(s, c, a, b)        _tile_dpbf16ps(c, a, b)
+
+/* to[i][j] = from[j][i], 16 by 16; rows of `to` start `stride` elements apart. */
+static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
+{
+    __m512i r[16], t[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from[i]);
+    LGV_UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    LGV_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    LGV_UNROLL
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    LGV_UNROLL
+    for (int i = 0; i < 8; i++) {
+        _mm512_storeu_si512(to + i * stride, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+        _mm512_storeu_si512(to + (i + 8) * stride, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+    }
+}
 #else
 
 typedef struct tiles {
@@ -103,6 +134,11 @@ static inline void tile_dot(tiles *s, int c, int a, int b)
         }
         memcpy(s->byte[c][m], sum, sizeof sum);
     }
+}
+static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
+{
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) to[i * stride + j] = from[j][i];
 }
 #endif
 

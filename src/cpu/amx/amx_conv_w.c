@@ -1,0 +1,384 @@
+/* amx_conv_w.c - the gradient for weights in bf16: dw[k, tap, c] = sum over positions of dy[., k] x[., c].
+   The inner dimension is positions, so dy is transposed (left rows are outputs k) and x becomes right operands of
+   position pairs. Windows of stride 1 need both once: over a flat space of positions with zeros between
+   rows and pictures a tap is only an offset into dy's rows. Other windows gather x first.
+   A task owns a group of outputs and channels and walks over bands of positions, whose copies and sums fit L2.
+   Where groups are few, positions are cut into at most 8 pieces by shape, added in order at the end. */
+#include "amx_conv.h"
+
+enum {
+    GROUP = 128, /* outputs and channels of a group */
+    BAND = 768,  /* positions, about */
+    MAX_PIECES = 8,
+    TASKS = 16, /* wanted at least; else positions are cut */
+    SUM = BLOCK_ELEMENTS
+};
+
+typedef enum kind { SHIFTED, DIRECT, GATHERED } kind;
+
+typedef struct run {
+    conv_problem p;
+    const uint16_t *x, *dy;
+    kind kind;
+    int taps;             /* offsets into dy: 1 unless SHIFTED */
+    int64_t columns;      /* channels, GATHERED: of all taps */
+    int64_t column_group; /* columns of a group */
+    int64_t k_groups, j_groups;
+    int64_t pitch;          /* SHIFTED: positions from one row to the next */
+    int64_t rows, pictures; /* of a band (SHIFTED) */
+    int64_t picture_rows;   /* rows from one picture to the next */
+    int64_t picture_bands;
+    bool exact; /* SHIFTED: rows are whole steps, zeros between them are left out */
+    int64_t bands, pieces;
+    int64_t x_length, dy_length; /* positions of a band, at most */
+    int64_t slots;               /* partial results in memory */
+    size_t slot_bytes, thread_bytes;
+    char *sums, *workspace;
+    bool accumulate;
+} run;
+
+/* A thread's buffers for one band. */
+typedef struct scratch {
+    const uint16_t **x,
+        **dy;        /* of each position, at the group's first channel; zeros where there is none */
+    uint16_t *right; /* x: [block of 32 columns][step] */
+    uint16_t *left;  /* dy: [output][dy_length] */
+    uint16_t *rows;  /* GATHERED: [position][column_group] */
+    int64_t *offset; /* of each picture row of a band, into left (exact) */
+} scratch;
+
+typedef struct group {
+    int64_t k0, k, j0, j; /* outputs and columns: first, how many */
+} group;
+
+static const uint16_t zeros[GROUP];
+
+/* --- Layout: a function of shapes --------------------------------------------------------------------- */
+static void cut_shifted(run *r, int64_t margin)
+{
+    const conv_problem *p = &r->p;
+    r->exact = p->x.w % TILE_BF16 == 0;
+    int64_t rows = lgv_max_i64(1, BAND / r->pitch);
+    r->pictures = 1;
+    if (rows >= p->x.h && !r->exact) {
+        r->rows = p->x.h;
+        r->pictures = lgv_max_i64(1, lgv_min_i64(p->x.n, BAND / (r->picture_rows * r->pitch)));
+    } else {
+        r->rows = lgv_ceil_div(p->x.h, lgv_ceil_div(p->x.h, rows));
+    }
+    r->picture_bands = lgv_ceil_div(p->x.h, r->rows);
+    r->bands = r->picture_bands * lgv_ceil_div(p->x.n, r->pictures);
+    int64_t all = r->pictures == 1 ? r->rows : r->pictures * r->picture_rows;
+    r->x_length = amx_round(all * (r->exact ? p->x.w : r->pitch), TILE_BF16);
+    r->dy_length = amx_round(all * r->pitch, TILE_BF16) + amx_round(margin, TILE_BF16);
+}
+
+/* Zeros between rows must cover what a window reads beyond them, and leave room for the rows of dy. */
+static bool can_shift(const conv_problem *p, int64_t *pitch, int64_t *picture_rows)
+{
+    int64_t right = p->y.w - 1 - p->left + p->kw - p->x.w,
+            below = p->y.h - 1 - p->top + p->kh - p->x.h;
+    *pitch = p->x.w + lgv_max_i64(p->left, lgv_max_i64(0, right));
+    *picture_rows = p->x.h + lgv_max_i64(p->top, lgv_max_i64(0, below));
+    return p->stride == 1 && p->kh * p->kw > 1 && p->x.c >= 16 && p->y.w <= *pitch &&
+           p->y.h <= *picture_rows && p->left < p->kw && p->top < p->kh;
+}
+
+static run describe(const lgv_call *c)
+{
+    run r = {.p = conv_describe(c), .taps = 1, .accumulate = c->accumulate};
+    const conv_problem *p = &r.p;
+    r.x = (const uint16_t *)p->xd;
+    r.dy = (const uint16_t *)p->yd;
+    int window = p->kh * p->kw;
+    r.kind = window == 1 && p->stride == 1 && !p->top && !p->left ? DIRECT : GATHERED;
+    if (can_shift(p, &r.pitch, &r.picture_rows)) r.kind = SHIFTED;
+    r.columns = r.kind == GATHERED ? window * p->x.c : p->x.c;
+    if (r.kind == SHIFTED) {
+        r.taps = window;
+        cut_shifted(&r, (p->kh - 1) * r.pitch + p->kw - 1);
+    } else {
+        r.bands = lgv_ceil_div(p->y.n * p->y.h * p->y.w, BAND);
+        r.x_length = r.dy_length = BAND;
+    }
+    r.dy_length += TILE_BF16; /* off each other's cache sets */
+    r.column_group = r.kind == SHIFTED ? GROUP : 4 * GROUP;
+    r.column_group = lgv_min_i64(r.column_group, amx_round(r.columns, BLOCK_COLUMNS));
+    r.k_groups = lgv_ceil_div(p->y.c, GROUP);
+    r.j_groups = lgv_ceil_div(r.columns, r.column_group);
+    int64_t groups = r.k_groups * r.j_groups;
+    r.pieces = lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(TASKS, groups)), r.bands);
+    r.slots = r.pieces > 1 ? r.pieces * groups : c->threads;
+    int64_t k = lgv_min_i64(GROUP, amx_round(p->y.c, BLOCK_ROWS));
+    r.slot_bytes = (size_t)(r.taps * k * r.column_group) * sizeof(float);
+    r.thread_bytes = amx_lines((size_t)r.x_length * sizeof(void *)) +
+                     amx_lines((size_t)r.dy_length * sizeof(void *)) +
+                     amx_lines((size_t)(r.x_length * r.column_group) * 2) +
+                     amx_lines((size_t)(r.dy_length * k) * 2) +
+                     amx_lines((size_t)(r.rows + 1) * sizeof(int64_t));
+    if (r.kind == GATHERED) r.thread_bytes += amx_lines((size_t)(BAND * r.column_group) * 2);
+    return r;
+}
+
+static void *take(char **p, size_t bytes)
+{
+    void *q = *p;
+    *p += amx_lines(bytes);
+    return q;
+}
+
+static scratch scratch_of(const run *r, int thread)
+{
+    char *p = r->workspace + (size_t)thread * r->thread_bytes;
+    int64_t k = lgv_min_i64(GROUP, amx_round(r->p.y.c, BLOCK_ROWS));
+    scratch s;
+    s.x = take(&p, (size_t)r->x_length * sizeof(void *));
+    s.dy = take(&p, (size_t)r->dy_length * sizeof(void *));
+    s.right = take(&p, (size_t)(r->x_length * r->column_group) * 2);
+    s.left = take(&p, (size_t)(r->dy_length * k) * 2);
+    s.offset = take(&p, (size_t)(r->rows + 1) * sizeof(int64_t));
+    s.rows = (uint16_t *)(void *)p;
+    return s;
+}
+
+static group find_group(const run *r, int64_t index)
+{
+    group g = {.k0 = index / r->j_groups * GROUP, .j0 = index % r->j_groups * r->column_group};
+    g.k = lgv_min_i64(GROUP, r->p.y.c - g.k0);
+    g.j = lgv_min_i64(r->column_group, r->columns - g.j0);
+    return g;
+}
+
+/* --- Where the positions of a band lie ----------------------------------------------------------------- */
+static void clear(const uint16_t **p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) p[i] = zeros;
+}
+
+/* Rows [h0, h0+rows) of `pictures` pictures; returns the steps. dy stands (kh-1-top, kw-1-left) later than x, so that tap
+   (i, j) of a position is dy's (kh-1-i, kw-1-j) on. */
+static amx_inner locate_shifted(const run *r, const group *g, int64_t band, const scratch *s)
+{
+    const conv_problem *p = &r->p;
+    int64_t n0 = band / r->picture_bands * r->pictures, h0 = band % r->picture_bands * r->rows;
+    int64_t pictures = lgv_min_i64(r->pictures, p->x.n - n0),
+            rows = lgv_min_i64(r->rows, p->x.h - h0);
+    int64_t width = r->exact ? p->x.w : r->pitch, lead = p->kw - 1 - p->left;
+    clear(s->x, r->x_length);
+    clear(s->dy, r->dy_length);
+    for (int64_t n = 0; n < pictures; n++) {
+        const uint16_t *x = r->x + (n0 + n) * p->x.sn + g->j0,
+                       *dy = r->dy + (n0 + n) * p->y.sn + g->k0;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < p->x.w; j++)
+                s->x[(n * r->picture_rows + i) * width + j] = x + (h0 + i) * p->x.sh + j * p->x.sw;
+        for (int64_t i = 0; i < rows + p->kh - 1; i++) {
+            int64_t row = h0 + i - (p->kh - 1 - p->top);
+            if (row < 0 || row >= p->y.h) continue;
+            const uint16_t **to = s->dy + (n * r->picture_rows + i) * r->pitch + lead;
+            for (int64_t j = 0; j < p->y.w; j++) to[j] = dy + row * p->y.sh + j * p->y.sw;
+        }
+    }
+    if (!r->exact) {
+        int64_t used = ((pictures - 1) * r->picture_rows + rows) * r->pitch;
+        s->offset[0] = 0;
+        return (amx_inner){1, lgv_ceil_div(used, TILE_BF16), s->offset};
+    }
+    for (int64_t i = 0; i < rows; i++) s->offset[i] = i * r->pitch;
+    return (amx_inner){(int)rows, p->x.w / TILE_BF16, s->offset};
+}
+
+/* Columns [j0, j0+j) of x under the window of output (n, h, w), tap after tap. */
+static void gather_row(const run *r, const group *g, int64_t n, int64_t h, int64_t w, uint16_t *to)
+{
+    const conv_problem *p = &r->p;
+    for (int64_t j = g->j0; j < g->j0 + g->j;) {
+        int64_t t = j / p->x.c, c = j % p->x.c, count = lgv_min_i64(p->x.c - c, g->j0 + g->j - j);
+        int64_t y = h * p->stride - p->top + t / p->kw, x = w * p->stride - p->left + t % p->kw;
+        if (y < 0 || y >= p->x.h || x < 0 || x >= p->x.w)
+            memset(to, 0, (size_t)count * 2);
+        else
+            amx_copy(to, r->x + n * p->x.sn + y * p->x.sh + x * p->x.sw + c, count, count);
+        to += count;
+        j += count;
+    }
+}
+
+static amx_inner locate_direct(const run *r, const group *g, int64_t band, const scratch *s)
+{
+    const conv_problem *p = &r->p;
+    int64_t first = band * BAND, count = lgv_min_i64(BAND, p->y.n * p->y.h * p->y.w - first);
+    int64_t j = first % p->y.w, i = first / p->y.w % p->y.h, n = first / p->y.w / p->y.h;
+    clear(s->x, BAND);
+    clear(s->dy, BAND);
+    for (int64_t q = 0; q < count; q++) {
+        s->dy[q] = r->dy + n * p->y.sn + i * p->y.sh + j * p->y.sw + g->k0;
+        s->x[q] = r->x + n * p->x.sn + i * p->x.sh + j * p->x.sw + g->j0;
+        if (r->kind == GATHERED) {
+            uint16_t *row = s->rows + q * r->column_group;
+            gather_row(r, g, n, i, j, row);
+            s->x[q] = row;
+        }
+        if (++j == p->y.w) {
+            j = 0;
+            if (++i == p->y.h) {
+                i = 0;
+                n++;
+            }
+        }
+    }
+    s->offset[0] = 0;
+    return (amx_inner){1, lgv_ceil_div(count, TILE_BF16), s->offset};
+}
+
+/* --- Operands ------------------------------------------------------------------------------------------- */
+/* dy at 32 positions a time, transposed: rows of outputs. */
+static void make_left(const run *r, const group *g, const scratch *s, int64_t length)
+{
+    uint32_t pairs[16][16];
+    int64_t k_end = amx_round(g->k, BLOCK_ROWS);
+    for (int64_t q = 0; q < length; q += TILE_BF16)
+        for (int64_t k = 0; k < k_end; k += 16) {
+            for (int i = 0; i < 16; i++)
+                amx_interleave(s->dy[q + 2 * i] + k, s->dy[q + 2 * i + 1] + k, g->k - k, pairs[i]);
+            transpose16(pairs, (uint32_t *)(void *)(s->left + k * r->dy_length + q),
+                        r->dy_length / 2);
+        }
+}
+
+/* x as right operands, blocks of 32 columns x_length * 32 elements apart. zeros has GROUP elements, enough for
+   one block of columns from any group's start. */
+static void make_right(const run *r, const group *g, const scratch *s, int64_t length)
+{
+    for (int64_t j = 0; j < g->j; j += 16) {
+        uint16_t *block = s->right + j / BLOCK_COLUMNS * r->x_length * BLOCK_COLUMNS +
+                          j % BLOCK_COLUMNS / 16 * TILE_ELEMENTS;
+        for (int64_t q = 0; q < length; q += 2) {
+            const uint16_t *a = s->x[q] == zeros ? zeros : s->x[q] + j,
+                           *b = s->x[q + 1] == zeros ? zeros : s->x[q + 1] + j;
+            uint16_t *to = block + q / TILE_BF16 * STEP_ELEMENTS + q % TILE_BF16 / 2 * TILE_BF16;
+            amx_interleave(a, b, g->j - j, (uint32_t *)(void *)to);
+        }
+    }
+    if ((g->j - 1) % BLOCK_COLUMNS >= 16) return; /* the last block's second tile has no columns */
+    uint16_t *block = s->right + (g->j - 1) / BLOCK_COLUMNS * r->x_length * BLOCK_COLUMNS;
+    for (int64_t q = 0; q < length; q += TILE_BF16)
+        memset(block + q / TILE_BF16 * STEP_ELEMENTS + TILE_ELEMENTS, 0, TILE_ELEMENTS * 2);
+}
+
+/* --- Sums ------------------------------------------------------------------------------------------------ */
+/* The block of sums of a slot: outputs 32*k, columns 32*j, tap. */
+static float *sum_at(const run *r, int64_t slot, int64_t k, int64_t j, int64_t tap)
+{
+    float *sums = (float *)(void *)(r->sums + (size_t)slot * r->slot_bytes);
+    return sums + ((k * (r->column_group / BLOCK_COLUMNS) + j) * r->taps + tap) * SUM;
+}
+
+static void add_band(const run *r, const group *g, const amx_inner *inner, const scratch *s,
+                     int64_t slot, bool first)
+{
+    const amx_ahead nothing = {NULL, 0};
+    tiles t;
+    tile_begin(&t);
+    for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++) {
+        const uint16_t *left = s->left + k * BLOCK_ROWS * r->dy_length;
+        for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++)
+            for (int64_t tap = 0; tap < r->taps; tap++) {
+                const conv_problem *p = &r->p;
+                int64_t shift = r->kind == SHIFTED
+                                    ? (p->kh - 1 - tap / p->kw) * r->pitch + p->kw - 1 - tap % p->kw
+                                    : 0;
+                amx_product(&t, inner, left + shift, left + shift + TILE_ROWS * r->dy_length,
+                            r->dy_length * 2, s->right + j * r->x_length * BLOCK_COLUMNS, nothing,
+                            !first, sum_at(r, slot, k, j, tap));
+            }
+    }
+    tile_end(&t);
+}
+
+/* dw of blocks (k, j) of a group from the sums of a slot. */
+static void write_block(const run *r, const group *g, int64_t slot, int64_t k, int64_t j)
+{
+    const conv_problem *p = &r->p;
+    const float *sum = sum_at(r, slot, k, j, 0);
+    int64_t outputs = lgv_min_i64(BLOCK_ROWS, g->k - k * BLOCK_ROWS),
+            columns = lgv_min_i64(BLOCK_COLUMNS, g->j - j * BLOCK_COLUMNS);
+    for (int64_t o = 0; o < outputs; o++, sum += BLOCK_COLUMNS) {
+        float *dw = p->wd + (g->k0 + k * BLOCK_ROWS + o) * p->ws[0];
+        for (int64_t i = 0; i < columns; i++) {
+            int64_t column = g->j0 + j * BLOCK_COLUMNS + i, first = column / p->x.c;
+            for (int64_t t = 0; t < r->taps; t++) {
+                int64_t tap = first + t;
+                float *to = dw + column % p->x.c * p->ws[1] + tap / p->kw * p->ws[2] +
+                            tap % p->kw * p->ws[3];
+                *to = r->accumulate ? *to + sum[t * SUM + i] : sum[t * SUM + i];
+            }
+        }
+    }
+}
+
+static void write_group(const run *r, const group *g, int64_t slot)
+{
+    for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++)
+        for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++) write_block(r, g, slot, k, j);
+}
+
+static void sum_task(void *arg, int64_t task, int thread)
+{
+    const run *r = arg;
+    int64_t groups = r->k_groups * r->j_groups, piece = task / groups;
+    int64_t slot = r->pieces > 1 ? task : thread;
+    int64_t first = piece * r->bands / r->pieces, last = (piece + 1) * r->bands / r->pieces;
+    group g = find_group(r, task % groups);
+    scratch s = scratch_of(r, thread);
+    for (int64_t band = first; band < last; band++) {
+        amx_inner inner =
+            r->kind == SHIFTED ? locate_shifted(r, &g, band, &s) : locate_direct(r, &g, band, &s);
+        make_left(r, &g, &s, r->dy_length - TILE_BF16);
+        make_right(r, &g, &s, inner.taps * inner.steps * TILE_BF16);
+        add_band(r, &g, &inner, &s, slot, band == first);
+    }
+    if (r->pieces == 1) write_group(r, &g, slot);
+}
+
+/* The pieces of one block of outputs and columns, in order. */
+static void combine_task(void *arg, int64_t task, int thread)
+{
+    const run *r = arg;
+    int64_t groups = r->k_groups * r->j_groups, columns = r->column_group / BLOCK_COLUMNS;
+    int64_t blocks = GROUP / BLOCK_ROWS * columns;
+    int64_t index = task / blocks, k = task % blocks / columns, j = task % columns;
+    group g = find_group(r, index);
+    if (k * BLOCK_ROWS >= g.k || j * BLOCK_COLUMNS >= g.j) return;
+    float *sum = sum_at(r, index, k, j, 0);
+    for (int64_t piece = 1; piece < r->pieces; piece++) {
+        const float *from = sum_at(r, piece * groups + index, k, j, 0);
+        for (int64_t i = 0; i < r->taps * SUM; i++) sum[i] += from[i];
+    }
+    write_block(r, &g, index, k, j);
+}
+
+bool amx_conv_w_accepts(const lgv_call *c)
+{
+    conv_problem p = conv_describe(c);
+    return c->in[0].dtype == LGV_BF16 && c->in[1].dtype == LGV_BF16 && c->out[0].dtype == LGV_F32 &&
+           p.kh * p.kw <= AMX_MAX_TAPS;
+}
+
+size_t amx_conv_w_workspace(const lgv_call *c)
+{
+    run r = describe(c);
+    return (size_t)r.slots * amx_lines(r.slot_bytes) + (size_t)c->threads * r.thread_bytes;
+}
+
+void amx_conv_w(const lgv_call *c)
+{
+    run r = describe(c);
+    int64_t groups = r.k_groups * r.j_groups;
+    r.sums = c->workspace;
+    r.workspace = r.sums + (size_t)r.slots * amx_lines(r.slot_bytes);
+    lgv_parallel(c, r.pieces * groups, sum_task, &r);
+    if (r.pieces == 1) return;
+    lgv_parallel(c, groups * (GROUP / BLOCK_ROWS) * (r.column_group / BLOCK_COLUMNS), combine_task,
+                 &r);
+}
