@@ -1,5 +1,6 @@
 /* bench_conv.c - GFLOP/s of the convolution and linear kernels on typical shapes.
-   bench_conv [DEVICE [THREADS [KERNEL]]]. Process CPU time of the best of several runs decides, because other
+   bench_conv [DEVICE [THREADS [KERNEL|any [f32|bf16]]]]. bf16: values in bf16, weights and their gradients in f32.
+   Process CPU time of the best of several runs decides, because other
    programs may share the machine; rates are per thread. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +15,12 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {4, 32, 128, 128, 3, 1},  {4, 16, 256, 256, 3, 1}, {32, 32, 64, 64, 3, 1},
-    {4, 8, 512, 512, 3, 1},   {4, 4, 256, 256, 3, 1},  {4, 32, 3, 128, 3, 1},
-    {4, 32, 128, 3, 3, 1},    {4, 32, 128, 128, 3, 2}, {4, 16, 512, 256, 1, 1},
-    {64, 8, 384, 1536, 1, 1}, {32, 28, 1, 32, 3, 1},   {32, 28, 32, 32, 3, 1},
+    {4, 128, 128, 128, 3, 1}, {16, 32, 256, 256, 3, 1}, {4, 64, 128, 128, 3, 1},
+    {16, 16, 256, 256, 3, 1}, {4, 32, 256, 256, 3, 1},  {4, 16, 512, 512, 3, 1},
+    {4, 32, 128, 128, 3, 1},  {4, 16, 256, 256, 3, 1},  {32, 32, 64, 64, 3, 1},
+    {4, 8, 512, 512, 3, 1},   {4, 4, 256, 256, 3, 1},   {4, 32, 3, 128, 3, 1},
+    {4, 32, 128, 3, 3, 1},    {4, 32, 128, 128, 3, 2},  {4, 16, 512, 256, 1, 1},
+    {64, 8, 384, 1536, 1, 1}, {32, 28, 1, 32, 3, 1},    {32, 28, 32, 32, 3, 1},
     {32, 14, 64, 64, 3, 1},   {32, 1, 128, 512, 1, 1},
 };
 
@@ -28,32 +31,32 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static lgv_tensor tensor(lgv_device *d, const int64_t *dim)
+static lgv_tensor tensor(lgv_device *d, lgv_dtype dtype, const int64_t *dim)
 {
-    lgv_tensor t = {.dtype = LGV_F32, .rank = 4};
+    lgv_tensor t = {.dtype = dtype, .rank = 4};
     int64_t n = 1;
     for (int i = 3; i >= 0; i--) {
         t.dim[i] = dim[i];
         t.stride[i] = n;
         n *= dim[i];
     }
-    size_t size = d->element_size(d, LGV_F32);
+    size_t size = d->element_size(d, dtype);
     t.data = d->alloc(d, (size_t)n * size);
     if (!t.data) exit(1);
     for (int64_t i = 0; i < n; i++) {
         float v = (float)(i * 2654435761u % 1000) / 1000.0f - 0.5f;
-        d->write(d, LGV_F32, (char *)t.data + (size_t)i * size, &v, 1);
+        d->write(d, dtype, (char *)t.data + (size_t)i * size, &v, 1);
     }
     return t;
 }
 
-static double rate(lgv_device *d, const shape *s, int pass, const char *name)
+static double rate(lgv_device *d, const shape *s, int pass, const char *name, lgv_dtype dtype)
 {
     static const lgv_opcode ops[] = {LGV_OP_conv2d, LGV_OP_conv2d_grad_x, LGV_OP_conv2d_grad_w};
     int64_t out = (s->hw + 2 * (s->window / 2) - s->window) / s->stride + 1;
-    lgv_tensor x = tensor(d, (int64_t[]){s->n, s->hw, s->hw, s->c}),
-               y = tensor(d, (int64_t[]){s->n, out, out, s->k});
-    lgv_tensor w = tensor(d, (int64_t[]){s->k, s->c, s->window, s->window});
+    lgv_tensor x = tensor(d, dtype, (int64_t[]){s->n, s->hw, s->hw, s->c}),
+               y = tensor(d, dtype, (int64_t[]){s->n, out, out, s->k});
+    lgv_tensor w = tensor(d, LGV_F32, (int64_t[]){s->k, s->c, s->window, s->window});
     int p = s->window / 2;
     lgv_attr_conv attr = {.stride = s->stride, .pad = {p, p, p, p}};
     lgv_call c = {.op = ops[pass],
@@ -67,7 +70,7 @@ static double rate(lgv_device *d, const shape *s, int pass, const char *name)
     c.out[0] = pass == 0 ? y : pass == 1 ? x : w;
     const lgv_kernel *k = NULL;
     for (int i = 0; (k = d->kernel(d, c.op, i)); i++)
-        if (!name || !strcmp(k->name, name)) break;
+        if ((!name || !strcmp(k->name, name)) && (!k->accepts || k->accepts(&c))) break;
     if (!k) return 0;
     void *packed = k->pack ? d->alloc(d, k->pack(&c).bytes) : NULL;
     c.workspace = k->workspace ? d->alloc(d, k->workspace(&c)) : NULL;
@@ -95,14 +98,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_conv: %s\n", err.text);
         return 1;
     }
+    const char *kernel = argc > 3 && strcmp(argv[3], "any") ? argv[3] : NULL;
+    lgv_dtype dtype = argc > 4 && !strcmp(argv[4], "bf16") ? LGV_BF16 : LGV_F32;
     printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n",
            lgv_device_name(d), d->threads);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const shape *s = &shapes[i];
-        printf("%3d x %4d -> %4d @ %2d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw,
+        printf("%3d x %4d -> %4d @ %3d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw,
                s->window, s->window, s->stride);
-        for (int pass = 0; pass < 3; pass++)
-            printf(" %7.1f", rate(d, s, pass, argc > 3 ? argv[3] : NULL));
+        for (int pass = 0; pass < 3; pass++) printf(" %7.1f", rate(d, s, pass, kernel, dtype));
         printf("\n");
     }
     lgv_device_free(d);
