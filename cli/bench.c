@@ -12,7 +12,7 @@
 
 static struct {
     cli_device_options dev;
-    char *mode;
+    char *mode, *precision;
     int batch, resolution, rounds, json, interactive, profile;
 } opt;
 
@@ -27,6 +27,7 @@ static struct poptOption table[] = {
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print one line of JSON", NULL},
     {"interactive", 0, POPT_ARG_NONE, &opt.interactive, 0,
      "run a round for each line on standard input", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -125,10 +126,10 @@ static void show_profile(const cli_network *n, lgv_device *device)
     qsort(lines, (size_t)count, sizeof *lines, by_seconds);
     printf("\nPeaks measured on the spot (a matrix product, a sum): %.0f GFLOP/s, %.1f GB/s\n\n",
            p.flops / 1e9, p.bytes / 1e9);
-    printf("%-24s %-10s %6s %10s %7s %10s %8s %8s\n", "operator", "kernel", "nodes", "ms", "share",
+    printf("%-24s %-16s %6s %10s %7s %10s %8s %8s\n", "operator", "kernel", "nodes", "ms", "share",
            "GFLOP/s", "of peak", "of GB/s");
     for (int i = 0; i < count; i++)
-        printf("%-24s %-10s %6d %10.3f %6.1f%% %10.1f %7.0f%% %7.0f%%\n", lines[i].op,
+        printf("%-24s %-16s %6d %10.3f %6.1f%% %10.1f %7.0f%% %7.0f%%\n", lines[i].op,
                lines[i].kernel, lines[i].nodes, 1e3 * lines[i].seconds,
                100 * lines[i].seconds / total, lines[i].flops / lines[i].seconds / 1e9,
                100 * lines[i].flops / lines[i].seconds / p.flops,
@@ -171,14 +172,16 @@ static lgv_status interact(cli_network *n, double *seconds, lgv_error *err)
     return LGV_OK;
 }
 
-static lgv_status bench(const lgv_model *model, lgv_device *device, int training, double *seconds,
-                        lgv_error *err)
+static lgv_status bench(const lgv_model *model, lgv_device *device, int training,
+                        lgv_mixed_precision precision, double *seconds, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     int64_t h = opt.resolution ? opt.resolution : info->height ? info->height : 32;
     int64_t w = opt.resolution ? opt.resolution : info->width ? info->width : 32;
     cli_network n = {0};
-    lgv_status status = cli_network_new(model, device, training, 0, opt.batch, h, w, NULL, &n, err);
+    const lgv_plan_options options = {.mixed_precision = precision};
+    lgv_status status =
+        cli_network_new(model, device, training, 0, opt.batch, h, w, &options, &n, err);
     if (status) return status;
     status = time_steps(&n, 1, seconds, err); /* warm-up */
     if (status) goto done;
@@ -196,9 +199,9 @@ static lgv_status bench(const lgv_model *model, lgv_device *device, int training
         lgv_plan_describe(n.plan, &plan);
         qsort(seconds, (size_t)opt.rounds, sizeof *seconds, by_value);
         double median = seconds[opt.rounds / 2];
-        printf("%s, %s, %lldx%lld, batch %d, %s, %d threads\n", info->source,
+        printf("%s, %s, %lldx%lld, batch %d, %s, %s, %d threads\n", info->source,
                training ? "training step" : "sampling step", (long long)w, (long long)h, opt.batch,
-               lgv_device_name(device), lgv_device_threads(device));
+               lgv_device_name(device), cli_precision(precision), lgv_device_threads(device));
         printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n",
                opt.rounds, median, seconds[0], seconds[opt.rounds - 1], opt.batch / median,
                plan.flops / median / 1e9);
@@ -228,13 +231,15 @@ static int run(const cli_command *self, int argc, const char **argv)
     int training = !opt.mode || !strcmp(opt.mode, "train");
     if (!training && strcmp(opt.mode, "sample"))
         return cli_error(self, CLI_USAGE, "--mode is train or sample, not '%s'", opt.mode);
+    lgv_mixed_precision precision = LGV_MIXED_NO;
+    if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
     lgv_error err = {0};
     lgv_model *model = NULL;
     lgv_device *device = NULL;
     double *seconds = malloc((size_t)opt.rounds * sizeof *seconds);
     lgv_status status = seconds ? lgv_model_open(what, NULL, &model, &err) : LGV_ERR_MEMORY;
     if (!status) status = cli_open_device(&opt.dev, &device, &err);
-    if (!status) status = bench(model, device, training, seconds, &err);
+    if (!status) status = bench(model, device, training, precision, seconds, &err);
     lgv_model_free(model);
     lgv_device_free(device);
     free(seconds);

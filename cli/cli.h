@@ -54,6 +54,17 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
             "threads (default: the physical cores this process may use)", "N"                      \
     }
 
+/* The row for --mixed-precision, and its text (NULL: not stated) as a value; -1 to go on, else the exit code. */
+#define CLI_PRECISION_OPTION(text)                                                                 \
+    {                                                                                              \
+        "mixed-precision", 0, POPT_ARG_STRING, &(text), 0,                                         \
+            "bf16: activations and their gradients in 16 bits; no: in float32 (default)",          \
+            "no|bf16"                                                                              \
+    }
+int cli_read_precision(const cli_command *self, const char *text, lgv_mixed_precision *out);
+/* "float32" or "bf16 mixed precision", for the first lines. */
+const char *cli_precision(lgv_mixed_precision m);
+
 lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err);
 
 /* "512M", "2G", "1.5GiB", plain bytes. False when it is not a size. */

@@ -233,6 +233,18 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
     return code;
 }
 
+int cli_read_precision(const cli_command *self, const char *text, lgv_mixed_precision *out)
+{
+    lgv_error err;
+    if (!text || !lgv_mixed_precision_parse(text, out, &err)) return -1;
+    return cli_error(self, CLI_USAGE, "--mixed-precision: %s", err.text);
+}
+
+const char *cli_precision(lgv_mixed_precision m)
+{
+    return m == LGV_MIXED_BF16 ? "bf16 mixed precision" : "float32";
+}
+
 lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err)
 {
     return lgv_device_new(o->device, o->threads, out, err);

@@ -10,6 +10,7 @@
 
 static struct {
     cli_device_options dev;
+    char *precision;
     int trace, plan, batch, resolution, channels, json;
 } opt;
 
@@ -25,12 +26,14 @@ static struct poptOption table[] = {
     {"channels", 0, POPT_ARG_INT, &opt.channels, 0, "channels of a preset's pictures (default: 3)",
      "N"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
 
 /* --- A network ---------------------------------------------------------------------------------------- */
 typedef struct report {
+    lgv_mixed_precision precision;
     const lgv_model_info *info;
     int64_t batch, h, w;
     lgv_model_stage *stages;
@@ -41,15 +44,17 @@ typedef struct report {
 
 static lgv_status collect(const lgv_model *model, lgv_device *device, report *r, lgv_error *err)
 {
+    const lgv_plan_options options = {.mixed_precision = r->precision};
     cli_network n = {0};
     lgv_status status = lgv_model_check_size(model, r->h, r->w, err);
     if (!status && opt.trace)
         status = lgv_model_trace(model, r->batch, r->h, r->w, &r->stages, &r->n_stages, err);
-    if (!status) status = cli_network_new(model, device, 1, 1, r->batch, r->h, r->w, NULL, &n, err);
+    if (!status)
+        status = cli_network_new(model, device, 1, 1, r->batch, r->h, r->w, &options, &n, err);
     if (status) return status;
     lgv_plan_describe(n.plan, &r->train);
     cli_network_free(&n);
-    status = cli_network_new(model, device, 0, 1, r->batch, r->h, r->w, NULL, &r->net, err);
+    status = cli_network_new(model, device, 0, 1, r->batch, r->h, r->w, &options, &r->net, err);
     if (!status) lgv_plan_describe(r->net.plan, &r->sample);
     return status;
 }
@@ -65,7 +70,7 @@ static void shape_text(const lgv_model_stage *s, char text[96])
 
 static void print_plan(const cli_network *n)
 {
-    printf("\n%-52s %-22s %-8s %-18s %10s\n", "node", "operator", "kernel", "shape", "MFLOP");
+    printf("\n%-52s %-22s %-16s %-18s %10s\n", "node", "operator", "kernel", "shape", "MFLOP");
     for (int i = 0; i < lgv_plan_nodes(n->plan); i++) {
         lgv_node_info node;
         char shape[96] = "";
@@ -75,7 +80,7 @@ static void print_plan(const cli_network *n)
         for (int k = 0; k < node.rank; k++)
             used += snprintf(shape + used, sizeof shape - (size_t)used, k ? "x%lld" : "%lld",
                              (long long)node.dim[k]);
-        printf("%-52s %-22s %-8s %-18s %10.2f\n", node.name, node.op, node.kernel, shape,
+        printf("%-52s %-22s %-16s %-18s %10.2f\n", node.name, node.op, node.kernel, shape,
                node.flops / 1e6);
     }
 }
@@ -107,8 +112,8 @@ static void print_text(const report *r, const lgv_device *device)
     else
         printf("  weights           none: a configuration only\n");
     if (i->scheduler) printf("  scheduler         %s\n", i->scheduler);
-    printf("  device            %s, %d threads\n", lgv_device_name(device),
-           lgv_device_threads(device));
+    printf("  device            %s, %d threads, %s\n", lgv_device_name(device),
+           lgv_device_threads(device), cli_precision(r->precision));
     if (r->n_stages) printf("\n");
     for (int k = 0; k < r->n_stages; k++) {
         char shape[96];
@@ -128,12 +133,13 @@ static json_t *plan_json(const lgv_plan_info *p)
 static void print_json(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
-    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:o, s:o}", "source",
-                          i->source, "class", i->class_name, "in_channels", i->in_channels,
-                          "out_channels", i->out_channels, "size", (int)r->h, (int)r->w,
-                          "parameters", (json_int_t)i->parameters, "tensors", i->tensors,
+    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:s, s:o, s:o}",
+                          "source", i->source, "class", i->class_name, "in_channels",
+                          i->in_channels, "out_channels", i->out_channels, "size", (int)r->h,
+                          (int)r->w, "parameters", (json_int_t)i->parameters, "tensors", i->tensors,
                           "batch_size", (json_int_t)r->batch, "device", lgv_device_name(device),
-                          "sample", plan_json(&r->sample), "train", plan_json(&r->train));
+                          "mixed_precision", lgv_mixed_precision_name(r->precision), "sample",
+                          plan_json(&r->sample), "train", plan_json(&r->train));
     json_t *stages = json_array();
     for (int k = 0; k < r->n_stages; k++) {
         json_t *shape = json_array();
@@ -164,9 +170,9 @@ static void print_json(const report *r, const lgv_device *device)
     json_decref(o);
 }
 
-static lgv_status show_model(const lgv_model *model, lgv_error *err)
+static lgv_status show_model(const lgv_model *model, lgv_mixed_precision precision, lgv_error *err)
 {
-    report r = {.info = lgv_model_describe(model), .batch = opt.batch};
+    report r = {.info = lgv_model_describe(model), .batch = opt.batch, .precision = precision};
     int size = opt.resolution ? opt.resolution : 0;
     r.h = size ? size : r.info->height ? r.info->height : 32;
     r.w = size ? size : r.info->width ? r.info->width : 32;
@@ -247,6 +253,8 @@ static int run(const cli_command *self, int argc, const char **argv)
     if (!opt.batch) opt.batch = 1;
     if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0)
         return cli_error(self, CLI_USAGE, "sizes must be at least 1");
+    lgv_mixed_precision precision = LGV_MIXED_NO;
+    if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
     lgv_error err = {0};
     lgv_status status;
     if (looks_like_pictures(what)) {
@@ -259,7 +267,7 @@ static int run(const cli_command *self, int argc, const char **argv)
     } else {
         lgv_model *model = NULL;
         status = lgv_model_open(what, &(lgv_model_options){.channels = opt.channels}, &model, &err);
-        if (!status) status = show_model(model, &err);
+        if (!status) status = show_model(model, precision, &err);
         lgv_model_free(model);
     }
     return status ? cli_fail(self, &err) : CLI_OK;

@@ -69,8 +69,9 @@ static void print_chosen(const job *j)
         printf(" to %llu", (unsigned long long)a->seed_b);
     else if (in->n > 1)
         printf(" to %llu", (unsigned long long)(a->seed + (uint64_t)in->n - 1));
-    printf("\n  device        %s, %d thread%s\n", lgv_device_name(j->device),
-           lgv_device_threads(j->device), lgv_device_threads(j->device) == 1 ? "" : "s");
+    printf("\n  device        %s, %d thread%s, %s\n", lgv_device_name(j->device),
+           lgv_device_threads(j->device), lgv_device_threads(j->device) == 1 ? "" : "s",
+           cli_precision(a->precision));
     fflush(stdout);
 }
 
@@ -100,6 +101,7 @@ static lgv_status sample(job *j, lgv_error *err)
                             .sampler = a->sampler,
                             .seed = a->seed,
                             .rng = a->rng,
+                            .mixed_precision = a->precision,
                             .init_noise = j->input.noise,
                             .step_noise = j->input.step_noise,
                             .keep_trajectory = a->save_tensors != NULL,

@@ -13,6 +13,7 @@ typedef struct sample_args {
     lgv_sampler_options sampler;
     lgv_model_weights weights;
     lgv_sample_rng rng;
+    lgv_mixed_precision precision;
     uint64_t seed, seed_b; /* interpolation goes from seed to seed_b */
     bool interpolate, metadata;
     bool file; /* output is one PNG, else a folder */

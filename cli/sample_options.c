@@ -9,7 +9,7 @@
 
 static struct {
     char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *save_tensors;
-    char *timesteps, *compat, *interpolate;
+    char *timesteps, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
     double eta;
     int no_metadata, clipped;
@@ -58,6 +58,7 @@ static struct poptOption table[] = {
      "FILE.safetensors"},
     {"no-metadata", 0, POPT_ARG_NONE, &opt.no_metadata, 0,
      "no text about seed, sampler and model in the PNG", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -239,6 +240,8 @@ int sample_args_read(const cli_command *self, int argc, const char **argv, sampl
         return cli_error(self, CLI_USAGE,
                          "which model? give a folder that 'langevin train' or diffusers wrote");
     a.device = opt.dev;
+    a.precision = LGV_MIXED_NO;
+    if ((code = cli_read_precision(self, opt.precision, &a.precision)) >= 0) return code;
     if ((code = read_output(self, &a)) >= 0) return code;
     if ((code = read_counts(self, &a)) >= 0) return code;
     if ((code = read_sampler(self, &a)) >= 0) return code;

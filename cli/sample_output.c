@@ -137,7 +137,7 @@ static void parameters_text(const sample_output *o, int64_t first, int64_t count
     snprintf(
         text, size,
         "Steps: %lld, Sampler: %s, %s, Size: %lldx%lld, Model: %s, Model hash: %.16s%s%s, Eta: %g, "
-        "RNG: %s%s%s, Version: Langevin " LGV_VERSION,
+        "RNG: %s%s%s%s, Version: Langevin " LGV_VERSION,
         (long long)o->steps, o->sampler, seed, (long long)o->input->width,
         (long long)o->input->height, a->model, o->hash, *o->weights ? ", Weights: " : "",
         o->weights, a->sampler.eta, rng[a->rng],
@@ -146,7 +146,8 @@ static void parameters_text(const sample_output *o, int64_t first, int64_t count
                         : "",
         a->init_noise   ? a->init_noise
         : a->init_image ? a->init_image
-                        : "");
+                        : "",
+        a->precision == LGV_MIXED_BF16 ? ", Mixed precision: bf16" : "");
 }
 
 static lgv_status save(const sample_output *o, const char *path, const lgv_image *image,

@@ -288,8 +288,8 @@ static void print_machine(const job *j, const lgv_trainer_info *t)
     char all[32], a[32], b[32], c[32];
     const lgv_train_options *o = &t->options;
     row("device");
-    printf("%s, %d thread%s, float32\n", lgv_device_name(j->device), lgv_device_threads(j->device),
-           lgv_device_threads(j->device) == 1 ? "" : "s");
+    printf("%s, %d thread%s, %s\n", lgv_device_name(j->device), lgv_device_threads(j->device),
+           lgv_device_threads(j->device) == 1 ? "" : "s", cli_precision(o->mixed_precision));
     row("memory");
     printf("%s (%s activations, %s weights and optimizer, %s pictures)\n",
            cli_bytes((double)t->arena_bytes + (double)t->store_bytes + (double)t->data_bytes, all),
@@ -318,9 +318,13 @@ static void print_chosen(const job *j)
     print_steps(&t);
     print_objective(j, &t.options);
     print_machine(j, &t);
-    if (lgv_cpu_has("amx"))
-        printf("note: this processor has AMX; training here is float32 throughout and does not use "
-               "it\n");
+    bool amx = strstr(lgv_device_name(j->device), "amx"),
+         bf16 = t.options.mixed_precision == LGV_MIXED_BF16;
+    if (amx && !bf16)
+        printf("note: this processor has AMX, which float32 cannot use: --mixed-precision bf16 is "
+               "faster\n");
+    if (!amx && bf16)
+        printf("note: without AMX bf16 saves memory, not time: the arithmetic is float32\n");
     fflush(stdout);
 }
 

@@ -10,7 +10,8 @@
 
 static struct {
     char *data, *output, *model, *resume;
-    char *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng, *budget, *background;
+    char *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng, *precision, *budget,
+        *background;
     long long resolution, channels, timesteps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, ema, snr_gamma, noise_offset;
@@ -124,6 +125,7 @@ static struct poptOption table[] = {
     {"allow-data-change", 0, SWITCH, &opt.allow_data_change, 0,
      "go on although the pictures are others", NULL},
     {"overwrite", 0, SWITCH, &opt.overwrite, 0, "replace the run in the output folder", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -219,6 +221,8 @@ static int read_numbers(const cli_command *self, lgv_train_options *o)
 static int read_names(const cli_command *self, lgv_train_options *o)
 {
     lgv_error err;
+    int code = cli_read_precision(self, opt.precision, &o->mixed_precision);
+    if (code >= 0) return code;
     if (opt.lr_scheduler && lgv_lr_scheduler_parse(opt.lr_scheduler, &o->lr_scheduler, &err))
         return cli_error(self, CLI_USAGE, "--lr-scheduler: %s", err.text);
     if (opt.seed && !cli_parse_seed(opt.seed, &o->seed))

@@ -66,6 +66,7 @@ typedef struct lgv_sample_options {
     uint64_t seed;         /* picture i: seed + i (wrapping) */
     const uint64_t *seeds; /* [num_images] instead; NULL: none */
     lgv_sample_rng rng;
+    lgv_mixed_precision mixed_precision; /* of the network's activations; x stays float32 */
     const int32_t *labels; /* [num_images]; given exactly when the network has classes */
     /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
     const float *init_noise;

@@ -67,6 +67,7 @@ typedef struct lgv_train_options {
     double noise_offset; /* noise += noise_offset * one normal number per row and channel */
     uint64_t seed;       /* 0 */
     lgv_rng_kind rng;
+    lgv_mixed_precision mixed_precision; /* no; the saved weights are float32 in any case */
     size_t
         memory_budget; /* bytes of weights, optimizer and activations to stay below, by recomputation,
                                      then by smaller micro-batches (train_batch_size halves); 0: none */

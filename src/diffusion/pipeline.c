@@ -32,7 +32,7 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
 {
     lgv_graph *g = lgv_graph_new();
     if (!g) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the graph of a sampling step");
-    lgv_plan_options options = {.weights = p->set};
+    lgv_plan_options options = {.weights = p->set, .mixed_precision = slot->precision};
     lgv_program program = {"sample", g};
     lgv_status status = build_step(p, g, slot->rows, slot->H, slot->W, slot->noise, err);
     if (!status) status = lgv_plan_new(p->store, 1, &program, &options, &slot->plan, err);
@@ -41,17 +41,18 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
 }
 
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
-                             lgv_noise_source noise, lgv_plan **out, lgv_error *err)
+                             lgv_noise_source noise, lgv_mixed_precision precision, lgv_plan **out,
+                             lgv_error *err)
 {
     for (int i = 0; i < LGV_BATCH_PLANS; i++) {
         const lgv_batch_plan *have = &p->plans[i];
         if (have->plan && have->rows == rows && have->H == H && have->W == W &&
-            have->noise == noise) {
+            have->noise == noise && have->precision == precision) {
             *out = have->plan;
             return LGV_OK;
         }
     }
-    lgv_batch_plan made = {rows, H, W, noise, NULL}, *slot = &p->plans[p->next_slot];
+    lgv_batch_plan made = {rows, H, W, noise, precision, NULL}, *slot = &p->plans[p->next_slot];
     LGV_TRY(make_plan(p, &made, err));
     lgv_plan_free(slot->plan);
     *slot = made;

@@ -11,6 +11,7 @@ typedef enum lgv_noise_source { LGV_NOISE_NONE, LGV_NOISE_NODE, LGV_NOISE_INPUT 
 typedef struct lgv_batch_plan {
     int64_t rows, H, W;
     lgv_noise_source noise;
+    lgv_mixed_precision precision;
     lgv_plan *plan; /* NULL: free slot */
 } lgv_batch_plan;
 
@@ -30,7 +31,8 @@ struct lgv_pipeline {
 
 /* A cached or new plan; it belongs to the pipeline. */
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
-                             lgv_noise_source noise, lgv_plan **out, lgv_error *err);
+                             lgv_noise_source noise, lgv_mixed_precision precision, lgv_plan **out,
+                             lgv_error *err);
 /* The sampler of these options: none named is ddim, "model" the class of the scheduler's
    configuration. */
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,

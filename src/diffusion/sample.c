@@ -170,7 +170,8 @@ static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err
 {
     lgv_plan *plan;
     size_t bytes = (size_t)(count * j->pixels) * sizeof(float);
-    LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->noise, &plan, err));
+    LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->noise, j->o->mixed_precision,
+                              &plan, err));
     draw_init(j, first, count);
     for (int64_t i = 0; i < j->steps; i++) {
         LGV_TRY(run_step(j, plan, i, first, count, err));

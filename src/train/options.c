@@ -50,6 +50,8 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err)
     LGV_TRY(check_count("lr_warmup_steps", o->lr_warmup_steps, LGV_OFF, most, err));
     LGV_TRY(check_count("lr_schedule_steps", o->lr_schedule_steps, 1, most, err));
     LGV_TRY(check_count("lr_scheduler", o->lr_scheduler, LGV_LR_DEFAULT, LGV_LR_POLYNOMIAL, err));
+    LGV_TRY(
+        check_count("mixed_precision", o->mixed_precision, LGV_MIXED_DEFAULT, LGV_MIXED_BF16, err));
     LGV_TRY(check_count("checkpointing_steps", o->checkpointing_steps, LGV_OFF, most, err));
     LGV_TRY(check_count("checkpoints_total_limit", o->checkpoints_total_limit, LGV_OFF, most, err));
     LGV_TRY(check_count("sample_count", o->sample_count, LGV_OFF, 1024, err));
@@ -93,6 +95,7 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
     default_i64(&o->max_train_steps, 20000);
     default_double(&o->learning_rate, 1e-4);
     if (!o->lr_scheduler) o->lr_scheduler = LGV_LR_CONSTANT_WITH_WARMUP;
+    if (!o->mixed_precision) o->mixed_precision = LGV_MIXED_NO;
     default_i64(&o->lr_warmup_steps, 500);
     default_i64(&o->lr_schedule_steps, o->max_train_steps);
     default_double(&o->adam_beta1, 0.95);
@@ -119,6 +122,7 @@ typedef enum kind {
     KIND_DOUBLE,
     KIND_SCHEDULER,
     KIND_RNG,
+    KIND_PRECISION,
     KIND_COLOUR
 } kind;
 
@@ -153,6 +157,7 @@ static const field train_fields[] = {
     T(noise_offset, KIND_DOUBLE, false),
     T(seed, KIND_U64, true),
     T(rng, KIND_RNG, true),
+    T(mixed_precision, KIND_PRECISION, true),
     T(memory_budget, KIND_SIZE, false),
     T(recompute, KIND_INT, false),
     T(checkpointing_steps, KIND_I64, false),
@@ -189,6 +194,9 @@ static json_t *field_json(const field *f, const void *base)
         return json_string(lgv_lr_scheduler_name(*(const lgv_lr_scheduler *)(const void *)at));
     case KIND_RNG:
         return json_string(rng_names[*(const lgv_rng_kind *)(const void *)at == LGV_RNG_TORCH]);
+    case KIND_PRECISION:
+        return json_string(
+            lgv_mixed_precision_name(*(const lgv_mixed_precision *)(const void *)at));
     case KIND_U64: { /* JSON integers end at 2^63 - 1 */
         char text[24];
         snprintf(text, sizeof text, "%llu",
@@ -232,6 +240,9 @@ static bool field_parse(const field *f, const json_t *v, void *base)
         *(lgv_rng_kind *)at =
             strcmp(json_string_value(v), "torch") ? LGV_RNG_PHILOX : LGV_RNG_TORCH;
         return *(lgv_rng_kind *)at == LGV_RNG_TORCH || !strcmp(json_string_value(v), "philox");
+    case KIND_PRECISION:
+        return json_is_string(v) &&
+               !lgv_mixed_precision_parse(json_string_value(v), (lgv_mixed_precision *)at, NULL);
     case KIND_U64: {
         const char *s = json_string_value(v);
         uint64_t value = 0;
@@ -266,6 +277,7 @@ static size_t field_bytes(const field *f)
         [KIND_DOUBLE] = 8,
         [KIND_SCHEDULER] = sizeof(lgv_lr_scheduler),
         [KIND_RNG] = sizeof(lgv_rng_kind),
+        [KIND_PRECISION] = sizeof(lgv_mixed_precision),
         [KIND_COLOUR] = 3,
     };
     return bytes[f->kind];

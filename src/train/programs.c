@@ -114,6 +114,7 @@ static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update,
     lgv_plan_options options = {.accumulate_grads = 1,
                                 .recompute = t->options.recompute,
                                 .memory_budget = budget,
+                                .mixed_precision = t->options.mixed_precision,
                                 .kernel = t->options.kernel,
                                 .no_fusion = t->options.no_fusion};
     return lgv_plan_new(t->store, 2, programs, &options, &t->train, err);
@@ -124,6 +125,7 @@ static lgv_status make_validation(lgv_trainer *t, lgv_graph *g, lgv_error *err)
     LGV_TRY(build_validation(t, g, err));
     const lgv_program program = {"validate", g};
     lgv_plan_options options = {.weights = t->ema ? "ema" : "weight",
+                                .mixed_precision = t->options.mixed_precision,
                                 .kernel = t->options.kernel,
                                 .no_fusion = t->options.no_fusion};
     return lgv_plan_new(t->store, 1, &program, &options, &t->validate, err);

@@ -79,6 +79,7 @@ static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error 
                             .height = t->side,
                             .width = t->side,
                             .sampler = {.sampler = "ddim", .num_inference_steps = steps},
+                            .mixed_precision = t->options.mixed_precision,
                             .callback = r ? sampling : NULL,
                             .user = r};
     lgv_samples *samples = NULL;
