@@ -89,6 +89,11 @@ refuse 2 "which model" sample --output x.png
 run 0 info tiny.json --trace --plan
 says "first convolution +\(1, 8, 16, 16\)"
 says "^down_blocks.0.resnets.0.conv1 +conv2d "
+run 0 info tiny.json --plan --mixed_precision bf16 --device cpu:scalar
+says "bf16 mixed precision"
+says "^down_blocks.0.resnets.0.conv1 +conv2d +gemm \(via f32\) "
+says "^conv_out +conv2d +(gemm|direct|plain|winograd) +1x16"
+refuse 2 "--mixed-precision: there is no mixed precision 'fp16': choose no or bf16" info tiny.json --mixed-precision fp16
 # The network of the article: tells of tens of gigabytes without taking them.
 run 0 info "$configs/article_unet128.json" --trace --batch-size 32
 says "108414979"
@@ -118,6 +123,7 @@ refuse 2 "--learning-rate must be more than 0" $train --output a --learning-rate
 refuse 2 "exclude each other" $train --output a --max-train-steps 3 --num-train-epochs 1
 refuse 2 "lr-scheduler" $train --output a --lr-scheduler cosin
 refuse 2 "prediction_type" $train --output a --prediction-type noise
+refuse 2 "no mixed precision 'f16'" $train --output a --mixed-precision f16
 refuse 2 "--memory-budget must be a size" $train --output a --memory-budget plenty
 refuse 1 "device|cpu:gpu" $train --output a --device cpu:gpu
 refuse 1 "no default model above 128x128" train --data data --output a --resolution 256
@@ -347,6 +353,18 @@ run 0 train --data many --output h --model a --train-batch-size 2 --max-train-st
 says "fine-tuned"
 says "v_prediction"
 run 0 train --data data --output t --model tiny.json --rng torch --train-batch-size 4 --gradient-accumulation-steps 2 --max-train-steps 2 $one
+
+# ---- mixed precision ----
+run 0 $train --output m --max-train-steps 3 --mixed-precision bf16
+says "bf16 mixed precision"
+run 0 $train --output m --resume-from-checkpoint latest --max-train-steps 4
+says "bf16 mixed precision" # the run's, since none is stated
+run 0 $train --output m --resume-from-checkpoint latest --max-train-steps 5 --mixed-precision no
+says 'note: not bit-exact: mixed_precision: "no", was "bf16"'
+says "1 thread, float32"
+run 0 sample m --output m.png --num-inference-steps 2 --mixed-precision bf16 $one
+says "bf16 mixed precision"
+grep -q "Mixed precision: bf16" m.png || fail "the picture's text does not say bf16"
 
 # ---- on a terminal ----
 if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then

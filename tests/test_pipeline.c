@@ -191,18 +191,20 @@ static void pixels(void **state)
 /* Picture i is the same bits alone, in any batch, and with any number of threads. */
 static void independent(void **state)
 {
-    static const char *const samplers[] = {"ddim", "ddpm"};
+    static const char *const samplers[] = {"ddim", "ddpm", "ddim"};
+    static const lgv_mixed_precision precisions[] = {LGV_MIXED_NO, LGV_MIXED_NO, LGV_MIXED_BF16};
     const char *folder = model_folder("config", "config");
     lgv_pipeline *p = open_golden("config"), *single;
     lgv_device *one;
     lgv_error err = {0};
     must(lgv_device_new("cpu", 1, &one, &err), &err);
     must(lgv_pipeline_open(one, folder, LGV_WEIGHTS_BEST, &single, &err), &err);
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 3; k++) {
         lgv_sample_options o = {
             .num_images = 5,
             .batch_size = 5,
             .seed = 40,
+            .mixed_precision = precisions[k],
             .sampler = {.sampler = samplers[k], .num_inference_steps = 4, .eta = 0.5}};
         lgv_samples *all = sample(p, &o);
         o.batch_size = 4; /* 4 and 1 */
@@ -210,12 +212,16 @@ static void independent(void **state)
         assert_memory_equal(all->sample, split->sample, sizeof(float) * 5 * IMAGE);
         lgv_samples *thread = sample(single, &o);
         assert_memory_equal(all->sample, thread->sample, sizeof(float) * 5 * IMAGE);
-        lgv_samples *alone = sample(p, &(lgv_sample_options){.seed = 43, .sampler = o.sampler});
+        lgv_samples *alone =
+            sample(p, &(lgv_sample_options){
+                          .seed = 43, .mixed_precision = precisions[k], .sampler = o.sampler});
         assert_memory_equal(all->sample + 3 * IMAGE, alone->sample, sizeof(float) * IMAGE);
         assert_int_equal(all->seeds[3], 43);
         uint64_t seeds[] = {43, 40};
-        lgv_samples *listed =
-            sample(p, &(lgv_sample_options){.num_images = 2, .seeds = seeds, .sampler = o.sampler});
+        lgv_samples *listed = sample(p, &(lgv_sample_options){.num_images = 2,
+                                                              .seeds = seeds,
+                                                              .mixed_precision = precisions[k],
+                                                              .sampler = o.sampler});
         assert_memory_equal(all->sample + 3 * IMAGE, listed->sample, sizeof(float) * IMAGE);
         assert_memory_equal(all->sample, listed->sample + IMAGE, sizeof(float) * IMAGE);
         assert_memory_not_equal(all->sample, all->sample + IMAGE, sizeof(float) * IMAGE);

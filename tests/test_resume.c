@@ -64,21 +64,22 @@ static training_setup setup(const char *output, lgv_rng_kind rng)
                                         .sample_count = LGV_OFF}};
 }
 
-static void unbroken(lgv_rng_kind rng, uint64_t *hash, double loss[8])
+static void unbroken(training_setup s, uint64_t *hash, double loss[8])
 {
-    training_setup s = setup(NULL, rng);
+    s.options.output_dir = NULL;
     training *t = training_new(&s);
     training_steps(t, 8, loss);
     *hash = training_hash(t);
     training_free(t);
 }
 
-static void resumes(lgv_rng_kind rng, const char *output, int at)
+static void resumes(lgv_rng_kind rng, lgv_mixed_precision precision, const char *output, int at)
 {
     uint64_t want;
     double whole[8], part[8];
-    unbroken(rng, &want, whole);
     training_setup s = setup(output, rng);
+    s.options.mixed_precision = precision;
+    unbroken(s, &want, whole);
     training *t = training_new(&s);
     training_steps(t, at, part);
     OK(lgv_trainer_save(t->trainer, &err));
@@ -102,14 +103,19 @@ static void resumes(lgv_rng_kind rng, const char *output, int at)
 
 static void philox_run_resumes_bit_for_bit(void **state)
 {
-    resumes(LGV_RNG_PHILOX, keep("philox3"), 3);
-    resumes(LGV_RNG_PHILOX, keep("philox5"), 5);
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, keep("philox3"), 3);
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, keep("philox5"), 5);
 }
 
 static void torch_run_resumes_bit_for_bit(void **state)
 {
-    resumes(LGV_RNG_TORCH, keep("torch3"), 3); /* in the middle of an epoch */
-    resumes(LGV_RNG_TORCH, keep("torch4"), 4); /* at its end */
+    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, keep("torch3"), 3); /* in the middle of an epoch */
+    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, keep("torch4"), 4); /* at its end */
+}
+
+static void bf16_run_resumes_bit_for_bit(void **state)
+{
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_BF16, keep("bf16"), 3);
 }
 
 /* ---- the whole loop ---- */
@@ -156,8 +162,8 @@ static void a_run_that_is_stopped_goes_on(void **state)
     const char *output = keep("run");
     uint64_t want;
     double loss[8];
-    unbroken(LGV_RNG_PHILOX, &want, loss);
     training_setup s = setup(output, LGV_RNG_PHILOX);
+    unbroken(s, &want, loss);
     s.options.checkpointing_steps = 2;
     s.options.checkpoints_total_limit = 2;
     s.data_options.validation = LGV_OFF;
@@ -257,6 +263,31 @@ static void changed_options_are_named(void **state)
     other.options.rng = LGV_RNG_TORCH;
     assert_int_not_equal(training_try(&other, &t, &err), LGV_OK);
     assert_non_null(strstr(err.text, "philox"));
+}
+
+/* Weights do not depend on it, so a run may go on in the other precision, which says so. */
+static void another_precision_is_named(void **state)
+{
+    const char *output = keep("precision");
+    training_setup s = setup(output, LGV_RNG_PHILOX);
+    s.options.mixed_precision = LGV_MIXED_BF16;
+    training *t = training_new(&s);
+    training_steps(t, 2, NULL);
+    OK(lgv_trainer_save(t->trainer, &err));
+    training_free(t);
+    training_setup more = {.data = s.data,
+                           .resume = "latest",
+                           .options = {.output_dir = output, .mixed_precision = LGV_MIXED_NO}};
+    t = training_new(&more);
+    assert_int_equal(lgv_checkpoint_changes(t->resume), 1);
+    assert_string_equal(lgv_checkpoint_change_at(t->resume, 0),
+                        "not bit-exact: mixed_precision: \"no\", was \"bf16\"");
+    int kernels = 0;
+    for (int i = 0; i < lgv_trainer_notes(t->trainer); i++)
+        kernels += !!strstr(lgv_trainer_note_at(t->trainer, i), "other kernels or shapes");
+    assert_int_equal(kernels, 1); /* the plan's digest knows element types */
+    training_steps(t, 1, NULL);
+    training_free(t);
 }
 
 /* ---- damage ---- */
@@ -485,6 +516,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_run_resumes_bit_for_bit),
         cmocka_unit_test(torch_run_resumes_bit_for_bit),
+        cmocka_unit_test(bf16_run_resumes_bit_for_bit),
+        cmocka_unit_test(another_precision_is_named),
         cmocka_unit_test(a_run_that_is_stopped_goes_on),
         cmocka_unit_test(validation_is_repeatable),
         cmocka_unit_test(changed_options_are_named),
