@@ -76,8 +76,9 @@ typedef struct lgv_plan_options {
     lgv_mixed_precision mixed_precision; /* of activations and their gradients */
     int no_fusion;                       /* fusion off */
     int recompute; /* 0: only as memory_budget demands; 1: all cheap ops; 2: whole blocks too */
-    size_t
-        memory_budget; /* bytes of activations and workspaces to stay below by recomputing; 0: none */
+    /* Bytes that the arena and the packed weights this plan adds should stay below; 0: none. First packed copies
+       are made anew for each node instead of kept, then as little as possible is recomputed. */
+    size_t memory_budget;
     int check; /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
     int instrument; /* every module's value becomes an output named by its path (lgv_graph_module) */
     const char *kernel; /* forces kernels of this name where they accept (tests) */
@@ -113,10 +114,12 @@ LGV_API int lgv_plan_outputs(const lgv_plan *plan);
 LGV_API const char *lgv_plan_output_at(const lgv_plan *plan, int i, int *rank, int64_t *dim);
 
 typedef struct lgv_plan_info {
-    size_t arena_bytes; /* activations and workspaces (shared by the store's plans) */
-    size_t io_bytes;    /* inputs and outputs */
-    size_t weight_bytes, packed_bytes;
-    double flops; /* of one run of every program */
+    size_t arena_bytes;     /* activations and workspaces (shared by the store's plans) */
+    size_t io_bytes;        /* inputs and outputs */
+    size_t weight_bytes;    /* all sets of the store */
+    size_t packed_bytes;    /* packed copies of weights that the store's plans keep */
+    size_t workspace_bytes; /* the largest workspace of a node, part of arena_bytes */
+    double flops;           /* of one run of every program */
     int nodes, recomputed;
 } lgv_plan_info;
 LGV_API void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info);

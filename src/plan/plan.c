@@ -250,7 +250,7 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             lgv_pack pack = a->kernel->pack(c);
             const lgv_place *w = &p->place[n->in[LGV_IN_W]];
             const lgv_root *r = &p->root[w->root];
-            if (pack.bytes && r->kind == LGV_ROOT_STORE &&
+            if (pack.bytes && !plan->fleeting_packs && r->kind == LGV_ROOT_STORE &&
                 lgv_node_of(p->g, n->in[LGV_IN_W])->op == LGV_OP_param) {
                 a->pack = lgv_store_get_pack(plan->store, r->set, r->buffer, pack.kind, pack.bytes);
                 if (!a->pack)
@@ -349,23 +349,43 @@ static lgv_status build_all(lgv_plan *plan, const lgv_program *programs, int lev
     return LGV_OK;
 }
 
-/* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. */
+/* What the plan takes besides the sets of the store and what other plans have packed already. */
+static size_t plan_bytes(const lgv_plan *plan)
+{
+    size_t bytes = plan->arena_bytes + plan->io_bytes;
+    const lgv_store *s = plan->store;
+    for (size_t i = 0; i < s->n_packs; i++) s->pack[i]->counted = s->pack[i]->reserved;
+    for (int i = 0; i < plan->n_progs; i++)
+        for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++) {
+            lgv_store_pack *pack = plan->prog[i].action[k].pack;
+            if (!pack || pack->counted) continue;
+            pack->counted = true;
+            bytes += pack->bytes;
+        }
+    return bytes;
+}
+
+/* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, packed weights
+   are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
 {
     size_t budget = plan->options.memory_budget, least = SIZE_MAX;
     int n = 0;
-    LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
-    if (!budget || plan->arena_bytes <= budget) return LGV_OK;
+    for (int fleeting = 0; fleeting <= (budget ? 1 : 0); fleeting++) {
+        plan->fleeting_packs = fleeting;
+        LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
+        if (!budget || plan_bytes(plan) <= budget) return LGV_OK;
+    }
     for (int level = 1; level <= 2; level++) {
         if (level < plan->options.recompute) continue;
         LGV_TRY(build_all(plan, programs, level, -1, &n, err));
-        if (plan->arena_bytes < least) least = plan->arena_bytes;
-        if (plan->arena_bytes > budget) continue;
+        if (plan_bytes(plan) < least) least = plan_bytes(plan);
+        if (plan_bytes(plan) > budget) continue;
         int low = 0, high = n; /* high units fit, low do not */
         while (high - low > 1) {
             int middle = low + (high - low) / 2, unused;
             LGV_TRY(build_all(plan, programs, level, middle, &unused, err));
-            if (plan->arena_bytes <= budget)
+            if (plan_bytes(plan) <= budget)
                 high = middle;
             else
                 low = middle;
@@ -458,9 +478,25 @@ static lgv_status prepare(lgv_plan *plan, lgv_error *err)
     return LGV_OK;
 }
 
+static lgv_status reserve_packs(lgv_plan *plan, lgv_error *err)
+{
+    size_t n = 0;
+    for (int i = 0; i < plan->n_progs; i++) n += plan->prog[i].g->n_nodes;
+    lgv_store_pack **packs = lgv_alloc(n, sizeof *packs);
+    if (!packs) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while planning");
+    n = 0;
+    for (int i = 0; i < plan->n_progs; i++)
+        for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++)
+            packs[n++] = plan->prog[i].action[k].pack;
+    lgv_status status = lgv_store_reserve_packs(plan->store, packs, n, err);
+    lgv_free(packs);
+    return status;
+}
+
 static lgv_status allocate(lgv_plan *plan, lgv_error *err)
 {
     lgv_device *d = plan->device;
+    LGV_TRY(reserve_packs(plan, err));
     LGV_TRY(lgv_store_reserve(plan->store, plan->arena_bytes + LGV_ALIGN, err));
     if (!plan->store->dry) plan->io = d->alloc(d, plan->io_bytes + LGV_ALIGN);
     if (!plan->io && !plan->store->dry)

@@ -78,7 +78,8 @@ struct lgv_plan {
     int weights_set;
     lgv_prog *prog;
     int n_progs, recomputed;
-    void *io; /* inputs and outputs */
+    bool fleeting_packs; /* packed weights lie in the arena and are made before each use */
+    void *io;            /* inputs and outputs */
     size_t io_bytes, arena_bytes;
     uint64_t arena_generation;
     lgv_step step;

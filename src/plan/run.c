@@ -316,11 +316,16 @@ void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info)
                             .recomputed = plan->recomputed};
     info->weight_bytes =
         (size_t)s->n_sets * (size_t)s->total * plan->device->element_size(plan->device, LGV_F32);
-    for (size_t i = 0; i < s->n_packs; i++) info->packed_bytes += s->pack[i]->bytes;
+    info->packed_bytes = lgv_store_packed_bytes(s);
     for (int i = 0; i < plan->n_progs; i++) {
         const lgv_prog *p = &plan->prog[i];
         info->nodes += (int)p->g->n_nodes;
-        for (size_t k = 0; k < p->g->n_nodes; k++) info->flops += p->action[k].flops;
+        for (size_t k = 0; k < p->g->n_nodes; k++) {
+            const lgv_action *a = &p->action[k];
+            info->flops += a->flops;
+            if (a->workspace_bytes + a->pack_bytes > info->workspace_bytes)
+                info->workspace_bytes = a->workspace_bytes + a->pack_bytes;
+        }
     }
 }
 

@@ -36,10 +36,9 @@ void lgv_store_free(lgv_store *s)
     if (!s) return;
     for (size_t i = 0; i < s->n_buffers; i++) lgv_free(s->buffer[i].name);
     for (int i = 0; i < s->n_sets; i++) s->device->free(s->device, s->set[i].data);
-    for (size_t i = 0; i < s->n_packs; i++) {
-        s->device->free(s->device, s->pack[i]->data);
-        lgv_free(s->pack[i]);
-    }
+    for (size_t i = 0; i < s->n_packs; i++) lgv_free(s->pack[i]);
+    for (size_t i = 0; i < s->n_slabs; i++) s->device->free(s->device, s->slab[i]);
+    lgv_free(s->slab);
     s->device->free(s->device, s->arena);
     lgv_free(s->pack);
     lgv_free(s->buffer);
@@ -208,12 +207,19 @@ lgv_status lgv_store_copy(lgv_store *s, const char *from, const char *to, lgv_er
     return LGV_OK;
 }
 
+size_t lgv_store_packed_bytes(const lgv_store *s)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < s->n_packs; i++)
+        if (s->pack[i]->reserved) bytes += s->pack[i]->bytes;
+    return bytes;
+}
+
 size_t lgv_store_bytes(const lgv_store *s)
 {
     size_t bytes = s->arena_bytes;
     bytes += (size_t)s->n_sets * (size_t)s->total * s->device->element_size(s->device, LGV_F32);
-    for (size_t i = 0; i < s->n_packs; i++) bytes += s->pack[i]->bytes;
-    return bytes;
+    return bytes + lgv_store_packed_bytes(s);
 }
 
 int64_t lgv_store_skipped(const lgv_store *s)
@@ -243,13 +249,40 @@ lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char
     p->buffer = buffer;
     p->bytes = bytes;
     snprintf(p->kind, sizeof p->kind, "%s", kind);
-    if (!s->dry) p->data = s->device->alloc(s->device, bytes);
-    if (!p->data && !s->dry) {
-        lgv_free(p);
-        return NULL;
-    }
     s->pack[s->n_packs++] = p;
     return p;
+}
+
+static size_t pack_room(const lgv_store_pack *p)
+{
+    return (p->bytes + 63) / 64 * 64;
+}
+
+lgv_status lgv_store_reserve_packs(lgv_store *s, lgv_store_pack *const *packs, size_t n,
+                                   lgv_error *err)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!packs[i] || packs[i]->reserved) continue;
+        packs[i]->reserved = true; /* the same copy may stand in the list again */
+        bytes += pack_room(packs[i]);
+    }
+    if (!bytes || s->dry) return LGV_OK;
+    lgv_status status = lgv_grow(&s->slab, &s->cap_slabs, s->n_slabs + 1, sizeof *s->slab, err);
+    char *slab = status ? NULL : s->device->alloc(s->device, bytes);
+    if (!slab) {
+        for (size_t i = 0; i < n; i++)
+            if (packs[i] && !packs[i]->data) packs[i]->reserved = false;
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: packed weights need %zu MiB",
+                        bytes >> 20);
+    }
+    s->slab[s->n_slabs++] = slab;
+    for (size_t i = 0; i < n; i++) {
+        if (!packs[i] || packs[i]->data) continue;
+        packs[i]->data = slab;
+        slab += pack_room(packs[i]);
+    }
+    return LGV_OK;
 }
 
 lgv_status lgv_store_reserve(lgv_store *s, size_t bytes, lgv_error *err)
