@@ -23,6 +23,13 @@ LGV_API lgv_status lgv_device_new(const char *spec, int threads, lgv_device **ou
 LGV_API void lgv_device_free(lgv_device *device);              /* after its stores and plans */
 LGV_API const char *lgv_device_name(const lgv_device *device); /* "cpu:avx2" */
 LGV_API int lgv_device_threads(const lgv_device *device);
+/* What the machine does at best with the device's level and threads, measured in a fraction of a second. */
+typedef struct lgv_peaks {
+    double flops;        /* multiply-adds on registers, operations a second */
+    double matrix_flops; /* the same of bf16 on matrix units; 0: none */
+    double bytes;        /* a long stream read and written, bytes of both a second */
+} lgv_peaks;
+LGV_API lgv_status lgv_device_peaks(lgv_device *device, lgv_peaks *out, lgv_error *err);
 /* Whether this machine's processor has level "scalar", "avx2", "avx512", "amx". */
 LGV_API int lgv_cpu_has(const char *level);
 
@@ -129,6 +136,7 @@ typedef struct lgv_node_info {
     const char *program, *name, *op, *kernel; /* borrowed from the plan */
     int rank;
     int64_t dim[LGV_MAX_RANK]; /* of the first output */
+    lgv_dtype dtype;           /* of the first input (of the output without inputs) */
     double flops, bytes;       /* bytes read and written at least once */
     double seconds;            /* total over profiled runs */
     int64_t runs;

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu.h"
 #include "isa.h"
-#include "plan/backend.h"
 
 #define LGV_DECLARE(family, level) extern const lgv_kernel_list lgv_kernels_##family##_##level;
 #define LGV_FAMILY(name)           LGV_DECLARE(name, scalar) LGV_DECLARE(name, f64)
@@ -68,6 +68,30 @@ typedef struct cpu_device {
     const lgv_kernel_list *const
         *tier[MAX_TIERS]; /* each NULL-terminated, tried in order; NULL: none */
 } cpu_device;
+
+extern const lgv_peak_loops lgv_kernels_peak_scalar, lgv_kernels_peak_f64;
+#ifdef LGV_HAVE_AVX2
+extern const lgv_peak_loops lgv_kernels_peak_avx2;
+#endif
+#ifdef LGV_HAVE_AVX512
+extern const lgv_peak_loops lgv_kernels_peak_avx512;
+#endif
+
+static const lgv_peak_loops *loops_of(lgv_level level)
+{
+#ifdef LGV_HAVE_AVX2
+    if (level == LGV_AVX2) return &lgv_kernels_peak_avx2;
+#endif
+#ifdef LGV_HAVE_AVX512
+    if (level == LGV_AVX512) return &lgv_kernels_peak_avx512;
+#endif
+    return level == LGV_F64_LEVEL ? &lgv_kernels_peak_f64 : &lgv_kernels_peak_scalar;
+}
+
+static lgv_status cpu_peaks(lgv_device *d, lgv_peaks *out, lgv_error *err)
+{
+    return lgv_cpu_peaks(d, loops_of(((const cpu_device *)d)->level), out, err);
+}
 
 static void choose_lists(cpu_device *cpu)
 {
@@ -243,6 +267,7 @@ lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_e
     d->write = cpu_write;
     d->read = cpu_read;
     d->kernel = cpu_kernel;
+    d->peaks = cpu_peaks;
     d->destroy = cpu_destroy;
     lgv_status status = lgv_pool_new(d->threads, &d->pool, err);
     if (status) {
@@ -256,6 +281,11 @@ lgv_status lgv_device_new(const char *spec, int threads, lgv_device **out, lgv_e
 void lgv_device_free(lgv_device *device)
 {
     if (device) device->destroy(device);
+}
+
+lgv_status lgv_device_peaks(lgv_device *device, lgv_peaks *out, lgv_error *err)
+{
+    return device->peaks(device, out, err);
 }
 
 const char *lgv_device_name(const lgv_device *device)

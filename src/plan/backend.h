@@ -90,6 +90,7 @@ struct lgv_device {
     void (*read)(lgv_device *d, lgv_dtype dtype, void *to, const void *from, int64_t n);
     /* The i-th kernel that this device would try for op, NULL after the last. */
     const lgv_kernel *(*kernel)(const lgv_device *d, lgv_opcode op, int i);
+    lgv_status (*peaks)(lgv_device *d, lgv_peaks *out, lgv_error *err);
     void (*destroy)(lgv_device *d);
 };
 

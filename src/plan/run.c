@@ -354,6 +354,8 @@ void lgv_plan_node_at(const lgv_plan *plan, int i, lgv_node_info *info)
                        : lgv_op_record(n->op)->flags & LGV_OP_LEAF ? ""
                                                                    : "view";
         if (n->n_out && n->out[0] >= 0) info->rank = lgv_shape(p->g, n->out[0], info->dim);
+        lgv_id x = n->n_in && n->in[0] >= 0 ? n->in[0] : n->n_out ? n->out[0] : LGV_NONE;
+        info->dtype = x >= 0 ? p->g->value[x].dtype : LGV_F32;
         info->flops = a->flops;
         info->bytes = a->bytes;
         info->seconds = a->seconds;
