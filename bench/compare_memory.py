@@ -68,10 +68,9 @@ def run(command):
 
 
 def langevin_side(args, config):
-    plan = json.loads(subprocess.check_output(
-        [args.langevin, "plan", config, "--mode", "train", "--batch-size", str(args.batch_size),
-         "--mixed-precision", args.mixed_precision, "--json"]))
     options = ["--mixed-precision", args.mixed_precision] if args.mixed_precision != "no" else []
+    plan = json.loads(subprocess.check_output(
+        [args.langevin, "plan", config, "--mode", "train", "--batch-size", str(args.batch_size), "--json", *options]))
     _, peak = run([args.langevin, "bench", config, "--mode", "train", "--batch-size", str(args.batch_size),
                    "--rounds", "1", "--json", *options])
     state = plan["parameters"] * 20

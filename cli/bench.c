@@ -5,14 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "cli.h"
-#include "langevin/ops.h"
 #include "network.h"
+#include "roofline.h"
 
 static struct {
     cli_device_options dev;
-    char *mode, *precision;
+    char *mode, *budget, *precision;
     int batch, resolution, rounds, json, interactive, profile;
 } opt;
 
@@ -22,7 +23,11 @@ static struct poptOption table[] = {
     {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)",
      "N"},
     {"rounds", 0, POPT_ARG_INT, &opt.rounds, 0, "steps to time (default: 5)", "N"},
-    {"profile", 0, POPT_ARG_NONE, &opt.profile, 0, "show where the time goes, operator by operator",
+    {"memory-budget", 0, POPT_ARG_STRING, &opt.budget, 0,
+     "memory to stay below by computing things twice, such as 2G", "SIZE"},
+    {"profile", 0, POPT_ARG_NONE, &opt.profile, 0,
+     "show where the time goes, operator by operator, and how far that is from what the machine "
+     "can do",
      NULL},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print one line of JSON", NULL},
     {"interactive", 0, POPT_ARG_NONE, &opt.interactive, 0,
@@ -45,56 +50,21 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* --- The peaks shares refer to, measured on the spot --------------------------------------------------- */
-typedef struct peaks {
-    double flops, bytes; /* per second */
-} peaks;
-
-/* Best of a few runs of a graph with inputs a and b. */
-static double time_graph(lgv_device *d, lgv_graph *g, lgv_error *err)
-{
-    lgv_store *store = NULL;
-    lgv_plan *plan = NULL;
-    lgv_program program = {"peak", g};
-    double best = 1e30;
-    if (!lgv_store_new(d, &store, err) && !lgv_plan_new(store, 1, &program, NULL, &plan, err))
-        for (int i = 0; i < 6; i++) {
-            double start = now();
-            if (lgv_plan_run(plan, NULL, err)) break;
-            double t = now() - start;
-            if (i && t < best) best = t;
-        }
-    lgv_plan_free(plan);
-    lgv_store_free(store);
-    lgv_graph_free(g);
-    return best;
-}
-
-/* A large matrix product and a large sum: what this library reaches at its best. */
-static peaks measure_peaks(lgv_device *d)
-{
-    enum { M = 1536, K = 1024, BIG = 16 << 20 };
-    lgv_error err;
-    peaks p;
-    lgv_graph *g = lgv_graph_new();
-    lgv_id x = lgv_input(g, "a", LGV_F32, 2, (int64_t[]){M, K}),
-           w = lgv_input(g, "b", LGV_F32, 2, (int64_t[]){K, K});
-    lgv_graph_output(g, lgv_linear(g, x, w, LGV_NONE), "y");
-    p.flops = 2.0 * M * K * K / time_graph(d, g, &err);
-    g = lgv_graph_new();
-    int64_t n = BIG;
-    lgv_graph_output(
-        g, lgv_add(g, lgv_input(g, "a", LGV_F32, 1, &n), lgv_input(g, "b", LGV_F32, 1, &n)), "y");
-    p.bytes = 12.0 * BIG / time_graph(d, g, &err);
-    return p;
-}
-
 /* --- Where the time goes ----------------------------------------------------------------------------- */
 typedef struct line {
     const char *op, *kernel;
-    double seconds, flops, bytes;
+    double seconds, flops, bytes, floor,
+        by_flops; /* by_flops: the part of floor that arithmetic sets */
     int nodes;
 } line;
+
+enum { LINES = 128 };
+
+typedef struct profile {
+    lgv_peaks peaks;
+    line line[LINES], total;
+    int lines;
+} profile;
 
 static int by_seconds(const void *a, const void *b)
 {
@@ -102,38 +72,90 @@ static int by_seconds(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-static void show_profile(const cli_network *n, lgv_device *device)
+static void add_node(line *l, const lgv_node_info *info, double floor, bool by_flops)
 {
-    line lines[128];
-    int count = 0;
-    double total = 0;
-    for (int i = 0; i < lgv_plan_nodes(n->plan); i++) {
+    l->seconds += info->seconds / (double)info->runs;
+    l->flops += info->flops;
+    l->bytes += info->bytes;
+    l->floor += floor;
+    if (by_flops) l->by_flops += floor;
+    l->nodes++;
+}
+
+static void collect(const lgv_plan *plan, profile *p)
+{
+    for (int i = 0; i < lgv_plan_nodes(plan); i++) {
         lgv_node_info info;
-        lgv_plan_node_at(n->plan, i, &info);
+        bool by_flops;
+        lgv_plan_node_at(plan, i, &info);
         if (!info.runs) continue;
+        double floor = cli_floor(&p->peaks, &info, &by_flops);
+        add_node(&p->total, &info, floor, by_flops);
         int k = 0;
-        while (k < count && (strcmp(lines[k].op, info.op) || strcmp(lines[k].kernel, info.kernel)))
+        while (k < p->lines &&
+               (strcmp(p->line[k].op, info.op) || strcmp(p->line[k].kernel, info.kernel)))
             k++;
-        if (k == 128) continue;
-        if (k == count) lines[count++] = (line){.op = info.op, .kernel = info.kernel};
-        lines[k].seconds += info.seconds / (double)info.runs;
-        lines[k].flops += info.flops;
-        lines[k].bytes += info.bytes;
-        lines[k].nodes++;
-        total += info.seconds / (double)info.runs;
+        if (k == LINES) continue;
+        if (k == p->lines) p->line[p->lines++] = (line){.op = info.op, .kernel = info.kernel};
+        add_node(&p->line[k], &info, floor, by_flops);
     }
-    peaks p = measure_peaks(device);
-    qsort(lines, (size_t)count, sizeof *lines, by_seconds);
-    printf("\nPeaks measured on the spot (a matrix product, a sum): %.0f GFLOP/s, %.1f GB/s\n\n",
-           p.flops / 1e9, p.bytes / 1e9);
-    printf("%-24s %-16s %6s %10s %7s %10s %8s %8s\n", "operator", "kernel", "nodes", "ms", "share",
-           "GFLOP/s", "of peak", "of GB/s");
-    for (int i = 0; i < count; i++)
-        printf("%-24s %-16s %6d %10.3f %6.1f%% %10.1f %7.0f%% %7.0f%%\n", lines[i].op,
-               lines[i].kernel, lines[i].nodes, 1e3 * lines[i].seconds,
-               100 * lines[i].seconds / total, lines[i].flops / lines[i].seconds / 1e9,
-               100 * lines[i].flops / lines[i].seconds / p.flops,
-               100 * lines[i].bytes / lines[i].seconds / p.bytes);
+    qsort(p->line, (size_t)p->lines, sizeof *p->line, by_seconds);
+}
+
+static const char *bound(const line *l)
+{
+    return l->by_flops > 0.9 * l->floor ? "flops" : l->by_flops < 0.1 * l->floor ? "bytes" : "both";
+}
+
+static void print_line(const profile *p, const line *l)
+{
+    printf("%-24s %-16s %6d %10.3f %6.1f%% %10.1f %7.0f%% %8.0f%% %10.3f %6.2f  %s\n", l->op,
+           l->kernel, l->nodes, 1e3 * l->seconds, 100 * l->seconds / p->total.seconds,
+           l->flops / l->seconds / 1e9, 100 * l->flops / l->seconds / p->peaks.flops,
+           100 * l->bytes / l->seconds / p->peaks.bytes, 1e3 * l->floor, l->seconds / l->floor,
+           bound(l));
+}
+
+static void print_profile(const profile *p)
+{
+    line total = p->total;
+    total.op = "all";
+    total.kernel = "";
+    printf("\nPeaks measured on the spot: %.0f GFLOP/s (multiply-adds on registers), %.1f GB/s (a "
+           "long stream, read and written)",
+           p->peaks.flops / 1e9, p->peaks.bytes / 1e9);
+    if (p->peaks.matrix_flops > 0)
+        printf(", %.0f GFLOP/s in bf16 on matrix units", p->peaks.matrix_flops / 1e9);
+    printf("\nFloor: arithmetic at its peak or bytes at theirs, whichever is longer; below 1 is "
+           "possible for Winograd, which does less\narithmetic than is counted, and for what stays "
+           "in a cache.\n\n");
+    printf("%-24s %-16s %6s %10s %7s %10s %8s %9s %10s %6s  %s\n", "operator", "kernel", "nodes",
+           "ms", "share", "GFLOP/s", "of peak", "of stream", "floor ms", "times", "bound");
+    for (int i = 0; i < p->lines; i++) print_line(p, &p->line[i]);
+    print_line(p, &total);
+}
+
+static json_t *line_json(const profile *p, const line *l)
+{
+    return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "nodes", l->nodes, "seconds",
+                     l->seconds, "flops", l->flops, "bytes", l->bytes, "share_of_flops",
+                     l->flops / l->seconds / p->peaks.flops, "share_of_stream",
+                     l->bytes / l->seconds / p->peaks.bytes, "floor_seconds", l->floor,
+                     "times_floor", l->seconds / l->floor, "bound", bound(l));
+}
+
+static json_t *profile_json(const profile *p)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < p->lines; i++) {
+        json_t *o = line_json(p, &p->line[i]);
+        json_object_set_new(o, "operator", json_string(p->line[i].op));
+        json_object_set_new(o, "kernel", json_string(p->line[i].kernel));
+        json_array_append_new(list, o);
+    }
+    return json_pack("{s:{s:f, s:f, s:f}, s:o, s:o}", "peaks", "flops", p->peaks.flops,
+                     "matrix_flops", p->peaks.matrix_flops, "bytes", p->peaks.bytes, "all",
+                     line_json(p, &p->total), "operators", list);
 }
 
 /* --- Rounds -------------------------------------------------------------------------------------------- */
@@ -148,15 +170,29 @@ static lgv_status time_steps(cli_network *n, int rounds, double *seconds, lgv_er
     return LGV_OK;
 }
 
-static void print_json(const double *seconds, int rounds)
+/* Bytes of this process in memory now. */
+static double resident(void)
 {
-    json_t *list = json_array(), *line_json = json_object();
+    long pages = 0, in_memory = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%ld %ld", &pages, &in_memory) != 2) in_memory = 0;
+    if (f) fclose(f);
+    return (double)in_memory * (double)sysconf(_SC_PAGESIZE);
+}
+
+static json_t *seconds_json(const double *seconds, int rounds)
+{
+    json_t *list = json_array();
     for (int i = 0; i < rounds; i++) json_array_append_new(list, json_real(seconds[i]));
-    json_object_set_new(line_json, "seconds_per_step", list);
-    json_dumpf(line_json, stdout, JSON_COMPACT);
+    return json_pack("{s:o}", "seconds_per_step", list);
+}
+
+static void print_json(json_t *o)
+{
+    json_dumpf(o, stdout, JSON_COMPACT);
     printf("\n");
     fflush(stdout);
-    json_decref(line_json);
+    json_decref(o);
 }
 
 static lgv_status interact(cli_network *n, double *seconds, lgv_error *err)
@@ -167,50 +203,97 @@ static lgv_status interact(cli_network *n, double *seconds, lgv_error *err)
     while (fgets(text, sizeof text, stdin)) {
         lgv_status status = time_steps(n, opt.rounds, seconds, err);
         if (status) return status;
-        print_json(seconds, opt.rounds);
+        print_json(seconds_json(seconds, opt.rounds));
     }
     return LGV_OK;
 }
 
+typedef struct result {
+    const lgv_model_info *model;
+    const lgv_device *device;
+    int training;
+    lgv_mixed_precision precision;
+    int64_t h, w;
+    double *seconds, grown; /* grown: resident bytes since before planning */
+    lgv_plan_info plan;
+    profile profile;
+} result;
+
+static double planned(const lgv_plan_info *p)
+{
+    return (double)(p->weight_bytes + p->packed_bytes + p->arena_bytes + p->io_bytes);
+}
+
+static void show_json(const result *r)
+{
+    json_t *o = seconds_json(r->seconds, opt.rounds);
+    json_object_set_new(o, "flops", json_real(r->plan.flops));
+    json_object_set_new(o, "planned_bytes", json_integer((json_int_t)planned(&r->plan)));
+    json_object_set_new(o, "resident_bytes", json_integer((json_int_t)r->grown));
+    json_object_set_new(o, "device", json_string(lgv_device_name(r->device)));
+    json_object_set_new(o, "mixed_precision", json_string(lgv_mixed_precision_name(r->precision)));
+    json_object_set_new(o, "threads", json_integer(lgv_device_threads(r->device)));
+    if (opt.profile) json_object_set_new(o, "profile", profile_json(&r->profile));
+    print_json(o);
+}
+
+static void show_text(const result *r)
+{
+    char a[32], b[32], c[32];
+    const lgv_plan_info *p = &r->plan;
+    qsort(r->seconds, (size_t)opt.rounds, sizeof *r->seconds, by_value);
+    double median = r->seconds[opt.rounds / 2];
+    printf("%s, %s, %lldx%lld, batch %d, %s, %s, %d threads\n", r->model->source,
+           r->training ? "training step" : "sampling step", (long long)r->w, (long long)r->h,
+           opt.batch, lgv_device_name(r->device), cli_precision(r->precision),
+           lgv_device_threads(r->device));
+    printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n", opt.rounds,
+           median, r->seconds[0], r->seconds[opt.rounds - 1], opt.batch / median,
+           p->flops / median / 1e9);
+    printf("  memory         %s activations, %s weights%s, %s packed weights\n",
+           cli_bytes((double)p->arena_bytes, a), cli_bytes((double)p->weight_bytes, b),
+           r->training ? " and optimizer" : "", cli_bytes((double)p->packed_bytes, c));
+    printf("                 %s in all, the process grew by %s\n", cli_bytes(planned(p), a),
+           cli_bytes(r->grown, b));
+    if (opt.profile) print_profile(&r->profile);
+}
+
+static lgv_status measure(cli_network *n, result *r, lgv_error *err)
+{
+    lgv_status status = time_steps(n, 1, r->seconds, err); /* warm-up */
+    if (status) return status;
+    if (opt.interactive) return interact(n, r->seconds, err);
+    if (opt.profile) lgv_plan_profile(n->plan, 1);
+    status = time_steps(n, opt.rounds, r->seconds, err);
+    r->grown = resident() - r->grown;
+    lgv_plan_describe(n->plan, &r->plan);
+    if (!status && opt.profile) status = lgv_device_peaks(n->device, &r->profile.peaks, err);
+    if (status) return status;
+    if (opt.profile) collect(n->plan, &r->profile);
+    if (opt.json)
+        show_json(r);
+    else
+        show_text(r);
+    return LGV_OK;
+}
+
 static lgv_status bench(const lgv_model *model, lgv_device *device, int training,
-                        lgv_mixed_precision precision, double *seconds, lgv_error *err)
+                        const lgv_plan_options *options, double *seconds, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
-    int64_t h = opt.resolution ? opt.resolution : info->height ? info->height : 32;
-    int64_t w = opt.resolution ? opt.resolution : info->width ? info->width : 32;
+    int side = opt.resolution;
+    result r = {.model = info,
+                .device = device,
+                .training = training,
+                .precision = options->mixed_precision,
+                .seconds = seconds};
+    r.h = side ? side : info->height ? info->height : 32;
+    r.w = side ? side : info->width ? info->width : 32;
     cli_network n = {0};
-    const lgv_plan_options options = {.mixed_precision = precision};
+    r.grown = resident();
     lgv_status status =
-        cli_network_new(model, device, training, 0, opt.batch, h, w, &options, &n, err);
-    if (status) return status;
-    status = time_steps(&n, 1, seconds, err); /* warm-up */
-    if (status) goto done;
-    if (opt.interactive) {
-        status = interact(&n, seconds, err);
-        goto done;
-    }
-    if (opt.profile) lgv_plan_profile(n.plan, 1);
-    if ((status = time_steps(&n, opt.rounds, seconds, err))) goto done;
-    if (opt.json) {
-        print_json(seconds, opt.rounds);
-    } else {
-        lgv_plan_info plan;
-        char a[32], b[32];
-        lgv_plan_describe(n.plan, &plan);
-        qsort(seconds, (size_t)opt.rounds, sizeof *seconds, by_value);
-        double median = seconds[opt.rounds / 2];
-        printf("%s, %s, %lldx%lld, batch %d, %s, %s, %d threads\n", info->source,
-               training ? "training step" : "sampling step", (long long)w, (long long)h, opt.batch,
-               lgv_device_name(device), cli_precision(precision), lgv_device_threads(device));
-        printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n",
-               opt.rounds, median, seconds[0], seconds[opt.rounds - 1], opt.batch / median,
-               plan.flops / median / 1e9);
-        printf("  memory         %s activations, %s weights and optimizer, %s packed weights\n",
-               cli_bytes((double)plan.arena_bytes, a), cli_bytes((double)plan.weight_bytes, b),
-               cli_bytes((double)plan.packed_bytes, (char[32]){0}));
-        if (opt.profile) show_profile(&n, device);
-    }
-done:
+        cli_network_new(model, device, training, 0, opt.batch, r.h, r.w, options, &n, err);
+    if (!status) status = measure(&n, &r, err);
     cli_network_free(&n);
     return status;
 }
@@ -231,15 +314,20 @@ static int run(const cli_command *self, int argc, const char **argv)
     int training = !opt.mode || !strcmp(opt.mode, "train");
     if (!training && strcmp(opt.mode, "sample"))
         return cli_error(self, CLI_USAGE, "--mode is train or sample, not '%s'", opt.mode);
-    lgv_mixed_precision precision = LGV_MIXED_NO;
-    if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
+    lgv_plan_options options = {.weights = NULL};
+    if ((code = cli_read_precision(self, opt.precision, &options.mixed_precision)) >= 0)
+        return code;
+    size_t *budget = &options.memory_budget;
+    if (opt.budget && (!cli_parse_size(opt.budget, budget) || !*budget))
+        return cli_error(self, CLI_USAGE,
+                         "--memory-budget must be a size such as 2G or 800M, not '%s'", opt.budget);
     lgv_error err = {0};
     lgv_model *model = NULL;
     lgv_device *device = NULL;
     double *seconds = malloc((size_t)opt.rounds * sizeof *seconds);
     lgv_status status = seconds ? lgv_model_open(what, NULL, &model, &err) : LGV_ERR_MEMORY;
     if (!status) status = cli_open_device(&opt.dev, &device, &err);
-    if (!status) status = bench(model, device, training, precision, seconds, &err);
+    if (!status) status = bench(model, device, training, &options, seconds, &err);
     lgv_model_free(model);
     lgv_device_free(device);
     free(seconds);

@@ -22,7 +22,7 @@ typedef struct cli_command {
                const char **argv); /* argv[0] is the command's name */
 } cli_command;
 
-extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_bench;
+extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_plan, cli_bench;
 
 /* --- Options ---------------------------------------------------------------------------------------- */
 /* Options every command has. */

@@ -1,5 +1,6 @@
 /* network.c - a network with random weights and its plan, for info and bench. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,6 +75,21 @@ static void fill_step(cli_network *n, int64_t batch)
     memcpy(s->scalar, scalar, sizeof scalar);
 }
 
+/* What a budget for everything leaves for the plan. */
+static lgv_status take_sets_off(const cli_network *n, size_t *budget, lgv_error *err)
+{
+    size_t sets = lgv_store_bytes(n->store);
+    if (!*budget || *budget > sets) {
+        *budget -= *budget ? sets : 0;
+        return LGV_OK;
+    }
+    snprintf(err->text, sizeof err->text,
+             "the memory budget of %zu MiB is too small: %s alone take %zu MiB", *budget >> 20,
+             n->training ? "weights, gradients and the optimizer's state" : "the weights",
+             (sets >> 20) + 1);
+    return err->status = LGV_ERR_ARGUMENT;
+}
+
 static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g, lgv_graph *update,
                             const lgv_plan_options *options, lgv_error *err)
 {
@@ -84,10 +100,12 @@ static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g
     for (int i = 0; i < (n->training ? 5 : 1) && !status; i++)
         status = lgv_store_add_set(n->store, sets[i], err);
     if (!status && !n->dry) status = lgv_model_init(model, n->store, "weight", NULL, 0, err);
+    lgv_plan_options left = options ? *options : (lgv_plan_options){0};
+    if (!status) status = take_sets_off(n, &left.memory_budget, err);
     if (n->training) lgv_graph_output(update, lgv_adamw(update, 1), "norm");
     lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
     if (!status)
-        status = lgv_plan_new(n->store, n->training ? 2 : 1, programs, options, &n->plan, err);
+        status = lgv_plan_new(n->store, n->training ? 2 : 1, programs, &left, &n->plan, err);
     return status;
 }
 

@@ -6,6 +6,7 @@
 
 /* Training: programs "forward_backward" (mean squared error against Philox noise) and "update" (clip, AdamW, EMA).
    Sampling: one program, network and one DDIM step. Inputs "x"; the step block is filled so that it can run.
+   The memory budget of options includes the sets of the store here.
    A dry network takes no memory and cannot run: it is there to be described. */
 typedef struct cli_network {
     lgv_device *device; /* borrowed */

@@ -76,21 +76,27 @@ extern const lgv_peak_loops lgv_kernels_peak_avx2;
 #ifdef LGV_HAVE_AVX512
 extern const lgv_peak_loops lgv_kernels_peak_avx512;
 #endif
-
-static const lgv_peak_loops *loops_of(lgv_level level)
-{
-#ifdef LGV_HAVE_AVX2
-    if (level == LGV_AVX2) return &lgv_kernels_peak_avx2;
+#ifdef LGV_HAVE_AMX
+extern const lgv_peak_loops lgv_kernels_amx_peak_amx;
 #endif
-#ifdef LGV_HAVE_AVX512
-    if (level == LGV_AVX512) return &lgv_kernels_peak_avx512;
-#endif
-    return level == LGV_F64_LEVEL ? &lgv_kernels_peak_f64 : &lgv_kernels_peak_scalar;
-}
 
 static lgv_status cpu_peaks(lgv_device *d, lgv_peaks *out, lgv_error *err)
 {
-    return lgv_cpu_peaks(d, loops_of(((const cpu_device *)d)->level), out, err);
+    const lgv_level level = ((const cpu_device *)d)->level;
+    lgv_peak_loops loops = level == LGV_F64_LEVEL ? lgv_kernels_peak_f64 : lgv_kernels_peak_scalar;
+#ifdef LGV_HAVE_AVX2
+    if (level == LGV_AVX2 || level == LGV_AMX_EMULATED) loops = lgv_kernels_peak_avx2;
+#endif
+#ifdef LGV_HAVE_AVX512
+    if (level == LGV_AVX512 || level == LGV_AMX) loops = lgv_kernels_peak_avx512;
+#endif
+#ifdef LGV_HAVE_AMX
+    if (level == LGV_AMX) {
+        loops.matrix = lgv_kernels_amx_peak_amx.matrix;
+        loops.matrix_flops = lgv_kernels_amx_peak_amx.matrix_flops;
+    }
+#endif
+    return lgv_cpu_peaks(d, &loops, out, err);
 }
 
 static void choose_lists(cpu_device *cpu)

@@ -7,7 +7,7 @@
 
 enum {
     STREAM_MIB = 32, /* for each of the two streams of a thread: beyond the caches */
-    TRIES = 5
+    TRIES = 12
 };
 
 typedef struct measured {
@@ -56,7 +56,7 @@ static double best(const lgv_device *d, void (*fn)(void *arg, int64_t block, int
 static double flops(const lgv_device *d, measured *m, double per_round)
 {
     m->rounds = 1 << 10;
-    while (seconds(d, run_fma, m) < 4e-3 && m->rounds < (int64_t)1 << 40) m->rounds *= 2;
+    while (seconds(d, run_fma, m) < 5e-3 && m->rounds < (int64_t)1 << 40) m->rounds *= 2;
     return per_round * (double)m->rounds * d->threads / best(d, run_fma, m);
 }
 

@@ -1,0 +1,170 @@
+/* plan.c - langevin plan: what training or sampling a network takes, told without taking it. */
+#include <jansson.h>
+#include <string.h>
+
+#include "cli.h"
+#include "network.h"
+#include "roofline.h"
+
+static struct {
+    cli_device_options dev;
+    char *mode, *budget;
+    int batch, resolution, channels, json;
+} opt;
+
+static struct poptOption table[] = {
+    {"mode", 0, POPT_ARG_STRING, &opt.mode, 0, "train or sample", "MODE"},
+    {"batch-size", 0, POPT_ARG_INT, &opt.batch, 0, "rows of a batch (default: 1)", "N"},
+    {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)",
+     "N"},
+    {"channels", 0, POPT_ARG_INT, &opt.channels, 0, "channels of a preset's pictures (default: 3)",
+     "N"},
+    {"memory-budget", 0, POPT_ARG_STRING, &opt.budget, 0,
+     "memory to stay below, all included, by computing things twice, such as 2G", "SIZE"},
+    {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
+    CLI_DEVICE_OPTIONS(opt.dev),
+    POPT_TABLEEND,
+};
+
+typedef struct report {
+    const lgv_model_info *model;
+    int training, sets;
+    int64_t h, w;
+    lgv_plan_info plan;
+    cli_rates rates;
+    double floor, expected; /* seconds */
+} report;
+
+static double total_bytes(const lgv_plan_info *p)
+{
+    return (double)(p->weight_bytes + p->packed_bytes + p->arena_bytes + p->io_bytes);
+}
+
+static lgv_status collect(const lgv_model *model, lgv_device *device, size_t budget, report *r,
+                          lgv_error *err)
+{
+    cli_network n = {0};
+    lgv_plan_options options = {.memory_budget = budget};
+    lgv_status status =
+        cli_network_new(model, device, r->training, 1, opt.batch, r->h, r->w, &options, &n, err);
+    if (!status) status = cli_calibrate(device, r->training, &r->rates, err);
+    if (!status) {
+        lgv_plan_describe(n.plan, &r->plan);
+        r->expected = cli_expected(&r->rates, n.plan, &r->floor);
+    }
+    cli_network_free(&n);
+    return status;
+}
+
+static void print_text(const report *r, const lgv_device *device)
+{
+    const lgv_plan_info *p = &r->plan;
+    const lgv_peaks *peaks = &r->rates.peaks;
+    char a[32], b[32];
+    printf("%s, %s step, %lldx%lld, batch %d, %s, %d thread%s\n", r->model->source,
+           r->training ? "training" : "sampling", (long long)r->w, (long long)r->h, opt.batch,
+           lgv_device_name(device), lgv_device_threads(device),
+           lgv_device_threads(device) == 1 ? "" : "s");
+    printf("  store             %s in %d set%s of %s%s\n", cli_bytes((double)p->weight_bytes, a),
+           r->sets, r->sets == 1 ? "" : "s", cli_bytes((double)p->weight_bytes / r->sets, b),
+           r->training ? " (weights, gradients, two moments, average)" : " (weights)");
+    printf("  packed weights    %s\n", cli_bytes((double)p->packed_bytes, a));
+    printf("  arena             %s of activations, the largest workspace %s of it\n",
+           cli_bytes((double)p->arena_bytes, a), cli_bytes((double)p->workspace_bytes, b));
+    printf("  inputs, outputs   %s\n", cli_bytes((double)p->io_bytes, a));
+    printf("  total             %s\n", cli_bytes(total_bytes(p), a));
+    if (p->recomputed)
+        printf("  recomputed        %d of %d nodes\n", p->recomputed, p->nodes);
+    else
+        printf("  recomputed        nothing\n");
+    printf("  arithmetic        %s FLOP\n", cli_count(p->flops, a));
+    printf("  expected          %.3g s a step: each operator as far from its floor as in a small "
+           "network timed just now\n",
+           r->expected);
+    printf("  floor             %.3g s at the peaks measured just now, %.0f GFLOP/s and %.1f GB/s",
+           r->floor, peaks->flops / 1e9, peaks->bytes / 1e9);
+    if (peaks->matrix_flops > 0) printf(", %.0f GFLOP/s in bf16", peaks->matrix_flops / 1e9);
+    printf("\n");
+}
+
+static void print_json(const report *r, const lgv_device *device)
+{
+    const lgv_plan_info *p = &r->plan;
+    const lgv_peaks *peaks = &r->rates.peaks;
+    json_t *o = json_pack(
+        "{s:s, s:s, s:i, s:[i,i], s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:f, "
+        "s:f, s:f, s:{s:f, s:f, s:f}}",
+        "source", r->model->source, "mode", r->training ? "train" : "sample", "batch_size",
+        opt.batch, "size", (int)r->h, (int)r->w, "device", lgv_device_name(device), "threads",
+        lgv_device_threads(device), "parameters", (json_int_t)r->model->parameters, "store_bytes",
+        (json_int_t)p->weight_bytes, "sets", r->sets, "packed_bytes", (json_int_t)p->packed_bytes,
+        "arena_bytes", (json_int_t)p->arena_bytes, "workspace_bytes",
+        (json_int_t)p->workspace_bytes, "io_bytes", (json_int_t)p->io_bytes, "total_bytes",
+        (json_int_t)total_bytes(p), "nodes", p->nodes, "recomputed", p->recomputed, "flops",
+        p->flops, "expected_seconds", r->expected, "floor_seconds", r->floor, "peaks", "flops",
+        peaks->flops, "matrix_flops", peaks->matrix_flops, "bytes", peaks->bytes);
+    json_dumpf(o, stdout, JSON_INDENT(2));
+    printf("\n");
+    json_decref(o);
+}
+
+static lgv_status show(const lgv_model *model, lgv_device *device, int training, size_t budget,
+                       lgv_error *err)
+{
+    const lgv_model_info *info = lgv_model_describe(model);
+    int size = opt.resolution;
+    report r = {.model = info, .training = training, .sets = training ? 5 : 1};
+    r.h = size ? size : info->height ? info->height : 32;
+    r.w = size ? size : info->width ? info->width : 32;
+    lgv_status status = collect(model, device, budget, &r, err);
+    if (!status && opt.json)
+        print_json(&r, device);
+    else if (!status)
+        print_text(&r, device);
+    return status;
+}
+
+static int run(const cli_command *self, int argc, const char **argv)
+{
+    const char *what = NULL;
+    size_t budget = 0;
+    int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
+    if (code >= 0) return code;
+    if (!what)
+        return cli_error(self, CLI_USAGE,
+                         "which network? give a model folder, a config.json or a "
+                         "preset such as unet-32");
+    if (!opt.mode)
+        return cli_error(self, CLI_USAGE,
+                         "--mode train or --mode sample? they take very different "
+                         "amounts of memory");
+    int training = !strcmp(opt.mode, "train");
+    if (!training && strcmp(opt.mode, "sample"))
+        return cli_error(self, CLI_USAGE, "--mode is train or sample, not '%s'", opt.mode);
+    if (!opt.batch) opt.batch = 1;
+    if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0)
+        return cli_error(self, CLI_USAGE, "sizes must be at least 1");
+    if (opt.budget && (!cli_parse_size(opt.budget, &budget) || !budget))
+        return cli_error(self, CLI_USAGE,
+                         "--memory-budget must be a size such as 2G or 800M, not '%s'", opt.budget);
+    lgv_error err = {0};
+    lgv_model *model = NULL;
+    lgv_device *device = NULL;
+    lgv_status status =
+        lgv_model_open(what, &(lgv_model_options){.channels = opt.channels}, &model, &err);
+    if (!status) status = cli_open_device(&opt.dev, &device, &err);
+    if (!status) status = show(model, device, training, budget, &err);
+    lgv_model_free(model);
+    lgv_device_free(device);
+    return status ? cli_fail(self, &err) : CLI_OK;
+}
+
+const cli_command cli_plan = {
+    .name = "plan",
+    .summary = "tell what a step takes in memory and time, without taking it",
+    .usage = "plan MODEL --mode train|sample",
+    .examples = "  langevin plan unet-64 --mode train --batch-size 16\n"
+                "  langevin plan model --mode sample --batch-size 64\n"
+                "  langevin plan config.json --mode train --batch-size 128 --memory-budget 3G\n",
+    .run = run,
+};

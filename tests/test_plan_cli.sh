@@ -1,0 +1,118 @@
+#!/bin/bash
+# langevin plan: what it tells, what it refuses, and that it is true: the process that then runs the plan grows by
+# as much memory as was told.
+# Usage: test_plan_cli.sh BUILD_DIRECTORY.
+set -eu
+langevin=$(cd "$1" && pwd)/langevin
+[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
+configs=$(cd "$(dirname "$0")/.." && pwd)/bench/configs
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+# Under the address sanitizer: what other libraries leave behind at exit is not ours to judge.
+printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
+export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
+checks=0
+
+fail() { # TEXT
+    echo "FAILED: $1"
+    echo "--- stdout"; tail -n 30 out.txt
+    echo "--- stderr"; tail -n 20 err.txt
+    exit 1
+}
+run() { # CODE COMMAND...: what it prints is left in out.txt and err.txt
+    local want=$1 code=0
+    shift
+    "$langevin" "$@" >out.txt 2>err.txt || code=$?
+    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
+    checks=$((checks + 1))
+}
+refuse() { # CODE PATTERN COMMAND...: one line on stderr that says this
+    local code=$1 pattern=$2
+    shift 2
+    run "$code" "$@"
+    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
+    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
+    [ ! -s out.txt ] || fail "langevin $*: it printed something besides the refusal"
+}
+says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; checks=$((checks + 1)); }
+value() { sed -n "s/.*\"$1\": *\([0-9][0-9.e+-]*\).*/\1/p" out.txt | head -n 1; } # of a key in out.txt
+holds() { awk "BEGIN { exit !($1) }" || fail "$2: $1 does not hold"; checks=$((checks + 1)); }
+
+cat >tiny.json <<'END'
+{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+ "block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+ "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "attention_head_dim": 8}
+END
+mkdir folder
+cp tiny.json folder/config.json
+
+# ---- what it tells ----
+run 0 plan --help
+says "^Usage: langevin plan MODEL --mode train\|sample"
+says "^  langevin plan unet-64 --mode train --batch-size 16"
+for model in tiny.json folder unet-32 UNET_32; do
+    run 0 plan $model --mode sample --threads 1
+    says "sampling step, .* batch 1, cpu"
+    says "store +.* in 1 set of .*\(weights\)"
+    says "packed weights +"
+    says "arena +.*largest workspace"
+    says "total +"
+    says "recomputed +nothing"
+    says "arithmetic +.* FLOP"
+    says "expected +[0-9.e-]+ s a step"
+    says "floor +[0-9.e-]+ s .*GFLOP/s and .*GB/s"
+done
+run 0 plan tiny.json --mode train --batch_size=4 --resolution 32 --threads 1
+says "training step, 32x32, batch 4"
+says "in 5 sets of .*two moments"
+run 0 plan unet-32 --mode train --channels 1 --batch-size 16 --json --threads 1
+total=$(value total_bytes)
+holds "$total == $(value store_bytes) + $(value packed_bytes) + $(value arena_bytes) + $(value io_bytes)" "the total"
+holds "$(value workspace_bytes) < $(value arena_bytes) && $(value flops) > 1e9 && $(value parameters) > 1e6" figures
+holds "$(value expected_seconds) > 0 && $(value floor_seconds) > 0 && $(value recomputed) == 0" times
+says '"mode": "train"'
+says '"batch_size": 16'
+# A budget is kept, all included, and bought with recomputation.
+budget=$((total * 2 / 3))
+run 0 plan unet-32 --mode train --channels 1 --batch-size 16 --json --threads 1 --memory-budget $budget
+holds "$(value total_bytes) <= $budget && $(value recomputed) > 0" "the budget"
+# A network for which this machine is far too small takes no memory to plan.
+run 0 plan $configs/article_unet128.json --mode train --batch-size 10000 --json --threads 1
+holds "$(value total_bytes) > 1e12" "a huge plan"
+
+# ---- what it refuses ----
+refuse 2 "which network" plan --mode train
+refuse 2 "--mode train or --mode sample" plan unet-32
+refuse 2 "'both'" plan unet-32 --mode both
+refuse 2 "one argument too many" plan unet-32 unet-64 --mode train
+refuse 2 "did you mean '--memory-budget'" plan unet-32 --mode train --memory-budgt 2G
+refuse 2 "at least 1" plan unet-32 --mode train --batch-size -1
+refuse 2 "not a number" plan unet-32 --mode train --batch-size four
+refuse 2 "--memory-budget must be a size" plan unet-32 --mode train --memory-budget much
+refuse 1 "unet-33" plan unet-33 --mode train
+refuse 1 "17" plan unet-32 --mode train --resolution 17
+refuse 1 "memory budget of 9 MiB is too small: weights, gradients" plan unet-32 --mode train --memory-budget 9M
+refuse 1 "memory budget of .* too small: with everything recomputed" \
+    plan unet-32 --mode train --batch-size 512 --memory-budget 400M
+refuse 1 "'cpu:quantum'" plan unet-32 --mode train --device cpu:quantum
+echo '{' >broken.json
+refuse 1 "broken.json" plan broken.json --mode train
+
+# ---- that it is true: within 5 % + 32 MiB of what the process grows by ----
+if ldd "$langevin" | grep -q libasan; then
+    echo "skipped: under the address sanitizer memory is not what was asked for"
+else
+    for case in "train 2" "sample 8"; do
+        set -- $case
+        run 0 plan $configs/ddpm_cifar10.json --mode $1 --batch-size $2 --json
+        told=$(value total_bytes)
+        holds "$told >= 200e6" "$1, the plan is large enough to judge"
+        run 0 bench $configs/ddpm_cifar10.json --mode $1 --batch-size $2 --rounds 1 --json
+        grown=$(value resident_bytes)
+        echo "ddpm_cifar10, $1, batch $2: told $((told >> 20)) MiB, grown by $((grown >> 20)) MiB"
+        holds "$(value planned_bytes) == $told" "plan and bench agree"
+        holds "$grown <= 1.05 * $told + 33554432 && $grown >= 0.95 * $told - 33554432" "$1, memory"
+    done
+fi
+echo "$checks checks"
