@@ -8,7 +8,7 @@
 
 static struct {
     cli_device_options dev;
-    char *mode, *budget;
+    char *mode, *budget, *precision;
     int batch, resolution, channels, json;
 } opt;
 
@@ -22,6 +22,7 @@ static struct poptOption table[] = {
     {"memory-budget", 0, POPT_ARG_STRING, &opt.budget, 0,
      "memory to stay below, all included, by computing things twice, such as 2G", "SIZE"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -29,6 +30,7 @@ static struct poptOption table[] = {
 typedef struct report {
     const lgv_model_info *model;
     int training, sets;
+    lgv_mixed_precision precision;
     int64_t h, w;
     lgv_plan_info plan;
     cli_rates rates;
@@ -40,14 +42,13 @@ static double total_bytes(const lgv_plan_info *p)
     return (double)(p->weight_bytes + p->packed_bytes + p->arena_bytes + p->io_bytes);
 }
 
-static lgv_status collect(const lgv_model *model, lgv_device *device, size_t budget, report *r,
-                          lgv_error *err)
+static lgv_status collect(const lgv_model *model, lgv_device *device,
+                          const lgv_plan_options *options, report *r, lgv_error *err)
 {
     cli_network n = {0};
-    lgv_plan_options options = {.memory_budget = budget};
     lgv_status status =
-        cli_network_new(model, device, r->training, 1, opt.batch, r->h, r->w, &options, &n, err);
-    if (!status) status = cli_calibrate(device, r->training, &r->rates, err);
+        cli_network_new(model, device, r->training, 1, opt.batch, r->h, r->w, options, &n, err);
+    if (!status) status = cli_calibrate(device, r->training, r->precision, &r->rates, err);
     if (!status) {
         lgv_plan_describe(n.plan, &r->plan);
         r->expected = cli_expected(&r->rates, n.plan, &r->floor);
@@ -61,9 +62,9 @@ static void print_text(const report *r, const lgv_device *device)
     const lgv_plan_info *p = &r->plan;
     const lgv_peaks *peaks = &r->rates.peaks;
     char a[32], b[32];
-    printf("%s, %s step, %lldx%lld, batch %d, %s, %d thread%s\n", r->model->source,
+    printf("%s, %s step, %lldx%lld, batch %d, %s, %s, %d thread%s\n", r->model->source,
            r->training ? "training" : "sampling", (long long)r->w, (long long)r->h, opt.batch,
-           lgv_device_name(device), lgv_device_threads(device),
+           lgv_device_name(device), cli_precision(r->precision), lgv_device_threads(device),
            lgv_device_threads(device) == 1 ? "" : "s");
     printf("  store             %s in %d set%s of %s%s\n", cli_bytes((double)p->weight_bytes, a),
            r->sets, r->sets == 1 ? "" : "s", cli_bytes((double)p->weight_bytes / r->sets, b),
@@ -92,31 +93,36 @@ static void print_json(const report *r, const lgv_device *device)
     const lgv_plan_info *p = &r->plan;
     const lgv_peaks *peaks = &r->rates.peaks;
     json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:[i,i], s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:f, "
+        "{s:s, s:s, s:s, s:i, s:[i,i], s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, "
+        "s:f, "
         "s:f, s:f, s:{s:f, s:f, s:f}}",
-        "source", r->model->source, "mode", r->training ? "train" : "sample", "batch_size",
-        opt.batch, "size", (int)r->h, (int)r->w, "device", lgv_device_name(device), "threads",
-        lgv_device_threads(device), "parameters", (json_int_t)r->model->parameters, "store_bytes",
-        (json_int_t)p->weight_bytes, "sets", r->sets, "packed_bytes", (json_int_t)p->packed_bytes,
-        "arena_bytes", (json_int_t)p->arena_bytes, "workspace_bytes",
-        (json_int_t)p->workspace_bytes, "io_bytes", (json_int_t)p->io_bytes, "total_bytes",
-        (json_int_t)total_bytes(p), "nodes", p->nodes, "recomputed", p->recomputed, "flops",
-        p->flops, "expected_seconds", r->expected, "floor_seconds", r->floor, "peaks", "flops",
-        peaks->flops, "matrix_flops", peaks->matrix_flops, "bytes", peaks->bytes);
+        "source", r->model->source, "mode", r->training ? "train" : "sample", "mixed_precision",
+        lgv_mixed_precision_name(r->precision), "batch_size", opt.batch, "size", (int)r->h,
+        (int)r->w, "device", lgv_device_name(device), "threads", lgv_device_threads(device),
+        "parameters", (json_int_t)r->model->parameters, "store_bytes", (json_int_t)p->weight_bytes,
+        "sets", r->sets, "packed_bytes", (json_int_t)p->packed_bytes, "arena_bytes",
+        (json_int_t)p->arena_bytes, "workspace_bytes", (json_int_t)p->workspace_bytes, "io_bytes",
+        (json_int_t)p->io_bytes, "total_bytes", (json_int_t)total_bytes(p), "nodes", p->nodes,
+        "recomputed", p->recomputed, "flops", p->flops, "expected_seconds", r->expected,
+        "floor_seconds", r->floor, "peaks", "flops", peaks->flops, "matrix_flops",
+        peaks->matrix_flops, "bytes", peaks->bytes);
     json_dumpf(o, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(o);
 }
 
-static lgv_status show(const lgv_model *model, lgv_device *device, int training, size_t budget,
-                       lgv_error *err)
+static lgv_status show(const lgv_model *model, lgv_device *device, int training,
+                       const lgv_plan_options *options, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     int size = opt.resolution;
-    report r = {.model = info, .training = training, .sets = training ? 5 : 1};
+    report r = {.model = info,
+                .training = training,
+                .sets = training ? 5 : 1,
+                .precision = options->mixed_precision};
     r.h = size ? size : info->height ? info->height : 32;
     r.w = size ? size : info->width ? info->width : 32;
-    lgv_status status = collect(model, device, budget, &r, err);
+    lgv_status status = collect(model, device, options, &r, err);
     if (!status && opt.json)
         print_json(&r, device);
     else if (!status)
@@ -127,7 +133,8 @@ static lgv_status show(const lgv_model *model, lgv_device *device, int training,
 static int run(const cli_command *self, int argc, const char **argv)
 {
     const char *what = NULL;
-    size_t budget = 0;
+    lgv_plan_options options = {.weights = NULL};
+    size_t *budget = &options.memory_budget;
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
     if (code >= 0) return code;
     if (!what)
@@ -144,7 +151,9 @@ static int run(const cli_command *self, int argc, const char **argv)
     if (!opt.batch) opt.batch = 1;
     if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0)
         return cli_error(self, CLI_USAGE, "sizes must be at least 1");
-    if (opt.budget && (!cli_parse_size(opt.budget, &budget) || !budget))
+    if ((code = cli_read_precision(self, opt.precision, &options.mixed_precision)) >= 0)
+        return code;
+    if (opt.budget && (!cli_parse_size(opt.budget, budget) || !*budget))
         return cli_error(self, CLI_USAGE,
                          "--memory-budget must be a size such as 2G or 800M, not '%s'", opt.budget);
     lgv_error err = {0};
@@ -153,7 +162,7 @@ static int run(const cli_command *self, int argc, const char **argv)
     lgv_status status =
         lgv_model_open(what, &(lgv_model_options){.channels = opt.channels}, &model, &err);
     if (!status) status = cli_open_device(&opt.dev, &device, &err);
-    if (!status) status = show(model, device, training, budget, &err);
+    if (!status) status = show(model, device, training, &options, &err);
     lgv_model_free(model);
     lgv_device_free(device);
     return status ? cli_fail(self, &err) : CLI_OK;

@@ -37,11 +37,13 @@ static void collect(cli_rates *r, const lgv_plan *plan)
     }
 }
 
-lgv_status cli_calibrate(lgv_device *device, int training, cli_rates *out, lgv_error *err)
+lgv_status cli_calibrate(lgv_device *device, int training, lgv_mixed_precision precision,
+                         cli_rates *out, lgv_error *err)
 {
     lgv_unet2d_config config;
     lgv_model *model = NULL;
     cli_network n = {0};
+    const lgv_plan_options options = {.mixed_precision = precision};
     *out = (cli_rates){.rows = 0};
     lgv_unet2d_config_default(&config);
     config.levels = 2;
@@ -51,7 +53,7 @@ lgv_status cli_calibrate(lgv_device *device, int training, cli_rates *out, lgv_e
     config.layers_per_block = 1;
     lgv_status status = lgv_device_peaks(device, &out->peaks, err);
     if (!status) status = lgv_model_new_unet2d(&config, &model, err);
-    if (!status) status = cli_network_new(model, device, training, 0, 2, 32, 32, NULL, &n, err);
+    if (!status) status = cli_network_new(model, device, training, 0, 2, 32, 32, &options, &n, err);
     if (!status) status = cli_network_step(&n, err); /* warm-up */
     if (!status) lgv_plan_profile(n.plan, 1);
     for (int i = 0; i < 3 && !status; i++) status = cli_network_step(&n, err);

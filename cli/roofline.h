@@ -19,7 +19,8 @@ typedef struct cli_rates {
 } cli_rates;
 
 /* Measures the peaks and runs a few steps of a small network (128 channels, 32x32, 2 rows), about a second. */
-lgv_status cli_calibrate(lgv_device *device, int training, cli_rates *out, lgv_error *err);
+lgv_status cli_calibrate(lgv_device *device, int training, lgv_mixed_precision precision,
+                         cli_rates *out, lgv_error *err);
 /* Expected seconds of one run of every program of plan. *floor: the least. */
 double cli_expected(const cli_rates *rates, const lgv_plan *plan, double *floor);
 

@@ -77,6 +77,12 @@ says '"batch_size": 16'
 budget=$((total * 2 / 3))
 run 0 plan unet-32 --mode train --channels 1 --batch-size 16 --json --threads 1 --memory-budget $budget
 holds "$(value total_bytes) <= $budget && $(value recomputed) > 0" "the budget"
+# Activations of two bytes.
+run 0 plan unet-32 --mode train --channels 1 --batch-size 64 --json --threads 1
+arena=$(value arena_bytes)
+run 0 plan unet-32 --mode train --channels 1 --batch-size 64 --json --threads 1 --mixed-precision bf16
+says '"mixed_precision": "bf16"'
+holds "$(value arena_bytes) < 0.7 * $arena" "bf16"
 # A network for which this machine is far too small takes no memory to plan.
 run 0 plan $configs/article_unet128.json --mode train --batch-size 10000 --json --threads 1
 holds "$(value total_bytes) > 1e12" "a huge plan"
@@ -90,6 +96,7 @@ refuse 2 "did you mean '--memory-budget'" plan unet-32 --mode train --memory-bud
 refuse 2 "at least 1" plan unet-32 --mode train --batch-size -1
 refuse 2 "not a number" plan unet-32 --mode train --batch-size four
 refuse 2 "--memory-budget must be a size" plan unet-32 --mode train --memory-budget much
+refuse 2 "mixed-precision.*fp16" plan unet-32 --mode train --mixed-precision fp16
 refuse 1 "unet-33" plan unet-33 --mode train
 refuse 1 "17" plan unet-32 --mode train --resolution 17
 refuse 1 "memory budget of 9 MiB is too small: weights, gradients" plan unet-32 --mode train --memory-budget 9M

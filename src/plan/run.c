@@ -323,8 +323,8 @@ void lgv_plan_describe(const lgv_plan *plan, lgv_plan_info *info)
         for (size_t k = 0; k < p->g->n_nodes; k++) {
             const lgv_action *a = &p->action[k];
             info->flops += a->flops;
-            if (a->workspace_bytes + a->pack_bytes > info->workspace_bytes)
-                info->workspace_bytes = a->workspace_bytes + a->pack_bytes;
+            size_t bytes = a->workspace_bytes + a->pack_bytes + (a->wide ? a->wide->bytes : 0);
+            if (bytes > info->workspace_bytes) info->workspace_bytes = bytes;
         }
     }
 }
