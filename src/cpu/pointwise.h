@@ -1,5 +1,7 @@
 /* pointwise.h - walking over strided activations: equal-shaped operands as contiguous spans, pixels as
-   addresses; and the derivatives of the activations.
+   addresses; bf16 storage; and the derivatives of the activations.
+   Arithmetic is always on `real`: a bf16 operand is widened into a piece of first-level cache beforehand and rounded
+   from there afterwards, which costs little beside the memory it saves.
    Work is cut into blocks of pixels by shape alone. A vector function gives each lane the same bits
    wherever its span begins or ends, so elementwise results depend on neither blocks nor strides. */
 #ifndef LGV_POINTWISE_H
@@ -28,17 +30,33 @@ static inline size_t lgv_real_size(lgv_dtype dtype)
     return dtype == LGV_F32 ? sizeof(real) : dtype == LGV_BF16 ? sizeof(uint16_t) : sizeof(int32_t);
 }
 
+/* --- bf16 storage ---------------------------------------------------------------------------------- */
+static inline void widen(real *to, const uint16_t *from, int64_t n)
+{
+    const int64_t whole = n / VL * VL; /* the bf16 vectors have no masked form */
+    for (int64_t i = 0; i < whole; i += VL) v_store(to + i, v_load_bf16(from + i));
+    for (int64_t i = whole; i < n; i++) to[i] = bf16_to_real(from[i]);
+}
+
+static inline void narrow(uint16_t *to, const real *from, int64_t n)
+{
+    const int64_t whole = n / VL * VL;
+    for (int64_t i = 0; i < whole; i += VL) v_store_bf16(to + i, v_load(from + i));
+    for (int64_t i = whole; i < n; i++) to[i] = real_to_bf16(from[i]);
+}
+
 /* --- Pixels --------------------------------------------------------------------------------------- */
 /* An activation as pixels of c contiguous elements; ld is the distance of pixels when that is fixed, else 0. */
 typedef struct pixels {
     real *data;
     lgv_nhwc a;
     int64_t count, ld;
+    lgv_dtype dtype; /* BF16: data points to uint16_t, see pixel_at */
 } pixels;
 
 static inline pixels pixels_of(const lgv_tensor *t)
 {
-    pixels p = {t->data, lgv_as_nhwc(t), 0, 0};
+    pixels p = {t->data, lgv_as_nhwc(t), 0, 0, t->dtype};
     int64_t rows;
     if (!lgv_as_matrix(t, &rows, &p.ld)) p.ld = 0;
     p.count = p.a.n * p.a.h * p.a.w;
@@ -62,6 +80,31 @@ static inline int64_t pixel_run(const pixels *p, int64_t i, int64_t limit, int64
     }
     *step = p->a.sw;
     return lgv_min_i64(limit, p->a.w - i % p->a.w);
+}
+
+static inline void *pixel_at(const pixels *p, int64_t i, int64_t channel)
+{
+    return (char *)p->data + (size_t)(pixel_offset(p, i) + channel) * lgv_real_size(p->dtype);
+}
+
+/* count channels of run pixels, step apart, as reals: in place, or widened into buffer[run][count]. */
+static inline const real *read_block(const pixels *p, const void *at, int64_t *step, int64_t run,
+                                     int64_t count, real *buffer)
+{
+    if (p->dtype != LGV_BF16) return at;
+    const uint16_t *from = at;
+    for (int64_t i = 0; i < run; i++) widen(buffer + i * count, from + i * *step, count);
+    *step = count;
+    return buffer;
+}
+
+/* Rounds buffer[run][count] into a bf16 block; nothing to do for reals, which were written in place. */
+static inline void write_block(const pixels *p, void *at, int64_t step, int64_t run, int64_t count,
+                               const real *buffer)
+{
+    if (p->dtype != LGV_BF16) return;
+    uint16_t *to = at;
+    for (int64_t i = 0; i < run; i++) narrow(to + i * step, buffer + i * count, count);
 }
 
 /* --- Spans ---------------------------------------------------------------------------------------- */
@@ -131,15 +174,18 @@ static inline void run_spans(span_work *w, bool by_row)
 }
 
 /* --- Activations ---------------------------------------------------------------------------------- */
+/* d silu(x) / dx with s = sigmoid(x). */
+static inline vreal v_silu_slope(vreal x, vreal s)
+{
+    return v_mul(s, v_fma(x, v_sub(v_set1(1), s), v_set1(1)));
+}
+
 /* d act(x) / dx for lgv_act_kind. */
 static inline vreal v_act_grad(vreal x, int kind)
 {
     const vreal one = v_set1(1), zero = v_zero();
     switch (kind) {
-    case LGV_ACT_SILU: { /* s (1 + x (1 - s)) */
-        const vreal s = v_sigmoid(x);
-        return v_mul(s, v_fma(x, v_sub(one, s), one));
-    }
+    case LGV_ACT_SILU: return v_silu_slope(x, v_sigmoid(x));
     case LGV_ACT_MISH: { /* t + x t', t = u/(u + 2), u = e^x (e^x + 2), t' = 4 e^x (e^x + 1)/(u + 2)^2 */
         const vreal e = v_exp(v_min(v_set1(20), x)), u = v_mul(e, v_add(e, v_set1(2)));
         const vreal r = v_div(one, v_add(u, v_set1(2)));
@@ -157,6 +203,16 @@ static inline vreal v_act_grad(vreal x, int kind)
     case LGV_ACT_RELU: return v_select(v_gt(x, zero), one, zero);
     default: return one;
     }
+}
+
+/* x becomes act'(x) in `count` vectors; the same bits as v_act_grad. */
+LGV_FOLD void v_act_grad_many(vreal *x, int count, int kind)
+{
+    vreal s[V_MANY];
+    if (kind == LGV_ACT_SILU) v_sigmoid_many(s, x, count);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++)
+        x[k] = kind == LGV_ACT_SILU ? v_silu_slope(x[k], s[k]) : v_act_grad(x[k], kind);
 }
 
 #endif

@@ -76,6 +76,12 @@ static inline void v_store(real *p, vreal a)
 {
     *p = a;
 }
+/* A store past the caches, to an aligned address; v_stream_end before other threads may read. */
+static inline void v_stream(real *p, vreal a)
+{
+    *p = a;
+}
+static inline void v_stream_end(void) {}
 static inline vreal v_load_n(const real *p, int64_t n)
 {
     return n > 0 ? *p : 0;
@@ -253,12 +259,13 @@ static inline vreal v_add_exponent(vreal a, vreal n)
     memcpy(&a, &u, sizeof a);
     return a;
 }
-/* 2^n for integral n in [-126, 127]; NaN gives NaN. */
-static inline vreal v_pow2(vreal n)
+/* 2^n from 12583039 + n, n in [-126, 127] integral: the low bits of that float are n + 127. */
+static inline vreal v_pow2_low(vreal z)
 {
-    if (!(n >= -126.0f && n <= 127.0f)) return n;
-    uint32_t u = (uint32_t)((int32_t)n + 127) << 23;
+    uint32_t u;
     float f;
+    memcpy(&u, &z, sizeof u);
+    u <<= 23;
     memcpy(&f, &u, sizeof f);
     return f;
 }
@@ -282,6 +289,14 @@ static inline vreal v_load(const real *p)
 static inline void v_store(real *p, vreal a)
 {
     _mm256_storeu_ps(p, a);
+}
+static inline void v_stream(real *p, vreal a)
+{
+    _mm256_stream_ps(p, a);
+}
+static inline void v_stream_end(void)
+{
+    _mm_sfence();
 }
 static inline vreal v_load_n(const real *p, int64_t n)
 {
@@ -459,10 +474,9 @@ static inline vreal v_add_exponent(vreal a, vreal n)
     __m256i up = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), up));
 }
-static inline vreal v_pow2(vreal n)
+static inline vreal v_pow2_low(vreal z)
 {
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z), 23));
 }
 
 /* =========================================== AVX-512 ============================================= */
@@ -482,6 +496,14 @@ static inline vreal v_load(const real *p)
 static inline void v_store(real *p, vreal a)
 {
     _mm512_storeu_ps(p, a);
+}
+static inline void v_stream(real *p, vreal a)
+{
+    _mm512_stream_ps(p, a);
+}
+static inline void v_stream_end(void)
+{
+    _mm_sfence();
 }
 static inline vreal v_load_n(const real *p, int64_t n)
 {
@@ -666,13 +688,15 @@ static inline vreal v_add_exponent(vreal a, vreal n)
 {
     return _mm512_scalef_ps(a, n);
 }
-static inline vreal v_pow2(vreal n)
+static inline vreal v_pow2_low(vreal z)
 {
-    return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z), 23));
 }
 #endif
 
 /* ==================================== elementary functions ======================================= */
+enum { V_MANY = 4 }; /* vectors that the functions named _many take at most */
+
 #ifdef LGV_LEVEL_F64
 static inline vreal v_exp(vreal x)
 {
@@ -690,37 +714,53 @@ static inline vreal v_erf(vreal x)
 {
     return erf(x);
 }
-static inline vreal v_logistic(vreal x)
+LGV_FOLD void v_logistic_many(vreal *d, const vreal *x, int count)
 {
-    return 1.0 + exp(-x);
+    for (int k = 0; k < count; k++) d[k] = 1.0 + exp(-x[k]);
 }
 static inline real r_log(real x)
 {
     return log(x);
 }
 #else
-/* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, the Taylor series of e^r to r^7 (its remainder is 5e-9), times
-   2^n. Error <= 2 ulp; -inf gives 0, above 88.73 inf, NaN NaN (max and min return their second
-   operand when one is NaN). */
-static inline vreal v_exp_parts(vreal x, vreal *n)
+/* e^x = p*2^n: x = n ln 2 + r, |r| <= ln 2 / 2, p the minimax polynomial of e^r (error 3e-9). z = 12583039 + n:
+   adding so large a number rounds to an integer. Several vectors at once, because one alone waits for its own
+   chain of operations most of the time. */
+LGV_FOLD void v_exp_parts(vreal *p, vreal *z, const vreal *x, int count)
 {
-    *n = v_round(v_mul(x, v_set1(1.44269504f)));
-    vreal r = v_fma(*n, v_set1(-0.693359375f), x); /* 9 bits: exact products */
-    r = v_fma(*n, v_set1(2.12194440e-4f), r);
-    vreal p = v_set1(1.0f / 5040);
-    p = v_fma(p, r, v_set1(1.0f / 720));
-    p = v_fma(p, r, v_set1(1.0f / 120));
-    p = v_fma(p, r, v_set1(1.0f / 24));
-    p = v_fma(p, r, v_set1(1.0f / 6));
-    p = v_fma(p, r, v_set1(0.5f));
-    p = v_fma(v_mul(p, r), r, r);
-    return v_add(p, v_set1(1.0f));
+    vreal r[V_MANY];
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) z[k] = v_fma(x[k], v_set1(1.44269504f), v_set1(12583039.0f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_sub(z[k], v_set1(12583039.0f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) /* 9 bits: exact products */
+        r[k] = v_fma(p[k], v_set1(-0.693359375f), x[k]);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) r[k] = v_fma(p[k], v_set1(2.12194440e-4f), r[k]);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++)
+        p[k] = v_fma(v_set1(1.38145394e-3f), r[k], v_set1(8.36874545e-3f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_fma(p[k], r[k], v_set1(4.16683890e-2f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_fma(p[k], r[k], v_set1(1.66665211e-1f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_fma(p[k], r[k], v_set1(4.99999940e-1f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_fma(p[k], r[k], v_set1(1.0f));
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) p[k] = v_fma(p[k], r[k], v_set1(1.0f));
 }
 
+/* Error <= 1 ulp (2 without fused multiply-adds); -inf gives 0, above 88.73 inf, NaN NaN (max and min return
+   their second operand when one is NaN). */
 static inline vreal v_exp(vreal x)
 {
-    vreal n, p = v_exp_parts(v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x)), &n);
-    return v_scale2(p, n);
+    vreal p, z;
+    x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x));
+    v_exp_parts(&p, &z, &x, 1);
+    return v_scale2(p, v_sub(z, v_set1(12583039.0f)));
 }
 
 /* 2^x for x < 127; what lies below 2^-125 becomes 2^-125, NaN stays NaN. For the weights of a softmax: no
@@ -739,11 +779,15 @@ static inline vreal v_exp2_normal(vreal x)
 }
 
 /* 1 + e^-x for |x| clamped to 87, where the power of two needs one step only: what lies beyond changes
-   a sigmoid by less than 1e-37. */
-static inline vreal v_logistic(vreal x)
+   a sigmoid by less than 1e-37. count <= V_MANY; d may be x. */
+LGV_FOLD void v_logistic_many(vreal *d, const vreal *x, int count)
 {
-    vreal n, p = v_exp_parts(v_neg(v_min(v_set1(87.0f), v_max(v_set1(-87.0f), x))), &n);
-    return v_fma(p, v_pow2(n), v_set1(1.0f));
+    vreal t[V_MANY], z[V_MANY];
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) t[k] = v_neg(v_min(v_set1(87.0f), v_max(v_set1(-87.0f), x[k])));
+    v_exp_parts(d, z, t, count);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) d[k] = v_fma(d[k], v_pow2_low(z[k]), v_set1(1.0f));
 }
 
 /* |x| < 0.632: odd minimax polynomial; else 1 - 2/(e^2|x| + 1). */
@@ -794,9 +838,16 @@ static inline real r_log(real x)
 #endif
 
 /* 1/(1 + e^-x) */
+LGV_FOLD void v_sigmoid_many(vreal *y, const vreal *x, int count)
+{
+    v_logistic_many(y, x, count);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) y[k] = v_div(v_set1(1), y[k]);
+}
 static inline vreal v_sigmoid(vreal x)
 {
-    return v_div(v_set1(1), v_logistic(x));
+    v_sigmoid_many(&x, &x, 1);
+    return x;
 }
 
 /* One value at a time, the same bits as a lane of the vector function. */
@@ -824,7 +875,9 @@ static inline real r_sqrt(real x)
 /* Activations (lgv_act_kind; written here because the epilogues and the elementwise family share them). */
 static inline vreal v_silu(vreal x)
 {
-    return v_div(x, v_logistic(x));
+    vreal d;
+    v_logistic_many(&d, &x, 1);
+    return v_div(x, d);
 }
 /* x tanh(ln(1 + e^x)) = x u/(u + 2), u = e^x (e^x + 2); above 20 the ratio is 1 in float. */
 static inline vreal v_mish(vreal x)
@@ -851,6 +904,15 @@ static inline vreal v_act(vreal x, int kind)
     case 4: return v_relu(x);
     default: return x;
     }
+}
+
+/* x becomes act(x) in `count` vectors; the same bits as v_act. */
+LGV_FOLD void v_act_many(vreal *x, int count, int kind)
+{
+    vreal d[V_MANY];
+    if (kind == 1) v_logistic_many(d, x, count);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) x[k] = kind == 1 ? v_div(x[k], d[k]) : v_act(x[k], kind);
 }
 
 #endif

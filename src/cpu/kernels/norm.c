@@ -1,43 +1,83 @@
 /* norm.c - group normalisation forward and backward, with modulation and activation fused in.
-   One unit of work is a row and a range of whole groups, small enough to stay in the second-level cache
-   between the pass that measures and the pass that writes, so memory is read once.
+   Work goes in steps (measure, merge, write; sum, finish, write) over a slab: a row and a range of whole groups.
+   A slab that stays in the second-level cache between its steps belongs to one thread; where not even a few channels
+   do, the slab is the whole row, each step is shared by all threads, and pixels are read from end to end.
    Statistics: mean and M2 (the sum of squared deviations) of every channel over fixed blocks of pixels,
    in float about the block's own mean, merged into groups in double in fixed order. The bits therefore
-   depend on the shape alone: not on threads, strides, or the size of the batch. */
+   depend on the shape alone: not on threads, strides, slabs, or the size of the batch.
+   x, y, dy, dx may be bf16; arithmetic, parameters and statistics are `real`. */
 #include "cpu/pointwise.h"
 
-enum { BLOCK_PIXELS = 128, UNIT_ELEMENTS = 65536, UNIT_CHANNELS = 32, REDUCE_CHANNELS = 64 };
+enum {
+    BLOCK_PIXELS = 128,
+    PIECE = 2048,   /* elements worked on at a time: a few such arrays fit the first-level cache */
+    STRIP = 4 * VL, /* channels whose sums stay in registers */
+    SLAB_BYTES = 256 << 10, /* half of the smallest second-level cache */
+    SLAB_CHANNELS = 64,     /* fewest of a slab: whole cache lines, several from a pixel */
+    ROW_BYTES = 2 << 20,    /* of a row that one thread keeps in the last-level cache */
+    MANY_ROWS = 8,          /* enough of them to keep the threads busy without sharing rows */
+    STREAM_BYTES = 8 << 20, /* an output that no cache will keep until it is read */
+    PART_BYTES = 256 << 10, /* of a shared step's unit of work */
+    MERGE_PARTS = 16,
+    REDUCE_CHANNELS = 64
+};
 
 typedef struct norm_work {
     const lgv_call *call;
     int act;
     double eps;
     int64_t n, hw, channels, groups, width; /* width: channels of a group */
-    int64_t unit, units, blocks; /* channels of a unit, units of a row, blocks of pixels */
-    pixels x, y, dy;             /* y: the output, dx in the backward pass */
-    const real *gamma, *beta;    /* beta NULL: backward without activation */
+    int64_t blocks;                         /* of pixels of a row */
+    int64_t unit, units;                    /* channels of a slab, slabs of a row */
+    bool shared;                            /* one slab at a time, all threads work on it */
+    int64_t part_blocks, parts;             /* shared: blocks of a unit of work, units of a step */
+    int64_t row;                            /* shared: the slab's row */
+    pixels x, y, dy;                        /* y: the output, dx in the backward pass */
+    bool stream;                            /* output past the caches */
+    bool keep;                /* backward: the first step leaves dy*act' in dx for the last one */
+    const real *gamma, *beta; /* beta NULL: backward without activation */
     const lgv_tensor *scale, *shift, *mean, *rstd; /* scale NULL: no modulation */
-    real *scratch, *sums; /* sums[2][n][channels]: dgamma and dbeta of each row */
-    int64_t scratch_size; /* reals of one thread */
+    real *scratch, *sums;          /* sums[2][n][channels]: dgamma and dbeta of each row */
+    int64_t slab_size, piece_size; /* reals of a slab and of a thread's buffers */
 } norm_work;
+
+/* Where the steps leave things for each other. a and b: [blocks][count], mean and M2 or the two backward sums. */
+typedef struct slab {
+    int64_t n, c0, count; /* row, first channel, channels */
+    real *a, *b;
+    real *centre, *factor, *offset, *s1, *s2; /* [count] */
+    real *piece;                              /* of this thread */
+} slab;
 
 static int64_t greatest_divisor(int64_t a, int64_t b)
 {
     return b ? greatest_divisor(b, a % b) : a;
 }
 
-/* Whole groups, whole cache lines where that fits; small units when the batch alone gives too few. */
-static int64_t unit_channels(int64_t n, int64_t hw, int64_t channels, int64_t width, int64_t arrays)
+/* Chooses slabs; bytes: what an element takes in all arrays that should stay in the cache. */
+static void set_slabs(norm_work *w, int64_t bytes)
 {
-    int64_t want = lgv_max_i64(UNIT_CHANNELS, UNIT_ELEMENTS / (arrays * hw));
-    if (n * lgv_ceil_div(channels, want) < 8) want = UNIT_CHANNELS;
-    if (want >= channels) return channels;
-    const int64_t quantum = width * (16 / greatest_divisor(width, 16));
-    const int64_t step = quantum <= 2 * want ? quantum : width;
-    return lgv_min_i64(channels, lgv_ceil_div(want, step) * step);
+    const int64_t row = bytes * w->hw * w->channels, fits = SLAB_BYTES / (bytes * w->hw);
+    w->unit = w->channels;
+    w->units = 1;
+    if (w->n >= MANY_ROWS && row <= ROW_BYTES) return;
+    w->shared = fits < lgv_min_i64(SLAB_CHANNELS, w->channels);
+    if (w->shared) {
+        w->part_blocks = lgv_max_i64(1, PART_BYTES / (BLOCK_PIXELS * bytes * w->channels));
+        w->parts = lgv_ceil_div(w->blocks, w->part_blocks);
+        return;
+    }
+    /* Whole groups and cache lines; smaller slabs when the batch alone gives too few. */
+    const int64_t quantum = w->width * (16 / greatest_divisor(w->width, 16));
+    const int64_t want = lgv_min_i64(fits, lgv_ceil_div(w->channels * w->n, MANY_ROWS));
+    if (want >= w->channels) return;
+    const int64_t units = lgv_ceil_div(w->channels, want);
+    w->unit = lgv_ceil_div(lgv_ceil_div(w->channels, units), quantum) * quantum;
+    w->unit = lgv_min_i64(w->unit, w->channels);
+    w->units = lgv_ceil_div(w->channels, w->unit);
 }
 
-static void set_shape(norm_work *w, const lgv_call *c, const lgv_tensor *x, int64_t arrays)
+static void set_shape(norm_work *w, const lgv_call *c, const lgv_tensor *x)
 {
     const lgv_attr_norm *a = c->attr;
     w->call = c;
@@ -50,9 +90,41 @@ static void set_shape(norm_work *w, const lgv_call *c, const lgv_tensor *x, int6
     w->channels = w->x.a.c;
     w->groups = a->groups;
     w->width = w->channels / w->groups;
-    w->unit = unit_channels(w->n, w->hw, w->channels, w->width, arrays);
-    w->units = lgv_ceil_div(w->channels, w->unit);
     w->blocks = lgv_ceil_div(w->hw, BLOCK_PIXELS);
+    w->scratch = c->workspace;
+}
+
+/* Returns the reals of the workspace. buffers: pieces of a thread. */
+static int64_t set_scratch(norm_work *w, int64_t buffers)
+{
+    const int64_t output = w->n * w->hw * w->channels * (int64_t)lgv_real_size(w->y.dtype);
+    w->stream = !w->keep && w->y.dtype == LGV_F32 && output >= STREAM_BYTES;
+    w->slab_size = lgv_ceil_div((2 * w->blocks + 5) * w->unit, 16) * 16;
+    w->piece_size = lgv_max_i64(buffers * PIECE, BLOCK_PIXELS * STRIP);
+    const int64_t slabs = w->shared ? 1 : w->call->threads;
+    w->sums = w->scratch + slabs * w->slab_size + w->call->threads * w->piece_size;
+    return slabs * w->slab_size + w->call->threads * w->piece_size;
+}
+
+static slab slab_at(const norm_work *w, int64_t n, int64_t c0, int thread)
+{
+    slab s = {.n = n, .c0 = c0, .count = lgv_min_i64(w->unit, w->channels - c0)};
+    const int64_t slabs = w->shared ? 1 : w->call->threads;
+    s.a = w->scratch + (w->shared ? 0 : thread) * w->slab_size;
+    s.b = s.a + w->blocks * w->unit;
+    s.centre = s.b + w->blocks * w->unit;
+    s.factor = s.centre + w->unit;
+    s.offset = s.factor + w->unit;
+    s.s1 = s.offset + w->unit;
+    s.s2 = s.s1 + w->unit;
+    s.piece = w->scratch + slabs * w->slab_size + thread * w->piece_size;
+    return s;
+}
+
+/* First pixel of a block; that of block `blocks` is the row's end. */
+static int64_t block_begin(const norm_work *w, const slab *s, int64_t block)
+{
+    return s->n * w->hw + lgv_min_i64(block * BLOCK_PIXELS, w->hw);
 }
 
 static real *tensor_row(const lgv_tensor *t, int64_t n)
@@ -68,108 +140,128 @@ static void channel_affine(const norm_work *w, int64_t n, int64_t c, real *facto
     *offset = (w->beta ? w->beta[c] * one : 0) + (w->shift ? tensor_row(w->shift, n)[c] : 0);
 }
 
+/* The steps of a slab, all in one task or, shared, as tasks of their own; begin may be NULL. */
+typedef struct steps {
+    void (*whole)(void *arg, int64_t index, int thread);
+    void (*begin)(void *arg, int64_t part, int thread);
+    void (*measure)(void *arg, int64_t part, int thread);
+    void (*merge)(void *arg, int64_t part, int thread);
+    void (*write)(void *arg, int64_t part, int thread);
+} steps;
+
+static void run_slabs(norm_work *w, const steps *s, bool write)
+{
+    if (!w->shared) {
+        lgv_parallel(w->call, w->n * w->units, s->whole, w);
+        return;
+    }
+    for (w->row = 0; w->row < w->n; w->row++) {
+        if (s->begin) lgv_parallel(w->call, MERGE_PARTS, s->begin, w);
+        lgv_parallel(w->call, w->parts, s->measure, w);
+        lgv_parallel(w->call, MERGE_PARTS, s->merge, w);
+        if (write) lgv_parallel(w->call, w->parts, s->write, w);
+    }
+}
+
+/* Groups of one of MERGE_PARTS tasks, as channels [*begin, *end) of the slab. */
+static void merge_range(const norm_work *w, int64_t part, int64_t *begin, int64_t *end)
+{
+    *begin = w->groups * part / MERGE_PARTS * w->width;
+    *end = w->groups * (part + 1) / MERGE_PARTS * w->width;
+}
+
 /* --- Statistics ------------------------------------------------------------------------------------ */
-/* Adds pixels [begin, end) to up to four vectors of sums: of x, or with centre of (x - centre)^2. */
-static inline void add_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0,
-                              int64_t count, const real *centre, real *sum)
+/* sum += the pixels, or with centre their (x - centre)^2; count <= STRIP channels. */
+static inline void sum_run(const real *x, int64_t step, int64_t run, int64_t count, real *sum)
 {
-    const bool whole = count == 4 * VL;
-    for (int64_t i = begin; i < end;) {
-        int64_t step, run = pixel_run(x, i, end - i, &step);
-        const real *p = x->data + pixel_offset(x, i) + c0;
-        if (whole) {
-            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL),
-                  s3 = v_load(sum + 3 * VL);
-            const vreal m0 = v_load(centre), m1 = v_load(centre + VL), m2 = v_load(centre + 2 * VL),
-                        m3 = v_load(centre + 3 * VL);
-            for (int64_t k = 0; k < run; k++, p += step) {
-                const vreal d0 = v_sub(v_load(p), m0), d1 = v_sub(v_load(p + VL), m1);
-                const vreal d2 = v_sub(v_load(p + 2 * VL), m2), d3 = v_sub(v_load(p + 3 * VL), m3);
-                s0 = v_fma(d0, d0, s0);
-                s1 = v_fma(d1, d1, s1);
-                s2 = v_fma(d2, d2, s2);
-                s3 = v_fma(d3, d3, s3);
+    if (count == STRIP) {
+        vreal s[4];
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) s[k] = v_load(sum + k * VL);
+        for (int64_t i = 0; i < run; i++, x += step) {
+            LGV_UNROLL
+            for (int k = 0; k < 4; k++) s[k] = v_add(s[k], v_load(x + k * VL));
+        }
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) v_store(sum + k * VL, s[k]);
+        return;
+    }
+    for (int64_t c = 0; c < count; c += VL) {
+        vreal s = v_get(sum + c, count - c);
+        for (int64_t i = 0; i < run; i++) s = v_add(s, v_get(x + i * step + c, count - c));
+        v_put(sum + c, s, count - c);
+    }
+}
+
+static inline void square_run(const real *x, int64_t step, int64_t run, int64_t count,
+                              const real *centre, real *sum)
+{
+    if (count == STRIP) {
+        vreal s[4], m[4];
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) s[k] = v_load(sum + k * VL);
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) m[k] = v_load(centre + k * VL);
+        for (int64_t i = 0; i < run; i++, x += step) {
+            LGV_UNROLL
+            for (int k = 0; k < 4; k++) {
+                const vreal d = v_sub(v_load(x + k * VL), m[k]);
+                s[k] = v_fma(d, d, s[k]);
             }
-            v_store(sum, s0);
-            v_store(sum + VL, s1);
-            v_store(sum + 2 * VL, s2);
-            v_store(sum + 3 * VL, s3);
-        } else {
-            for (int64_t c = 0; c < count; c += VL) {
-                vreal s = v_get(sum + c, count - c);
-                const vreal m = v_get(centre + c, count - c);
-                for (int64_t k = 0; k < run; k++) {
-                    const vreal d = v_sub(v_get(p + k * step + c, count - c), m);
-                    s = v_fma(d, d, s);
+        }
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) v_store(sum + k * VL, s[k]);
+        return;
+    }
+    for (int64_t c = 0; c < count; c += VL) {
+        vreal s = v_get(sum + c, count - c);
+        const vreal m = v_get(centre + c, count - c);
+        for (int64_t i = 0; i < run; i++) {
+            const vreal d = v_sub(v_get(x + i * step + c, count - c), m);
+            s = v_fma(d, d, s);
+        }
+        v_put(sum + c, s, count - c);
+    }
+}
+
+/* Mean and M2 of blocks [begin, end). A strip of a block fits the first-level cache, so its second pass is
+   nearly free. */
+static void measure(const norm_work *w, const slab *s, int64_t begin, int64_t end)
+{
+    memset(s->a + begin * s->count, 0, (size_t)((end - begin) * s->count) * sizeof(real));
+    memset(s->b + begin * s->count, 0, (size_t)((end - begin) * s->count) * sizeof(real));
+    for (int64_t b = begin; b < end; b++) {
+        const int64_t first = block_begin(w, s, b), last = block_begin(w, s, b + 1);
+        const real inverse = 1 / (real)(last - first);
+        for (int64_t c = 0; c < s->count; c += STRIP) {
+            const int64_t some = lgv_min_i64(STRIP, s->count - c);
+            real *mean = s->a + b * s->count + c, *m2 = s->b + b * s->count + c;
+            for (int pass = 0; pass < 2; pass++) {
+                for (int64_t i = first, run; i < last; i += run) {
+                    int64_t step;
+                    run = pixel_run(&w->x, i, last - i, &step);
+                    const real *x = read_block(&w->x, pixel_at(&w->x, i, s->c0 + c), &step, run,
+                                               some, s->piece);
+                    if (pass == 0)
+                        sum_run(x, step, run, some, mean);
+                    else
+                        square_run(x, step, run, some, mean, m2);
                 }
-                v_put(sum + c, s, count - c);
+                for (int64_t k = 0; k < some && pass == 0; k++) mean[k] *= inverse;
             }
-        }
-        i += run;
-    }
-}
-
-static inline void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0,
-                              int64_t count, real *sum)
-{
-    const bool whole = count == 4 * VL;
-    for (int64_t i = begin; i < end;) {
-        int64_t step, run = pixel_run(x, i, end - i, &step);
-        const real *p = x->data + pixel_offset(x, i) + c0;
-        if (whole) {
-            vreal s0 = v_load(sum), s1 = v_load(sum + VL), s2 = v_load(sum + 2 * VL),
-                  s3 = v_load(sum + 3 * VL);
-            for (int64_t k = 0; k < run; k++, p += step) {
-                s0 = v_add(s0, v_load(p));
-                s1 = v_add(s1, v_load(p + VL));
-                s2 = v_add(s2, v_load(p + 2 * VL));
-                s3 = v_add(s3, v_load(p + 3 * VL));
-            }
-            v_store(sum, s0);
-            v_store(sum + VL, s1);
-            v_store(sum + 2 * VL, s2);
-            v_store(sum + 3 * VL, s3);
-        } else {
-            for (int64_t c = 0; c < count; c += VL) {
-                vreal s = v_get(sum + c, count - c);
-                for (int64_t k = 0; k < run; k++) s = v_add(s, v_get(p + k * step + c, count - c));
-                v_put(sum + c, s, count - c);
-            }
-        }
-        i += run;
-    }
-}
-
-/* mean[blocks][count] and m2[blocks][count] of row n, channels c0... A block of four vectors of channels
-   fits the first-level cache, so its second pass is nearly free. */
-static void measure(const norm_work *w, int64_t n, int64_t c0, int64_t count, real *mean, real *m2)
-{
-    memset(mean, 0, (size_t)(w->blocks * count) * sizeof(real));
-    memset(m2, 0, (size_t)(w->blocks * count) * sizeof(real));
-    for (int64_t b = 0; b < w->blocks; b++) {
-        const int64_t begin = n * w->hw + b * BLOCK_PIXELS,
-                      end = lgv_min_i64(begin + BLOCK_PIXELS, (n + 1) * w->hw);
-        const real inverse = 1 / (real)(end - begin);
-        for (int64_t c = 0; c < count; c += 4 * VL) {
-            const int64_t some = lgv_min_i64(4 * VL, count - c);
-            real *centre = mean + b * count + c;
-            sum_pixels(&w->x, begin, end, c0 + c, some, centre);
-            for (int64_t k = 0; k < some; k++) centre[k] *= inverse;
-            add_pixels(&w->x, begin, end, c0 + c, some, centre, m2 + b * count + c);
         }
     }
 }
 
 /* Merges the channels [c, c + width) of all blocks (Chan, Golub, LeVeque 1979, eq. 2.1, for many parts at once). */
-static void merge_group(const norm_work *w, int64_t c, int64_t count, const real *mean,
-                        const real *m2, double *m, double *variance)
+static void merge_group(const norm_work *w, const slab *s, int64_t c, double *m, double *variance)
 {
     const double size = (double)(w->hw * w->width);
     double sum = 0, deviation = 0;
     for (int64_t b = 0; b < w->blocks; b++) {
         const double pixels_here = (double)lgv_min_i64(BLOCK_PIXELS, w->hw - b * BLOCK_PIXELS);
         double part = 0;
-        for (int64_t k = 0; k < w->width; k++) part += (double)mean[b * count + c + k];
+        for (int64_t k = 0; k < w->width; k++) part += (double)s->a[b * s->count + c + k];
         sum += pixels_here * part;
     }
     *m = sum / size;
@@ -177,8 +269,8 @@ static void merge_group(const norm_work *w, int64_t c, int64_t count, const real
         const double pixels_here = (double)lgv_min_i64(BLOCK_PIXELS, w->hw - b * BLOCK_PIXELS);
         double part = 0, square = 0;
         for (int64_t k = 0; k < w->width; k++) {
-            const double d = (double)mean[b * count + c + k] - *m;
-            part += (double)m2[b * count + c + k];
+            const double d = (double)s->a[b * s->count + c + k] - *m;
+            part += (double)s->b[b * s->count + c + k];
             square += d * d;
         }
         deviation += part + pixels_here * square;
@@ -186,139 +278,223 @@ static void merge_group(const norm_work *w, int64_t c, int64_t count, const real
     *variance = deviation / size;
 }
 
-/* --- Forward --------------------------------------------------------------------------------------- */
-/* Up to two vectors of channels over a run of pixels: constants stay in registers, and a pixel's cache line
-   is used whole. */
-typedef struct lanes {
-    int64_t count; /* channels, at most 2*VL */
-    const real *mean, *factor, *offset;
-} lanes;
-
-static inline vreal get(const real *p, int64_t n, bool whole)
+/* Statistics of the groups in channels [begin, end), and what they make of gamma, beta, scale and shift. */
+static void merge_groups(const norm_work *w, const slab *s, int64_t begin, int64_t end)
 {
-    return whole ? v_load(p) : v_get(p, n);
-}
-static inline void put(real *p, vreal a, int64_t n, bool whole)
-{
-    if (whole)
-        v_store(p, a);
-    else
-        v_put(p, a, n);
-}
-
-/* y = act((x - mean)*factor + offset) with mean, factor, offset per channel. */
-static inline void write_run(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run,
-                             const lanes *l, int act, bool whole)
-{
-    const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
-    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole),
-                o0 = get(l->offset, n, whole);
-    if (k <= 0) {
-        for (int64_t i = 0; i < run; i++, x += x_step, y += y_step)
-            put(y, v_act(v_fma(v_sub(get(x, n, whole), m0), f0, o0), act), n, whole);
-        return;
-    }
-    const vreal m1 = get(l->mean + VL, k, whole), f1 = get(l->factor + VL, k, whole),
-                o1 = get(l->offset + VL, k, whole);
-    for (int64_t i = 0; i < run; i++, x += x_step, y += y_step) {
-        const vreal u0 = v_fma(v_sub(get(x, n, whole), m0), f0, o0),
-                    u1 = v_fma(v_sub(get(x + VL, k, whole), m1), f1, o1);
-        put(y, v_act(u0, act), n, whole);
-        put(y + VL, v_act(u1, act), k, whole);
-    }
-}
-
-static void write_act(const real *x, int64_t x_step, real *y, int64_t y_step, int64_t run,
-                      const lanes *l, int act)
-{
-    const bool whole = l->count == 2 * VL;
-    switch (act) {
-    case LGV_ACT_SILU:
-        if (whole)
-            write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, true);
-        else
-            write_run(x, x_step, y, y_step, run, l, LGV_ACT_SILU, false);
-        break;
-    case LGV_ACT_MISH: write_run(x, x_step, y, y_step, run, l, LGV_ACT_MISH, false); break;
-    case LGV_ACT_GELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_GELU, false); break;
-    case LGV_ACT_RELU: write_run(x, x_step, y, y_step, run, l, LGV_ACT_RELU, false); break;
-    default:
-        if (whole)
-            write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, true);
-        else
-            write_run(x, x_step, y, y_step, run, l, LGV_ACT_NONE, false);
-        break;
-    }
-}
-
-static void normalise(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *mean,
-                      const real *factor, const real *offset)
-{
-    const int64_t last = (n + 1) * w->hw;
-    for (int64_t i = n * w->hw; i < last;) {
-        int64_t x_step, y_step,
-            run = pixel_run(&w->x, i, lgv_min_i64(BLOCK_PIXELS, last - i), &x_step);
-        run = pixel_run(&w->y, i, run, &y_step);
-        const real *x = w->x.data + pixel_offset(&w->x, i) + c0;
-        real *y = w->y.data + pixel_offset(&w->y, i) + c0;
-        for (int64_t c = 0; c < count; c += 2 * VL) {
-            const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, factor + c, offset + c};
-            write_act(x + c, x_step, y + c, y_step, run, &l, w->act);
+    for (int64_t c = begin; c < end; c += w->width) {
+        double m, variance;
+        merge_group(w, s, c, &m, &variance);
+        const real r = (real)(1 / sqrt(variance + w->eps));
+        const int64_t group = (s->c0 + c) / w->width;
+        if (w->mean->data) tensor_row(w->mean, s->n)[group] = (real)m;
+        if (w->rstd->data) tensor_row(w->rstd, s->n)[group] = r;
+        for (int64_t k = c; k < c + w->width; k++) {
+            channel_affine(w, s->n, s->c0 + k, &s->factor[k], &s->offset[k]);
+            s->centre[k] = (real)m;
+            s->factor[k] *= r;
         }
-        i += run;
     }
 }
 
-static void forward_unit(void *arg, int64_t index, int thread)
+/* --- Pieces ------------------------------------------------------------------------------------------ */
+/* A rectangle of at most PIECE elements: `run` pixels of `count` channels (mean, factor, offset of the first of
+   them), in every array a fixed step apart. */
+typedef struct piece {
+    int64_t run, count;
+    const real *x, *dy;
+    real *y; /* y, dx or dv */
+    int64_t x_step, dy_step, y_step;
+    const real *mean, *factor, *offset;
+    bool stream; /* y goes past the caches: it is large, aligned, and not to be read again here */
+} piece;
+
+static inline void put(real *y, vreal a, int64_t n, bool stream)
+{
+    if (stream && n >= VL)
+        v_stream(y, a);
+    else
+        v_put(y, a, n);
+}
+
+/* y = act((x - mean)*factor + offset), or with slope dv = dy*act'((x - mean)*factor + offset). */
+LGV_FOLD void act_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, int act,
+                          bool slope)
+{
+    const real *x = p->x + i * p->x_step + c, *mean = p->mean + c, *factor = p->factor + c,
+               *offset = p->offset + c;
+    real *y = p->y + i * p->y_step + c;
+    vreal u[V_MANY];
+    LGV_UNROLL
+    for (int k = 0; k < many; k++)
+        u[k] = v_fma(v_sub(v_get(x + k * VL, n), v_get(mean + k * VL, n)),
+                     v_get(factor + k * VL, n), v_get(offset + k * VL, n));
+    if (slope) {
+        const real *dy = p->dy + i * p->dy_step + c;
+        v_act_grad_many(u, many, act);
+        LGV_UNROLL
+        for (int k = 0; k < many; k++) u[k] = v_mul(v_get(dy + k * VL, n), u[k]);
+    } else {
+        v_act_many(u, many, act);
+    }
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) put(y + k * VL, u[k], n, p->stream);
+}
+
+LGV_FOLD void act_rows(const piece *p, int act, bool slope)
+{
+    for (int64_t i = 0; i < p->run; i++) {
+        int64_t c = 0;
+        for (; c + V_MANY * VL <= p->count; c += V_MANY * VL)
+            act_vectors(p, i, c, V_MANY, VL, act, slope);
+        for (; c < p->count; c += VL) act_vectors(p, i, c, 1, p->count - c, act, slope);
+    }
+}
+
+/* One loop per kind, so that the choice is not made for every vector. */
+static void apply_piece(const piece *p, int act)
+{
+    switch (act) {
+    case LGV_ACT_SILU: act_rows(p, LGV_ACT_SILU, false); break;
+    case LGV_ACT_MISH: act_rows(p, LGV_ACT_MISH, false); break;
+    case LGV_ACT_GELU: act_rows(p, LGV_ACT_GELU, false); break;
+    case LGV_ACT_RELU: act_rows(p, LGV_ACT_RELU, false); break;
+    default: act_rows(p, LGV_ACT_NONE, false); break;
+    }
+}
+
+static void slope_piece(const piece *p, int act)
+{
+    switch (act) {
+    case LGV_ACT_SILU: act_rows(p, LGV_ACT_SILU, true); break;
+    case LGV_ACT_MISH: act_rows(p, LGV_ACT_MISH, true); break;
+    case LGV_ACT_GELU: act_rows(p, LGV_ACT_GELU, true); break;
+    default: act_rows(p, LGV_ACT_RELU, true); break;
+    }
+}
+
+/* Pixels from i on, at most up to last, that make one piece with `count` channels. */
+static int64_t piece_run(const norm_work *w, int64_t i, int64_t last, int64_t count)
+{
+    int64_t step, run = lgv_min_i64(last - i, lgv_max_i64(1, PIECE / count));
+    run = pixel_run(&w->x, i, run, &step);
+    if (w->dy.data) run = pixel_run(&w->dy, i, run, &step);
+    return w->y.data ? pixel_run(&w->y, i, run, &step) : run;
+}
+
+/* The piece of channels [c, c + some) of the slab and `run` pixels from i on: x, and dy where there is one. */
+static piece piece_at(const norm_work *w, const slab *s, int64_t i, int64_t run, int64_t c)
+{
+    piece p = {.run = run, .count = lgv_min_i64(PIECE, s->count - c)};
+    pixel_run(&w->x, i, run, &p.x_step);
+    p.x = read_block(&w->x, pixel_at(&w->x, i, s->c0 + c), &p.x_step, run, p.count, s->piece);
+    p.mean = s->centre + c;
+    p.factor = s->factor + c;
+    p.offset = s->offset + c;
+    if (!w->dy.data) return p;
+    pixel_run(&w->dy, i, run, &p.dy_step);
+    p.dy = read_block(&w->dy, pixel_at(&w->dy, i, s->c0 + c), &p.dy_step, run, p.count,
+                      s->piece + PIECE);
+    return p;
+}
+
+/* Where y of a piece is written: in place, or for bf16 the last buffer, which write_block rounds from. */
+static void *aim_output(const norm_work *w, const slab *s, int64_t i, int64_t c, piece *p)
+{
+    void *at = pixel_at(&w->y, i, s->c0 + c);
+    pixel_run(&w->y, i, p->run, &p->y_step);
+    p->y = at;
+    p->stream = w->stream && (uintptr_t)at % (VL * sizeof(real)) == 0 && p->y_step % VL == 0;
+    if (w->y.dtype == LGV_BF16) {
+        p->y = s->piece + 2 * PIECE;
+        p->y_step = p->count;
+    }
+    return at;
+}
+
+static void finish_output(const norm_work *w, int64_t i, void *at, const piece *p)
+{
+    int64_t step;
+    pixel_run(&w->y, i, p->run, &step);
+    write_block(&w->y, at, step, p->run, p->count, p->y);
+}
+
+/* --- Forward --------------------------------------------------------------------------------------- */
+static void normalise(const norm_work *w, const slab *s, int64_t begin, int64_t end)
+{
+    const int64_t last = block_begin(w, s, end);
+    for (int64_t i = block_begin(w, s, begin), run; i < last; i += run) {
+        run = piece_run(w, i, last, s->count);
+        for (int64_t c = 0; c < s->count; c += PIECE) {
+            piece p = piece_at(w, s, i, run, c);
+            void *at = aim_output(w, s, i, c, &p);
+            apply_piece(&p, w->act);
+            finish_output(w, i, at, &p);
+        }
+    }
+    if (w->stream) v_stream_end();
+}
+
+static void forward_slab(void *arg, int64_t index, int thread)
 {
     const norm_work *w = arg;
-    const int64_t n = index / w->units, c0 = index % w->units * w->unit,
-                  count = lgv_min_i64(w->unit, w->channels - c0);
-    real *mean = w->scratch + thread * w->scratch_size, *m2 = mean + w->blocks * w->unit;
-    real *centre = m2 + w->blocks * w->unit, *factor = centre + w->unit, *offset = factor + w->unit;
-    measure(w, n, c0, count, mean, m2);
-    for (int64_t c = 0; c < count; c += w->width) {
-        double m, variance;
-        merge_group(w, c, count, mean, m2, &m, &variance);
-        const real r = (real)(1 / sqrt(variance + w->eps));
-        const int64_t group = (c0 + c) / w->width;
-        if (w->mean->data) tensor_row(w->mean, n)[group] = (real)m;
-        if (w->rstd->data) tensor_row(w->rstd, n)[group] = r;
-        for (int64_t k = c; k < c + w->width; k++) {
-            channel_affine(w, n, c0 + k, &factor[k], &offset[k]);
-            centre[k] = (real)m;
-            factor[k] *= r;
-        }
-    }
-    normalise(w, n, c0, count, centre, factor, offset);
+    const slab s = slab_at(w, index / w->units, index % w->units * w->unit, thread);
+    measure(w, &s, 0, w->blocks);
+    merge_groups(w, &s, 0, s.count);
+    normalise(w, &s, 0, w->blocks);
 }
 
-static norm_work forward_work(const lgv_call *c)
+static void forward_measure(void *arg, int64_t part, int thread)
 {
-    norm_work w = {.gamma = c->in[1].data,
-                   .beta = c->in[2].data,
-                   .mean = &c->out[1],
-                   .rstd = &c->out[2],
-                   .scratch = c->workspace};
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    measure(w, &s, part * w->part_blocks, lgv_min_i64((part + 1) * w->part_blocks, w->blocks));
+}
+
+static void forward_merge(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    int64_t begin, end;
+    merge_range(w, part, &begin, &end);
+    merge_groups(w, &s, begin, end);
+}
+
+static void forward_write(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    normalise(w, &s, part * w->part_blocks, lgv_min_i64((part + 1) * w->part_blocks, w->blocks));
+}
+
+static norm_work forward_work(const lgv_call *c, int64_t *scratch)
+{
+    norm_work w = {
+        .gamma = c->in[1].data, .beta = c->in[2].data, .mean = &c->out[1], .rstd = &c->out[2]};
     if (c->op == LGV_OP_norm_modulate_act && c->n_in > 3 && c->in[3].data) {
         w.scale = &c->in[3];
         w.shift = &c->in[4];
     }
-    set_shape(&w, c, &c->in[0], 1);
+    set_shape(&w, c, &c->in[0]);
     if (c->op == LGV_OP_group_norm) w.act = LGV_ACT_NONE;
-    w.scratch_size = lgv_ceil_div((2 * w.blocks + 3) * w.unit, 16) * 16;
+    set_slabs(&w, (int64_t)lgv_real_size(w.x.dtype));
+    *scratch = set_scratch(&w, 3);
     return w;
 }
 
 static size_t workspace_forward(const lgv_call *c)
 {
-    return (size_t)(forward_work(c).scratch_size * c->threads) * sizeof(real);
+    int64_t scratch;
+    (void)forward_work(c, &scratch);
+    return (size_t)scratch * sizeof(real);
 }
 
 static void run_forward(const lgv_call *c)
 {
-    norm_work w = forward_work(c);
-    lgv_parallel(c, w.n * w.units, forward_unit, &w);
+    static const steps forward = {forward_slab, NULL, forward_measure, forward_merge,
+                                  forward_write};
+    int64_t scratch;
+    norm_work w = forward_work(c, &scratch);
+    run_slabs(&w, &forward, true);
 }
 
 /* --- Backward --------------------------------------------------------------------------------------
@@ -326,210 +502,209 @@ static void run_forward(const lgv_call *c)
    a channel: dshift = S1, dscale = gamma*S2 + beta*S1, dbeta = sum_n (1 + scale)*S1, dgamma = sum_n (1 + scale)*S2,
    dx = rstd*(factor*dv - mean(factor*dv) - xhat*mean(factor*dv*xhat)), the means over the group. */
 
-/* A run of pixels of the three tensors. */
-typedef struct run3 {
-    const real *x, *dy;
-    real *dx;
-    int64_t x_step, dy_step, dx_step, count;
-} run3;
-
-/* The run from pixel i on, at most limit pixels; dx stays NULL where there is none. */
-static run3 run_at(const norm_work *w, int64_t i, int64_t limit, int64_t c0)
+/* s1 += dv, s2 += dv*(x - mean) of a piece whose dy is dv. */
+LGV_FOLD void sum_vectors(const piece *p, int64_t c, int many, int64_t n, real *s1, real *s2)
 {
-    run3 r = {0};
-    r.count = pixel_run(&w->dy, i, pixel_run(&w->x, i, limit, &r.x_step), &r.dy_step);
-    r.x = w->x.data + pixel_offset(&w->x, i) + c0;
-    r.dy = w->dy.data + pixel_offset(&w->dy, i) + c0;
-    if (!w->y.data) return r;
-    r.count = pixel_run(&w->y, i, r.count, &r.dx_step);
-    r.dx = w->y.data + pixel_offset(&w->y, i) + c0;
-    return r;
-}
-
-/* Adds dv and dv*(x - mean) of a run to s1 and s2; keeps dv in dx for the second pass, unless it is dy itself. */
-static inline void sums_run(run3 r, const lanes *l, real *s1, real *s2, int act, bool whole)
-{
-    const int64_t n = l->count, k = n - VL; /* lanes of the second vector, none when <= 0 */
-    const bool two = whole || k > 0;
-    const vreal m0 = get(l->mean, n, whole), f0 = get(l->factor, n, whole),
-                o0 = get(l->offset, n, whole);
-    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0,
-                f1 = two ? get(l->factor + VL, k, whole) : f0;
-    const vreal o1 = two ? get(l->offset + VL, k, whole) : o0;
-    vreal a0 = get(s1, n, whole), b0 = get(s2, n, whole);
-    vreal a1 = two ? get(s1 + VL, k, whole) : a0, b1 = two ? get(s2 + VL, k, whole) : b0;
-    const bool keep = act != LGV_ACT_NONE && r.dx;
-    for (int64_t i = 0; i < r.count; i++, r.x += r.x_step, r.dy += r.dy_step) {
-        real *dx = keep ? r.dx + i * r.dx_step : NULL;
-        const vreal x0 = v_sub(get(r.x, n, whole), m0);
-        vreal d0 = get(r.dy, n, whole);
-        if (act != LGV_ACT_NONE) d0 = v_mul(d0, v_act_grad(v_fma(x0, f0, o0), act));
-        a0 = v_add(a0, d0);
-        b0 = v_fma(d0, x0, b0);
-        if (keep) put(dx, d0, n, whole);
-        if (!two) continue;
-        const vreal x1 = v_sub(get(r.x + VL, k, whole), m1);
-        vreal d1 = get(r.dy + VL, k, whole);
-        if (act != LGV_ACT_NONE) d1 = v_mul(d1, v_act_grad(v_fma(x1, f1, o1), act));
-        a1 = v_add(a1, d1);
-        b1 = v_fma(d1, x1, b1);
-        if (keep) put(dx + VL, d1, k, whole);
+    const real *x = p->x + c, *dv = p->dy + c;
+    vreal a[4], b[4], m[4];
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) a[k] = v_get(s1 + c + k * VL, n);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) b[k] = v_get(s2 + c + k * VL, n);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) m[k] = v_get(p->mean + c + k * VL, n);
+    for (int64_t i = 0; i < p->run; i++, x += p->x_step, dv += p->dy_step) {
+        LGV_UNROLL
+        for (int k = 0; k < many; k++) {
+            const vreal d = v_get(dv + k * VL, n);
+            a[k] = v_add(a[k], d);
+            b[k] = v_fma(d, v_sub(v_get(x + k * VL, n), m[k]), b[k]);
+        }
     }
-    put(s1, a0, n, whole);
-    put(s2, b0, n, whole);
-    if (!two) return;
-    put(s1 + VL, a1, k, whole);
-    put(s2 + VL, b1, k, whole);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) v_put(s1 + c + k * VL, a[k], n);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) v_put(s2 + c + k * VL, b[k], n);
 }
 
-static void sums_act(run3 r, const lanes *l, real *s1, real *s2, int act)
+static void sum_piece(const piece *p, real *s1, real *s2)
 {
-    const bool whole = l->count == 2 * VL;
-    switch (act) {
-    case LGV_ACT_SILU:
-        if (whole)
-            sums_run(r, l, s1, s2, LGV_ACT_SILU, true);
-        else
-            sums_run(r, l, s1, s2, LGV_ACT_SILU, false);
-        break;
-    case LGV_ACT_MISH: sums_run(r, l, s1, s2, LGV_ACT_MISH, false); break;
-    case LGV_ACT_GELU: sums_run(r, l, s1, s2, LGV_ACT_GELU, false); break;
-    case LGV_ACT_RELU: sums_run(r, l, s1, s2, LGV_ACT_RELU, false); break;
-    default:
-        if (whole)
-            sums_run(r, l, s1, s2, LGV_ACT_NONE, true);
-        else
-            sums_run(r, l, s1, s2, LGV_ACT_NONE, false);
-        break;
+    int64_t c = 0;
+    for (; c + 4 * VL <= p->count; c += 4 * VL) sum_vectors(p, c, 4, VL, s1, s2);
+    for (; c < p->count; c += VL) sum_vectors(p, c, 1, p->count - c, s1, s2);
+}
+
+/* dx = dv*factor - (x - mean)*q - o of a piece whose dy is dv. */
+LGV_FOLD void dx_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, const real *q,
+                         const real *o)
+{
+    const real *x = p->x + i * p->x_step, *dv = p->dy + i * p->dy_step;
+    real *dx = p->y + i * p->y_step;
+    LGV_UNROLL
+    for (int k = 0; k < many; k++, c += VL) {
+        const vreal u = v_fma(v_get(dv + c, n), v_get(p->factor + c, n), v_neg(v_get(o + c, n)));
+        v_put(dx + c, v_fnma(v_sub(v_get(x + c, n), v_get(p->mean + c, n)), v_get(q + c, n), u), n);
     }
 }
 
-/* s1, s2 of a row: the sums of blocks of pixels, added in order. part: 2*count reals. */
-static void backward_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count,
-                          const real *mean, const real *factor, const real *offset, real *s1,
-                          real *s2, real *part)
+static void dx_piece(const piece *p, const real *q, const real *o)
 {
-    const int64_t last = (n + 1) * w->hw;
-    memset(s1, 0, (size_t)count * sizeof(real));
-    memset(s2, 0, (size_t)count * sizeof(real));
-    for (int64_t begin = n * w->hw; begin < last; begin += BLOCK_PIXELS) {
-        const int64_t end = lgv_min_i64(begin + BLOCK_PIXELS, last);
-        memset(part, 0, (size_t)(2 * count) * sizeof(real));
-        for (int64_t i = begin; i < end;) {
-            const run3 r = run_at(w, i, end - i, c0);
-            for (int64_t c = 0; c < count; c += 2 * VL) {
-                const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, factor + c, offset + c};
-                run3 here = r;
-                here.x += c;
-                here.dy += c;
-                if (here.dx) here.dx += c;
-                sums_act(here, &l, part + c, part + count + c, w->act);
+    for (int64_t i = 0; i < p->run; i++) {
+        int64_t c = 0;
+        for (; c + 4 * VL <= p->count; c += 4 * VL) dx_vectors(p, i, c, 4, VL, q, o);
+        for (; c < p->count; c += VL) dx_vectors(p, i, c, 1, p->count - c, q, o);
+    }
+}
+
+/* A piece with dv in the place of dy. first: made from dy; else, when the first step kept it, taken from dx. */
+static piece dv_piece(const norm_work *w, const slab *s, int64_t i, int64_t run, int64_t c,
+                      bool first)
+{
+    piece p = piece_at(w, s, i, run, c);
+    if (w->act == LGV_ACT_NONE) return p;
+    if (w->keep) {
+        (void)aim_output(w, s, i, c, &p);
+    } else {
+        p.y = s->piece + 2 * PIECE;
+        p.y_step = p.count;
+    }
+    if (first || !w->keep) slope_piece(&p, w->act);
+    p.dy = p.y;
+    p.dy_step = p.y_step;
+    return p;
+}
+
+static void backward_sums(const norm_work *w, const slab *s, int64_t begin, int64_t end)
+{
+    for (int64_t b = begin; b < end; b++) {
+        const int64_t last = block_begin(w, s, b + 1);
+        real *s1 = s->a + b * s->count, *s2 = s->b + b * s->count;
+        memset(s1, 0, (size_t)s->count * sizeof(real));
+        memset(s2, 0, (size_t)s->count * sizeof(real));
+        for (int64_t i = block_begin(w, s, b), run; i < last; i += run) {
+            run = piece_run(w, i, last, s->count);
+            for (int64_t c = 0; c < s->count; c += PIECE) {
+                const piece p = dv_piece(w, s, i, run, c, true);
+                sum_piece(&p, s1 + c, s2 + c);
             }
-            i += r.count;
-        }
-        for (int64_t c = 0; c < count; c++) {
-            s1[c] += part[c];
-            s2[c] += part[count + c];
         }
     }
 }
 
-/* dx = dv*p - (x - mean)*q - o, each per channel (p is lanes' factor, o its offset). */
-static inline void dx_run(run3 r, const lanes *l, const real *q, bool whole)
+static void backward_write(const norm_work *w, const slab *s, int64_t begin, int64_t end)
 {
-    const int64_t n = l->count, k = n - VL;
-    const bool two = whole || k > 0;
-    const vreal m0 = get(l->mean, n, whole), p0 = get(l->factor, n, whole),
-                o0 = v_neg(get(l->offset, n, whole)), q0 = get(q, n, whole);
-    const vreal m1 = two ? get(l->mean + VL, k, whole) : m0,
-                p1 = two ? get(l->factor + VL, k, whole) : p0;
-    const vreal o1 = two ? v_neg(get(l->offset + VL, k, whole)) : o0,
-                q1 = two ? get(q + VL, k, whole) : q0;
-    for (int64_t i = 0; i < r.count; i++, r.x += r.x_step, r.dy += r.dy_step, r.dx += r.dx_step) {
-        put(r.dx, v_fnma(v_sub(get(r.x, n, whole), m0), q0, v_fma(get(r.dy, n, whole), p0, o0)), n,
-            whole);
-        if (two)
-            put(r.dx + VL,
-                v_fnma(v_sub(get(r.x + VL, k, whole), m1), q1,
-                       v_fma(get(r.dy + VL, k, whole), p1, o1)),
-                k, whole);
-    }
-}
-
-static void backward_write(const norm_work *w, int64_t n, int64_t c0, int64_t count,
-                           const real *mean, const real *p, const real *q, const real *o)
-{
-    const int64_t last = (n + 1) * w->hw;
-    for (int64_t i = n * w->hw; i < last;) {
-        run3 r = run_at(w, i, lgv_min_i64(BLOCK_PIXELS, last - i), c0);
-        if (w->act != LGV_ACT_NONE) { /* the first pass left dv in dx */
-            r.dy = r.dx;
-            r.dy_step = r.dx_step;
+    const int64_t last = block_begin(w, s, end);
+    for (int64_t i = block_begin(w, s, begin), run; i < last; i += run) {
+        run = piece_run(w, i, last, s->count);
+        for (int64_t c = 0; c < s->count; c += PIECE) {
+            piece p = dv_piece(w, s, i, run, c, false);
+            void *at = aim_output(w, s, i, c, &p);
+            dx_piece(&p, s->s2 + c, s->s1 + c);
+            finish_output(w, i, at, &p);
         }
-        for (int64_t c = 0; c < count; c += 2 * VL) {
-            const lanes l = {lgv_min_i64(2 * VL, count - c), mean + c, p + c, o + c};
-            run3 here = r;
-            here.x += c;
-            here.dy += c;
-            here.dx += c;
-            if (l.count == 2 * VL)
-                dx_run(here, &l, q + c, true);
-            else
-                dx_run(here, &l, q + c, false);
-        }
-        i += r.count;
     }
+    if (w->stream) v_stream_end();
 }
 
 /* What the sums of a row say about scale, shift, gamma and beta. s2 already holds sum dv*xhat. */
-static void keep_sums(const norm_work *w, int64_t n, int64_t c0, int64_t count, const real *s1,
-                      const real *s2)
+static void keep_sums(const norm_work *w, const slab *s, int64_t begin, int64_t end)
 {
     const lgv_tensor *dscale = &w->call->out[3], *dshift = &w->call->out[4];
-    for (int64_t c = 0; c < count; c++) {
-        const real one = w->scale ? 1 + tensor_row(w->scale, n)[c0 + c] : 1;
-        w->sums[n * w->channels + c0 + c] = one * s2[c];
-        w->sums[(w->n + n) * w->channels + c0 + c] = one * s1[c];
+    const int64_t n = s->n;
+    for (int64_t k = begin; k < end; k++) {
+        const int64_t c = s->c0 + k;
+        const real one = w->scale ? 1 + tensor_row(w->scale, n)[c] : 1;
+        w->sums[n * w->channels + c] = one * s->s2[k];
+        w->sums[(w->n + n) * w->channels + c] = one * s->s1[k];
         if (!w->scale) continue;
-        if (dscale->data)
-            tensor_row(dscale, n)[c0 + c] = w->gamma[c0 + c] * s2[c] + w->beta[c0 + c] * s1[c];
-        if (dshift->data) tensor_row(dshift, n)[c0 + c] = s1[c];
+        if (dscale->data) tensor_row(dscale, n)[c] = w->gamma[c] * s->s2[k] + w->beta[c] * s->s1[k];
+        if (dshift->data) tensor_row(dshift, n)[c] = s->s1[k];
     }
 }
 
-static void backward_unit(void *arg, int64_t index, int thread)
+/* centre, factor and offset as the forward pass had them. */
+static void backward_begin(const norm_work *w, const slab *s, int64_t begin, int64_t end)
 {
-    const norm_work *w = arg;
-    const int64_t n = index / w->units, c0 = index % w->units * w->unit,
-                  count = lgv_min_i64(w->unit, w->channels - c0);
-    real *centre = w->scratch + thread * w->scratch_size, *factor = centre + w->unit,
-         *offset = factor + w->unit;
-    real *s1 = offset + w->unit, *s2 = s1 + w->unit, *part = s2 + w->unit;
-    for (int64_t c = 0; c < count; c++) {
-        const int64_t group = (c0 + c) / w->width;
-        channel_affine(w, n, c0 + c, &factor[c], &offset[c]);
-        centre[c] = tensor_row(w->mean, n)[group];
-        factor[c] *= tensor_row(w->rstd, n)[group];
+    for (int64_t c = begin; c < end; c++) {
+        const int64_t group = (s->c0 + c) / w->width;
+        channel_affine(w, s->n, s->c0 + c, &s->factor[c], &s->offset[c]);
+        s->centre[c] = tensor_row(w->mean, s->n)[group];
+        s->factor[c] *= tensor_row(w->rstd, s->n)[group];
     }
-    backward_sums(w, n, c0, count, centre, factor, offset, s1, s2, part);
-    for (int64_t c = 0; c < count; c++) s2[c] *= tensor_row(w->rstd, n)[(c0 + c) / w->width];
-    keep_sums(w, n, c0, count, s1, s2);
-    if (!w->y.data) return;
-    /* factor holds gamma*(1 + scale)*rstd, which is dx's own factor of dv; s1 and s2 become its other two. */
-    for (int64_t c = 0; c < count; c += w->width) {
-        const double r = (double)tensor_row(w->rstd, n)[(c0 + c) / w->width],
+}
+
+/* Adds the blocks' sums in order; then factor, which is gamma*(1 + scale)*rstd, is dx's own factor of dv, and
+   s1 and s2 become its other two. */
+static void backward_merge(const norm_work *w, const slab *s, int64_t begin, int64_t end)
+{
+    memset(s->s1 + begin, 0, (size_t)(end - begin) * sizeof(real));
+    memset(s->s2 + begin, 0, (size_t)(end - begin) * sizeof(real));
+    for (int64_t b = 0; b < w->blocks; b++) {
+        for (int64_t c = begin; c < end; c++) {
+            s->s1[c] += s->a[b * s->count + c];
+            s->s2[c] += s->b[b * s->count + c];
+        }
+    }
+    for (int64_t c = begin; c < end; c++)
+        s->s2[c] *= tensor_row(w->rstd, s->n)[(s->c0 + c) / w->width];
+    keep_sums(w, s, begin, end);
+    for (int64_t c = begin; c < end; c += w->width) {
+        const double r = (double)tensor_row(w->rstd, s->n)[(s->c0 + c) / w->width],
                      size = (double)(w->hw * w->width);
         double a = 0, b = 0;
         for (int64_t k = c; k < c + w->width; k++) {
-            a += (double)factor[k] * (double)s1[k];
-            b += (double)factor[k] * (double)s2[k];
+            a += (double)s->factor[k] * (double)s->s1[k];
+            b += (double)s->factor[k] * (double)s->s2[k];
         }
         for (int64_t k = c; k < c + w->width; k++) {
-            s1[k] = (real)(a / size);
-            s2[k] = (real)(b * r / size);
+            s->s1[k] = (real)(a / size);
+            s->s2[k] = (real)(b * r / size);
         }
     }
-    backward_write(w, n, c0, count, centre, factor, s2, s1);
+}
+
+static void backward_slab(void *arg, int64_t index, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, index / w->units, index % w->units * w->unit, thread);
+    backward_begin(w, &s, 0, s.count);
+    backward_sums(w, &s, 0, w->blocks);
+    backward_merge(w, &s, 0, s.count);
+    if (w->y.data) backward_write(w, &s, 0, w->blocks);
+}
+
+static void backward_start(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    int64_t begin, end;
+    merge_range(w, part, &begin, &end);
+    backward_begin(w, &s, begin, end);
+}
+
+static void backward_sum_part(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    backward_sums(w, &s, part * w->part_blocks,
+                  lgv_min_i64((part + 1) * w->part_blocks, w->blocks));
+}
+
+static void backward_merge_part(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    int64_t begin, end;
+    merge_range(w, part, &begin, &end);
+    backward_merge(w, &s, begin, end);
+}
+
+static void backward_write_part(void *arg, int64_t part, int thread)
+{
+    const norm_work *w = arg;
+    const slab s = slab_at(w, w->row, 0, thread);
+    backward_write(w, &s, part * w->part_blocks,
+                   lgv_min_i64((part + 1) * w->part_blocks, w->blocks));
 }
 
 static void reduce_rows(void *arg, int64_t block, int thread)
@@ -548,7 +723,7 @@ static void reduce_rows(void *arg, int64_t block, int thread)
     }
 }
 
-static norm_work backward_work(const lgv_call *c)
+static norm_work backward_work(const lgv_call *c, int64_t *scratch)
 {
     norm_work w = {.gamma = c->in[2].data};
     const int mean = c->op == LGV_OP_group_norm_grad ? 3 : 4;
@@ -559,40 +734,52 @@ static norm_work backward_work(const lgv_call *c)
         w.scale = &c->in[6];
         w.shift = &c->in[7];
     }
-    set_shape(&w, c, &c->in[1], 3);
+    set_shape(&w, c, &c->in[1]);
     if (mean == 3) w.act = LGV_ACT_NONE;
     w.dy = pixels_of(&c->in[0]);
-    w.scratch_size = lgv_ceil_div(7 * w.unit, 16) * 16;
-    w.scratch = c->workspace;
-    w.sums = w.scratch + w.scratch_size * c->threads;
+    w.keep = w.y.data && w.y.dtype == LGV_F32 && w.act != LGV_ACT_NONE;
+    set_slabs(&w, (int64_t)(lgv_real_size(w.x.dtype) + lgv_real_size(w.dy.dtype) +
+                            (w.y.data ? lgv_real_size(w.y.dtype) : 0)));
+    *scratch = set_scratch(&w, 3) + 2 * w.n * w.channels;
     return w;
 }
 
 static size_t workspace_backward(const lgv_call *c)
 {
-    const norm_work w = backward_work(c);
-    return (size_t)(w.scratch_size * c->threads + 2 * w.n * w.channels) * sizeof(real);
+    int64_t scratch;
+    (void)backward_work(c, &scratch);
+    return (size_t)scratch * sizeof(real);
 }
 
 static void run_backward(const lgv_call *c)
 {
-    norm_work w = backward_work(c);
-    lgv_parallel(c, w.n * w.units, backward_unit, &w);
+    static const steps backward = {backward_slab, backward_start, backward_sum_part,
+                                   backward_merge_part, backward_write_part};
+    int64_t scratch;
+    norm_work w = backward_work(c, &scratch);
+    run_slabs(&w, &backward, w.y.data);
     lgv_parallel(c, lgv_ceil_div(w.channels, REDUCE_CHANNELS), reduce_rows, &w);
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_group_norm, .name = "plain", .workspace = workspace_forward, .run = run_forward},
+    {.op = LGV_OP_group_norm,
+     .name = "plain",
+     .bf16 = true,
+     .workspace = workspace_forward,
+     .run = run_forward},
     {.op = LGV_OP_norm_modulate_act,
      .name = "plain",
+     .bf16 = true,
      .workspace = workspace_forward,
      .run = run_forward},
     {.op = LGV_OP_group_norm_grad,
      .name = "plain",
+     .bf16 = true,
      .workspace = workspace_backward,
      .run = run_backward},
     {.op = LGV_OP_norm_modulate_act_grad,
      .name = "plain",
+     .bf16 = true,
      .workspace = workspace_backward,
      .run = run_backward},
 };
