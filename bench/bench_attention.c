@@ -1,12 +1,12 @@
 /* bench_attention.c - attention as a share of the FMA peak, forward and with its gradient.
-   bench_attention [DEVICE [THREADS [KERNEL]]]. The peak is that of this library's own matrix product on panels
-   in L1, measured between the cases; shares are per thread. Best of several runs, in process CPU time for one
+   bench_attention [DEVICE [THREADS [KERNEL]]]. The peak of all threads' fused
+   multiply-adds is measured between the cases. Best of several runs, in process CPU time for one
    thread (other programs may share the machine), elapsed time for more. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "fma_peak.h"
 #include "plan/backend.h"
 
 typedef struct shape {
@@ -20,13 +20,7 @@ static const shape shapes[] = {
     {1, 4096, 1, 64}, {1, 4096, 1, 80},
 };
 
-static int clock_kind = CLOCK_PROCESS_CPUTIME_ID;
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(clock_kind, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+static clockid_t clock_kind = CLOCK_PROCESS_CPUTIME_ID;
 
 static lgv_tensor tensor(lgv_device *d, int64_t n, int64_t l, int64_t c, int64_t width)
 {
@@ -60,41 +54,9 @@ static const lgv_kernel *find(lgv_device *d, const lgv_call *c, const char *name
 
 static double seconds(const lgv_kernel *k, lgv_call *c)
 {
-    double start = now();
+    double start = bench_clock(clock_kind);
     k->run(c);
-    return now() - start;
-}
-
-/* A 1x1 convolution whose operands fit the caches: near what the processor can do. */
-static double peak(lgv_device *d)
-{
-    lgv_tensor x = tensor(d, 1, 96 * 2 * d->threads, 256, 256), y = x;
-    lgv_tensor w = {.dtype = LGV_F32, .rank = 2, .dim = {256, 256, 1, 1}, .stride = {256, 1}};
-    w.data = d->alloc(d, 256 * 256 * d->element_size(d, LGV_F32));
-    y = tensor(d, 1, x.dim[1], 256, 256);
-    lgv_attr_linear a = {0};
-    lgv_call c = {.op = LGV_OP_linear,
-                  .attr = &a,
-                  .n_in = 2,
-                  .n_out = 1,
-                  .threads = d->threads,
-                  .pool = d->pool};
-    c.in[0] = x;
-    c.in[1] = w;
-    c.out[0] = y;
-    const lgv_kernel *k = find(d, &c, NULL);
-    void *packed = k->pack ? d->alloc(d, k->pack(&c).bytes) : NULL;
-    c.workspace = k->workspace ? d->alloc(d, k->workspace(&c)) : NULL;
-    if (packed) k->run_pack(&c, packed);
-    c.packed = packed;
-    double best = 1e9;
-    for (int i = 0; i < 30; i++) {
-        double t = seconds(k, &c);
-        best = t < best ? t : best;
-    }
-    void *all[] = {x.data, y.data, w.data, packed, c.workspace};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]);
-    return 2.0 * (double)x.dim[1] * 256 * 256 / best;
+    return bench_clock(clock_kind) - start;
 }
 
 /* q, k, v are slices of one projection, as in a network. rate[0]: forward, rate[1]: forward and gradient. */
@@ -150,20 +112,20 @@ int main(int argc, char **argv)
         return 1;
     }
     if (d->threads > 1) clock_kind = CLOCK_MONOTONIC;
-    printf("%s, %d threads; GFLOP/s of all threads (share of this product's peak): forward, "
+    printf("%s, %d threads; GFLOP/s of all threads (share of the FMA peak): forward, "
            "forward and gradient\n",
            lgv_device_name(d), d->threads);
     double most = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const shape *s = &shapes[i];
-        double rate[2], top = peak(d);
+        double rate[2], top = fma_peak(d->name) * d->threads;
         most = top > most ? top : most;
         measure(d, s, argc > 3 ? argv[3] : NULL, rate);
         printf("%2d x %4d tokens, %d heads of %3d: %6.1f (%.2f) %6.1f (%.2f)\n", (int)s->n,
                (int)s->length, (int)s->heads, (int)s->d, rate[0] * 1e-9, rate[0] / most,
                rate[1] * 1e-9, rate[1] / most);
     }
-    printf("peak of the matrix product: %.1f GFLOP/s\n", most * 1e-9);
+    printf("FMA peak: %.1f GFLOP/s\n", most * 1e-9);
     lgv_device_free(d);
     return 0;
 }

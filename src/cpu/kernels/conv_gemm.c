@@ -4,7 +4,7 @@
    rows of all taps first, since segments that short would leave the tile kernel no work between pointers. */
 #include "gemm.h"
 
-enum { SMALL_CHANNELS = 16 };
+enum { SMALL_CHANNELS = 16, AHEAD = 8 };
 
 typedef struct tap {
     int32_t y, x; /* source pixel = step * grid pixel + this */
@@ -152,6 +152,34 @@ typedef struct pack_run {
     real *to;
 } pack_run;
 
+/* A panel of outputs whose filters are dense, VL filters by VL elements at a time: element c*taps + t of a
+   filter belongs to line t*C + c. */
+static void pack_dense(const conv_problem *p, const real *w, int64_t columns, real *to)
+{
+    int64_t taps = p->kh * p->kw, size = taps * p->x.c;
+    for (int64_t k = 0; k < GEMM_NR; k += VL) {
+        int64_t t = 0, c = 0;
+        for (int64_t e = 0; e < size; e += VL) {
+            vreal a[VL];
+            LGV_UNROLL
+            for (int r = 0; r < VL; r++) {
+                const real *from = w + (k + r) * p->ws[0] + e;
+                a[r] = k + r >= columns ? v_zero()
+                       : size - e >= VL ? v_load(from)
+                                        : v_load_n(from, size - e);
+            }
+            v_transpose(a);
+            for (int r = 0; r < VL && e + r < size; r++) {
+                v_store(to + (t * p->x.c + c) * GEMM_NR + k, a[r]);
+                if (++t == taps) {
+                    t = 0;
+                    c++;
+                }
+            }
+        }
+    }
+}
+
 /* Panel of outputs: [tap][c][GEMM_NR]. */
 static void pack_forward(void *arg, int64_t panel, int thread)
 {
@@ -160,6 +188,10 @@ static void pack_forward(void *arg, int64_t panel, int thread)
     int64_t taps = p->kh * p->kw, columns = lgv_min_i64(GEMM_NR, p->y.c - panel * GEMM_NR);
     real *to = r->to + panel * GEMM_NR * taps * p->x.c;
     const real *w = p->wd + panel * GEMM_NR * p->ws[0];
+    if (p->ws[1] == taps && (taps == 1 || (p->ws[2] == p->kw && p->ws[3] == 1))) {
+        pack_dense(p, w, columns, to);
+        return;
+    }
     for (int64_t c = 0; c < p->x.c; c++)
         for (int64_t t = 0; t < taps; t++) {
             const real *from = w + c * p->ws[1] + t / p->kw * p->ws[2] + t % p->kw * p->ws[3];
@@ -265,8 +297,13 @@ static void pack_grad_x(void *arg, int64_t panel, int thread)
                 const real *from =
                     w + k * p->ws[0] + list[t] / p->kw * p->ws[2] + list[t] % p->kw * p->ws[3];
                 real *line = to + (t * p->y.c + k) * GEMM_NR;
-                for (int64_t c = 0; c < GEMM_NR; c++)
-                    line[c] = c < columns ? from[c * p->ws[1]] : 0;
+                __builtin_prefetch(
+                    (const void *)((uintptr_t)from + AHEAD * (uintptr_t)p->ws[0] * sizeof(real)));
+                if (columns == GEMM_NR && p->ws[1] == 1)
+                    memcpy(line, from, GEMM_NR * sizeof(real));
+                else
+                    for (int64_t c = 0; c < GEMM_NR; c++)
+                        line[c] = c < columns ? from[c * p->ws[1]] : 0;
             }
         to += taps * p->y.c * GEMM_NR;
     }

@@ -8,6 +8,7 @@
 enum {
     BLOCK = GEMM_KC,
     K_TILES = 264 / GEMM_MR,
+    J_COLUMNS = 576,
     MAX_PIECES = 8,
     LINE = 64 / sizeof(real),
     AHEAD = 24
@@ -47,7 +48,7 @@ static cut make_cut(const conv_problem *p)
     int64_t tiles = lgv_ceil_div(p->y.c, GEMM_MR), panels = gemm_panels(c.columns);
     c.k_tiles = lgv_ceil_div(tiles, lgv_ceil_div(tiles, K_TILES));
     c.k_blocks = lgv_ceil_div(tiles, c.k_tiles);
-    c.j_panels = lgv_min_i64(panels, lgv_max_i64(1, 288 / GEMM_NR));
+    c.j_panels = lgv_ceil_div(panels, lgv_ceil_div(panels, lgv_max_i64(1, J_COLUMNS / GEMM_NR)));
     c.j_blocks = lgv_ceil_div(panels, c.j_panels);
     int64_t tasks = c.k_blocks * c.j_blocks;
     c.pieces = tasks >= 16 ? 1
@@ -187,13 +188,29 @@ static void add_tile(const run_w *r, real *partial, const real *tile, int64_t k,
     }
 }
 
+/* Outputs [k, k+GEMM_MR) by columns [j, j1) of the block of `count` positions in the scratch. */
+static void add_product(const run_w *r, const scratch *s, real *partial, int64_t k0, int64_t k,
+                        int64_t k1, int64_t j, int64_t j1, int64_t count, bool first)
+{
+    const real *a = s->a + (k - k0) / GEMM_MR * A_TILE;
+    int64_t ld = r->c.columns;
+    real *to = partial + k * ld + j;
+    for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(to + i * ld, 1);
+    if (k + GEMM_MR <= k1 && j + GEMM_NR <= j1) {
+        gemm_outer_tile_to(a, s->b, count, to, ld, !first);
+    } else {
+        _Alignas(64) real tile[GEMM_MR * GEMM_NR];
+        gemm_outer_tile(a, s->b, count, tile);
+        add_tile(r, partial, tile, k, k1, j, j1, first);
+    }
+}
+
 static void sum_task(void *arg, int64_t block, int thread)
 {
     const run_w *r = arg;
     const conv_problem *p = &r->p;
     const cut *c = &r->c;
     scratch s = scratch_of(r, thread);
-    _Alignas(64) real tile[GEMM_MR * GEMM_NR];
     int64_t j_block = block % c->j_blocks, k_block = block / c->j_blocks % c->k_blocks,
             piece = block / c->j_blocks / c->k_blocks;
     int64_t k0 = k_block * c->k_tiles * GEMM_MR,
@@ -209,14 +226,21 @@ static void sum_task(void *arg, int64_t block, int thread)
         for (int64_t j = j0; j < j1; j += GEMM_NR) {
             int64_t stop = lgv_min_i64(j + GEMM_NR, j1);
             pack_x(p, &s, j, stop, count, &tap);
-            for (int64_t k = k0; k < k1; k += GEMM_MR) {
-                for (int i = 0; i < GEMM_MR; i++)
-                    __builtin_prefetch(partial + (k + i) * c->columns + j, 1);
-                gemm_outer_tile(s.a + (k - k0) / GEMM_MR * A_TILE, s.b, count, tile);
-                add_tile(r, partial, tile, k, k1, j, stop, q == start);
-            }
+            for (int64_t k = k0; k < k1; k += GEMM_MR)
+                add_product(r, &s, partial, k0, k, k1, j, stop, count, q == start);
         }
     }
+}
+
+/* to[c][tap] (+)= sum[tap][c] */
+LGV_FOLD void transpose_taps(const real *sum, int64_t taps, int64_t channels, real *to,
+                             bool accumulate)
+{
+    for (int64_t c = 0; c < channels; c++, to += taps)
+        for (int64_t t = 0; t < taps; t++) {
+            real v = sum[t * channels + c];
+            to[t] = accumulate ? to[t] + v : v;
+        }
 }
 
 /* dw[k] of all taps and channels: the pieces added in order, then transposed to the weights' layout. */
@@ -230,12 +254,20 @@ static void combine_task(void *arg, int64_t k, int thread)
         const real *from = sum + s * p->y.c * columns;
         for (int64_t j = 0; j < columns; j++) sum[j] += from[j];
     }
+    if (p->ws[1] == taps && (taps == 1 || (p->ws[2] == p->kw && p->ws[3] == 1))) {
+        switch (taps) { /* constants, so that the loops are worth compiling */
+        case 1: transpose_taps(sum, 1, p->x.c, to, r->accumulate); break;
+        case 9: transpose_taps(sum, 9, p->x.c, to, r->accumulate); break;
+        default: transpose_taps(sum, taps, p->x.c, to, r->accumulate); break;
+        }
+        return;
+    }
     for (int64_t c = 0; c < p->x.c; c++)
-        for (int64_t i = 0, t = 0; t < taps; i++)
-            for (int64_t j = 0; j < p->kw; j++, t++) {
-                real *dw = to + c * p->ws[1] + i * p->ws[2] + j * p->ws[3], v = sum[t * p->x.c + c];
-                *dw = r->accumulate ? *dw + v : v;
-            }
+        for (int64_t t = 0; t < taps; t++) {
+            real *dw = to + c * p->ws[1] + t / p->kw * p->ws[2] + t % p->kw * p->ws[3],
+                 v = sum[t * p->x.c + c];
+            *dw = r->accumulate ? *dw + v : v;
+        }
 }
 
 static size_t partial_bytes(const conv_problem *p, const cut *c)

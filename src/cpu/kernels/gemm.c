@@ -5,62 +5,95 @@
 
 static const real zeros[GEMM_KC + 16];
 
-/* tile[GEMM_MR][GEMM_NR]: over `taps` segments of `length` products each. nv (constant) vectors of
-   columns; a[tap][row] + offset points to a row's segment, step (constant) elements apart. */
-LGV_FOLD void tile_sums(int nv, int step, int taps, int64_t length, const real *const *a,
-                        int64_t offset, const real *b, real *tile)
+/* One product of the tile: column vectors of line b times element k of each row. */
+LGV_FOLD void tile_step(int nv, const real *const row[GEMM_MR], int64_t k, const real *b,
+                        vreal sum[GEMM_MR][GEMM_NV])
+{
+    vreal column[GEMM_NV];
+    LGV_UNROLL
+    for (int v = 0; v < nv; v++) column[v] = v_load(b + v * VL);
+    LGV_UNROLL
+    for (int r = 0; r < GEMM_MR; r++) {
+        vreal x = v_set1(row[r][k]);
+        LGV_UNROLL
+        for (int v = 0; v < nv; v++) sum[r][v] = v_fma(x, column[v], sum[r][v]);
+    }
+}
+
+/* What a tile does: `taps` segments of n products each. Row r's elements of a tap are at a[tap][r] + offset,
+   the packed lines at b; sums start at `start` (a row of columns; NULL: zeros) and go to to[r], added to what is
+   there if `add`. */
+typedef struct tile {
+    int taps;
+    int64_t n, offset;
+    const real *const *a;
+    const real *b, *start;
+    bool add;
+    real *to[GEMM_MR];
+} tile;
+
+/* nv (constant) vectors of columns; elements of a row are step (constant) apart. */
+LGV_FOLD void tile_sums(int nv, int step, const tile *t)
 {
     vreal sum[GEMM_MR][GEMM_NV];
     LGV_UNROLL
-    for (int r = 0; r < GEMM_MR; r++) {
+    for (int v = 0; v < nv; v++) {
+        sum[0][v] = t->start ? v_load(t->start + v * VL) : v_zero();
         LGV_UNROLL
-        for (int v = 0; v < nv; v++) sum[r][v] = v_zero();
+        for (int r = 1; r < GEMM_MR; r++) sum[r][v] = sum[0][v];
     }
-    for (int t = 0; t < taps; t++) {
+    const real *b = t->b;
+    const int64_t offset = t->offset, end = t->n * step;
+    for (int tap = 0; tap < t->taps; tap++) {
         const real *row[GEMM_MR];
         LGV_UNROLL
-        for (int r = 0; r < GEMM_MR; r++)
-            row[r] = a[t * GEMM_MR + r] ? a[t * GEMM_MR + r] + offset : zeros;
-        for (int64_t k = 0; k < length * step; k += step) {
-            vreal column[GEMM_NV];
-            LGV_UNROLL
-            for (int v = 0; v < nv; v++) column[v] = v_load(b + v * VL);
+        for (int r = 0; r < GEMM_MR; r++) {
+            const real *a = t->a[tap * GEMM_MR + r];
+            row[r] = a ? a + offset : zeros;
+        }
+        int64_t k = 0;
+        for (; k + step < end; k += 2 * step, b += 2 * GEMM_NR) {
+            tile_step(nv, row, k, b, sum);
+            tile_step(nv, row, k + step, b + GEMM_NR, sum);
+        }
+        if (k < end) {
+            tile_step(nv, row, k, b, sum);
             b += GEMM_NR;
+        }
+    }
+    if (t->add) {
+        LGV_UNROLL
+        for (int r = 0; r < GEMM_MR; r++) {
             LGV_UNROLL
-            for (int r = 0; r < GEMM_MR; r++) {
-                vreal x = v_set1(row[r][k]);
-                LGV_UNROLL
-                for (int v = 0; v < nv; v++) sum[r][v] = v_fma(x, column[v], sum[r][v]);
-            }
+            for (int v = 0; v < nv; v++) sum[r][v] = v_add(v_load(t->to[r] + v * VL), sum[r][v]);
         }
     }
     LGV_UNROLL
     for (int r = 0; r < GEMM_MR; r++) {
         LGV_UNROLL
-        for (int v = 0; v < nv; v++) v_store(tile + r * GEMM_NR + v * VL, sum[r][v]);
+        for (int v = 0; v < nv; v++) v_store(t->to[r] + v * VL, sum[r][v]);
     }
 }
 
-static void tile_1(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+static void tile_1(const tile *t)
 {
-    tile_sums(1, 1, taps, n, a, o, b, tile);
+    tile_sums(1, 1, t);
 }
-static void tile_2(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+static void tile_2(const tile *t)
 {
-    tile_sums(2, 1, taps, n, a, o, b, tile);
+    tile_sums(2, 1, t);
 }
 #if LGV_VECTOR != 8
-static void tile_3(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+static void tile_3(const tile *t)
 {
-    tile_sums(3, 1, taps, n, a, o, b, tile);
+    tile_sums(3, 1, t);
 }
-static void tile_4(int taps, int64_t n, const real *const *a, int64_t o, const real *b, real *tile)
+static void tile_4(const tile *t)
 {
-    tile_sums(4, 1, taps, n, a, o, b, tile);
+    tile_sums(4, 1, t);
 }
 #endif
-typedef void tile_fn(int taps, int64_t n, const real *const *a, int64_t offset, const real *b,
-                     real *tile);
+typedef void tile_fn(const tile *t);
 static tile_fn *const tile_kernels[GEMM_NV] = {tile_1, tile_2,
 #if LGV_VECTOR != 8
                                                tile_3, tile_4
@@ -69,9 +102,18 @@ static tile_fn *const tile_kernels[GEMM_NV] = {tile_1, tile_2,
 
 void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum)
 {
+    gemm_outer_tile_to(a, b, count, sum, GEMM_NR, false);
+}
+
+void gemm_outer_tile_to(const real *a, const real *b, int64_t count, real *y, int64_t ld, bool add)
+{
     const real *row[GEMM_MR];
-    for (int r = 0; r < GEMM_MR; r++) row[r] = a + r;
-    tile_sums(GEMM_NV, GEMM_MR, 1, count, row, 0, b, sum);
+    tile t = {.taps = 1, .n = count, .a = row, .b = b, .add = add};
+    for (int r = 0; r < GEMM_MR; r++) {
+        row[r] = a + r;
+        t.to[r] = y + r * ld;
+    }
+    tile_sums(GEMM_NV, GEMM_MR, &t);
 }
 
 /* Columns [k, k+n) of one row, n <= VL: the epilogue on v. */
@@ -86,32 +128,16 @@ static inline vreal apply_epilogue(const conv_epilogue *e, const gemm_row *row, 
     return v;
 }
 
-/* A whole tile without an epilogue, the common case. */
-static void add_whole_tile(const real *tile, const gemm_row *row, int64_t k, bool first)
-{
-    for (int r = 0; r < GEMM_MR; r++) {
-        real *y = row[r].y + k;
-        LGV_UNROLL
-        for (int v = 0; v < GEMM_NR; v += VL) {
-            vreal sum = v_load(tile + r * GEMM_NR + v);
-            v_store(y + v, first ? sum : v_add(v_load(y + v), sum));
-        }
-    }
-}
-
-/* Adds a tile to the rows it belongs to. first: they hold nothing yet; epilogue NULL: none, or more to come. */
-static void finish_tile(const real *tile, const gemm_row *row, int64_t rows, int64_t k,
+/* Adds the sums of a tile to the rows it belongs to. first: they hold nothing yet; epilogue NULL: none, or more
+   to come. */
+static void finish_tile(const real *sums, const gemm_row *row, int64_t rows, int64_t k,
                         int64_t columns, bool first, const conv_epilogue *epilogue)
 {
-    if (rows == GEMM_MR && columns == GEMM_NR && !epilogue) {
-        add_whole_tile(tile, row, k, first);
-        return;
-    }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t v = 0; v < columns; v += VL) {
             int64_t n = lgv_min_i64(VL, columns - v);
             real *y = row[r].y + k + v;
-            vreal sum = v_load(tile + r * GEMM_NR + v);
+            vreal sum = v_load(sums + r * GEMM_NR + v);
             if (!first) sum = v_add(n == VL ? v_load(y) : v_load_n(y, n), sum);
             if (epilogue) sum = apply_epilogue(epilogue, &row[r], k + v, n, sum);
             if (n == VL)
@@ -128,22 +154,42 @@ typedef struct inner_block {
     bool first, last;
 } inner_block;
 
+/* Panel p. Whole panels start their sums at the bias and go straight to their rows when nothing but the bias is
+   to be done; others pass through `sums`, as do the rows that only fill up a tile. */
+static void run_panel(const gemm_block *g, const inner_block *i, int64_t p, bool more)
+{
+    _Alignas(64) real sums[GEMM_MR * GEMM_NR] = {0};
+    int64_t k = p * GEMM_NR, columns = lgv_min_i64(GEMM_NR, g->columns - k);
+    bool whole = columns == GEMM_NR;
+    conv_epilogue e = g->epilogue ? *g->epilogue : (conv_epilogue){0};
+    tile t = {.taps = i->taps, .n = i->n, .offset = i->c};
+    t.b = g->panels + p * g->panel_size + (i->tap * g->c + i->c) * GEMM_NR;
+    if (whole && i->first && e.bias) t.start = e.bias + k;
+    if (whole) e.bias = NULL;
+    bool finish = i->last && (e.bias || e.row || e.residual || e.act || e.gate),
+         direct = whole && !finish;
+    t.add = direct && !i->first;
+    tile_fn *kernel = tile_kernels[lgv_ceil_div(columns, VL) - 1];
+    const char *next = (const char *)(t.b + g->panel_size);
+    const int64_t lines =
+        more ? lgv_ceil_div(i->taps * i->n * GEMM_NR * (int64_t)sizeof(real), 64) : 0;
+    for (int64_t m = 0; m < g->m; m += GEMM_MR) {
+        int64_t rows = lgv_min_i64(GEMM_MR, g->m - m), tiles = lgv_ceil_div(g->m, GEMM_MR);
+        t.a = g->table + m * g->taps + i->tap * GEMM_MR;
+        for (int r = 0; r < GEMM_MR; r++) {
+            if (r < rows) __builtin_prefetch(g->row[m + r].y + k, 1);
+            t.to[r] = direct && r < rows ? g->row[m + r].y + k : sums + r * GEMM_NR;
+        }
+        for (int64_t l = m / GEMM_MR * lines / tiles; l < (m / GEMM_MR + 1) * lines / tiles; l++)
+            __builtin_prefetch(next + l * 64, 0, 2);
+        kernel(&t);
+        if (!direct) finish_tile(sums, g->row + m, rows, k, columns, i->first, finish ? &e : NULL);
+    }
+}
+
 static void run_inner(const gemm_block *g, const inner_block *i, int64_t first, int64_t last)
 {
-    _Alignas(64) real tile[GEMM_MR * GEMM_NR];
-    for (int64_t p = first; p < last; p++) {
-        int64_t columns = lgv_min_i64(GEMM_NR, g->columns - p * GEMM_NR);
-        tile_fn *kernel = tile_kernels[lgv_ceil_div(columns, VL) - 1];
-        const real *b = g->panels + p * g->panel_size + (i->tap * g->c + i->c) * GEMM_NR;
-        for (int64_t m = 0; m < g->m; m += GEMM_MR) {
-            const real *const *a = g->table + m * g->taps + i->tap * GEMM_MR;
-            int64_t rows = lgv_min_i64(GEMM_MR, g->m - m);
-            for (int64_t r = 0; r < rows; r++) __builtin_prefetch(g->row[m + r].y + p * GEMM_NR, 1);
-            kernel(i->taps, i->n, a, i->c, b, tile);
-            finish_tile(tile, g->row + m, rows, p * GEMM_NR, columns, i->first,
-                        i->last ? g->epilogue : NULL);
-        }
-    }
+    for (int64_t p = first; p < last; p++) run_panel(g, i, p, p + 1 < last);
 }
 
 /* Wide taps are cut into equal pieces, narrow ones taken several at a time; taps and c alone decide. */

@@ -22,7 +22,7 @@ enum { GEMM_MR = 6, GEMM_NV = 4, GEMM_KC = 128 }; /* 24 sums of 16 */
 #endif
 enum {
     GEMM_NR = GEMM_NV * VL,
-    GEMM_TILES = 16,
+    GEMM_TILES = 32,
     GEMM_MB = GEMM_TILES * GEMM_MR,
     GEMM_MAX_TAPS = 256
 };
@@ -46,8 +46,9 @@ typedef struct gemm_block {
     const conv_epilogue *epilogue; /* NULL: none */
 } gemm_block;
 
-#define gemm_run_block  LGV_AT(lgv_gemm_run_block)
-#define gemm_outer_tile LGV_AT(lgv_gemm_outer_tile)
+#define gemm_run_block     LGV_AT(lgv_gemm_run_block)
+#define gemm_outer_tile    LGV_AT(lgv_gemm_outer_tile)
+#define gemm_outer_tile_to LGV_AT(lgv_gemm_outer_tile_to)
 
 static inline int64_t gemm_panels(int64_t columns)
 {
@@ -59,6 +60,9 @@ void gemm_run_block(const gemm_block *g, int64_t first, int64_t last);
 
 /* sum[GEMM_MR][GEMM_NR] = sum over p < count of a[p][GEMM_MR] outer b[p][GEMM_NR], both packed. */
 void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum);
+
+/* The same into rows ld apart, added to what is there if `add`. */
+void gemm_outer_tile_to(const real *a, const real *b, int64_t count, real *y, int64_t ld, bool add);
 
 /* The kernels "gemm" of the six operators (conv_gemm.c, conv_gemm_w.c). */
 #define conv_gemm_accepts     LGV_AT(lgv_conv_gemm_accepts)
