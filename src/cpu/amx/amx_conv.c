@@ -344,7 +344,8 @@ static void forward_run_pack(const lgv_call *c, void *packed)
                      .channels = p.x.c,
                      .sc = p.ws[1],
                      .taps = r.taps,
-                     .pitch = r.kind == GATHERED ? r.c : r.inner.steps * TILE_BF16,
+                     .window = r.taps,
+                     .gathered = r.kind == GATHERED,
                      .steps = r.inner.taps * r.inner.steps};
     for (int t = 0; t < r.taps; t++) w.place[t] = t / p.kw * p.ws[2] + t % p.kw * p.ws[3];
     amx_pack_weights(c, &w, packed, r.block_stride);
@@ -410,7 +411,8 @@ static run describe_class(const lgv_call *c, int class_, amx_weights *w)
                   r.gw == r.iw && lgv_as_matrix(&c->in[0], &pixels, &r.pitch);
     choose_kind(&r, matrix);
     w->taps = r.taps;
-    w->pitch = r.kind == GATHERED ? r.c : r.inner.steps * TILE_BF16;
+    w->window = p.kh * p.kw;
+    w->gathered = r.kind == GATHERED;
     w->steps = r.inner.taps * r.inner.steps;
     if (r.gh > 0 && r.gw > 0) cut(&r);
     return r;

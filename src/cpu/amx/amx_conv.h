@@ -16,14 +16,16 @@ bool amx_conv_w_accepts(const lgv_call *c);
 size_t amx_conv_w_workspace(const lgv_call *c);
 void amx_conv_w(const lgv_call *c);
 
-/* How a weight becomes right operands: column o and inner row (tap t of list, channel c) hold
-   w[o*so + c*sc + place[t]]; a tap's channels start every `pitch` inner rows. */
+/* How a weight becomes right operands: column o and inner row (tap t, channel c) hold w[o*so + c*sc + place[t]].
+   Inner rows are steps of 32 channels and in each all taps (gathered: taps and in each all channels, with
+   no gap between taps). */
 typedef struct amx_weights {
     const float *w;
     int64_t columns, so, channels, sc;
-    int taps;
+    int taps, window; /* window: of the weight; taps may be a part of it */
     int64_t place[AMX_MAX_TAPS];
-    int64_t pitch, steps; /* steps a block of 32 columns */
+    bool gathered;
+    int64_t steps; /* a block of 32 columns */
 } amx_weights;
 
 /* The columns' blocks one after another, block_stride elements apart. */

@@ -11,6 +11,7 @@ enum {
     BAND = 768,  /* positions, about */
     MAX_PIECES = 8,
     TASKS = 16, /* wanted at least; else positions are cut */
+    PART = 8,   /* steps of a band that all taps use while they are in L1 */
     SUM = BLOCK_ELEMENTS
 };
 
@@ -44,7 +45,7 @@ typedef struct scratch {
     uint16_t *right; /* x: [block of 32 columns][step] */
     uint16_t *left;  /* dy: [output][dy_length] */
     uint16_t *rows;  /* GATHERED: [position][column_group] */
-    int64_t *offset; /* of each picture row of a band, into left (exact) */
+    int64_t *offset; /* of each step of x, into left */
 } scratch;
 
 typedef struct group {
@@ -115,7 +116,7 @@ static run describe(const lgv_call *c)
                      amx_lines((size_t)r.dy_length * sizeof(void *)) +
                      amx_lines((size_t)(r.x_length * r.column_group) * 2) +
                      amx_lines((size_t)(r.dy_length * k) * 2) +
-                     amx_lines((size_t)(r.rows + 1) * sizeof(int64_t));
+                     amx_lines((size_t)(r.x_length / TILE_BF16) * sizeof(int64_t));
     if (r.kind == GATHERED) r.thread_bytes += amx_lines((size_t)(BAND * r.column_group) * 2);
     return r;
 }
@@ -136,7 +137,7 @@ static scratch scratch_of(const run *r, int thread)
     s.dy = take(&p, (size_t)r->dy_length * sizeof(void *));
     s.right = take(&p, (size_t)(r->x_length * r->column_group) * 2);
     s.left = take(&p, (size_t)(r->dy_length * k) * 2);
-    s.offset = take(&p, (size_t)(r->rows + 1) * sizeof(int64_t));
+    s.offset = take(&p, (size_t)(r->x_length / TILE_BF16) * sizeof(int64_t));
     s.rows = (uint16_t *)(void *)p;
     return s;
 }
@@ -157,7 +158,7 @@ static void clear(const uint16_t **p, int64_t n)
 
 /* Rows [h0, h0+rows) of `pictures` pictures; returns the steps. dy stands (kh-1-top, kw-1-left) later than x, so that tap
    (i, j) of a position is dy's (kh-1-i, kw-1-j) on. */
-static amx_inner locate_shifted(const run *r, const group *g, int64_t band, const scratch *s)
+static int64_t locate_shifted(const run *r, const group *g, int64_t band, const scratch *s)
 {
     const conv_problem *p = &r->p;
     int64_t n0 = band / r->picture_bands * r->pictures, h0 = band % r->picture_bands * r->rows;
@@ -179,13 +180,12 @@ static amx_inner locate_shifted(const run *r, const group *g, int64_t band, cons
             for (int64_t j = 0; j < p->y.w; j++) to[j] = dy + row * p->y.sh + j * p->y.sw;
         }
     }
-    if (!r->exact) {
-        int64_t used = ((pictures - 1) * r->picture_rows + rows) * r->pitch;
-        s->offset[0] = 0;
-        return (amx_inner){1, lgv_ceil_div(used, TILE_BF16), s->offset};
-    }
-    for (int64_t i = 0; i < rows; i++) s->offset[i] = i * r->pitch;
-    return (amx_inner){(int)rows, p->x.w / TILE_BF16, s->offset};
+    int64_t used = ((pictures - 1) * r->picture_rows + rows) * width;
+    int64_t steps = lgv_ceil_div(used, TILE_BF16);
+    for (int64_t q = 0; q < steps; q++)
+        s->offset[q] =
+            r->exact ? q * TILE_BF16 / width * r->pitch + q * TILE_BF16 % width : q * TILE_BF16;
+    return steps;
 }
 
 /* Columns [j0, j0+j) of x under the window of output (n, h, w), tap after tap. */
@@ -204,7 +204,7 @@ static void gather_row(const run *r, const group *g, int64_t n, int64_t h, int64
     }
 }
 
-static amx_inner locate_direct(const run *r, const group *g, int64_t band, const scratch *s)
+static int64_t locate_direct(const run *r, const group *g, int64_t band, const scratch *s)
 {
     const conv_problem *p = &r->p;
     int64_t first = band * BAND, count = lgv_min_i64(BAND, p->y.n * p->y.h * p->y.w - first);
@@ -227,8 +227,9 @@ static amx_inner locate_direct(const run *r, const group *g, int64_t band, const
             }
         }
     }
-    s->offset[0] = 0;
-    return (amx_inner){1, lgv_ceil_div(count, TILE_BF16), s->offset};
+    int64_t steps = lgv_ceil_div(count, TILE_BF16);
+    for (int64_t q = 0; q < steps; q++) s->offset[q] = q * TILE_BF16;
+    return steps;
 }
 
 /* --- Operands ------------------------------------------------------------------------------------------- */
@@ -274,26 +275,59 @@ static float *sum_at(const run *r, int64_t slot, int64_t k, int64_t j, int64_t t
     return sums + ((k * (r->column_group / BLOCK_COLUMNS) + j) * r->taps + tap) * SUM;
 }
 
-static void add_band(const run *r, const group *g, const amx_inner *inner, const scratch *s,
-                     int64_t slot, bool first)
+/* Steps [from, to) of a band: into all sums of a group. */
+static void add_part(const run *r, const group *g, const scratch *s, tiles *t, int64_t slot,
+                     int64_t from, int64_t to, bool first)
 {
-    const amx_ahead nothing = {NULL, 0};
-    tiles t;
-    tile_begin(&t);
-    for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++) {
-        const uint16_t *left = s->left + k * BLOCK_ROWS * r->dy_length;
+    const conv_problem *p = &r->p;
+    const amx_inner inner = {(int)(to - from), 1, s->offset + from};
+    for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++)
         for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++)
             for (int64_t tap = 0; tap < r->taps; tap++) {
-                const conv_problem *p = &r->p;
-                int64_t shift = r->kind == SHIFTED
-                                    ? (p->kh - 1 - tap / p->kw) * r->pitch + p->kw - 1 - tap % p->kw
-                                    : 0;
-                amx_product(&t, inner, left + shift, left + shift + TILE_ROWS * r->dy_length,
-                            r->dy_length * 2, s->right + j * r->x_length * BLOCK_COLUMNS, nothing,
-                            !first, sum_at(r, slot, k, j, tap));
+                const uint16_t *left = s->left + k * BLOCK_ROWS * r->dy_length;
+                if (r->kind == SHIFTED)
+                    left += (p->kh - 1 - tap / p->kw) * r->pitch + p->kw - 1 - tap % p->kw;
+                amx_product(t, &inner, left, left + TILE_ROWS * r->dy_length, r->dy_length * 2,
+                            s->right + j * r->x_length * BLOCK_COLUMNS + from * STEP_ELEMENTS,
+                            (amx_ahead){NULL, 0}, !first, sum_at(r, slot, k, j, tap));
             }
-    }
+}
+
+static void add_band(const run *r, const group *g, const scratch *s, int64_t slot, int64_t steps,
+                     bool first)
+{
+    tiles t;
+    tile_begin(&t);
+    for (int64_t q = 0; q < steps; q += PART)
+        add_part(r, g, s, &t, slot, q, lgv_min_i64(q + PART, steps), first && q == 0);
     tile_end(&t);
+}
+
+/* dw[columns][taps] of one output from its sums, SUM apart for each tap. */
+LGV_FOLD void write_dense(const float *sum, int64_t columns, int taps, bool add, float *dw)
+{
+    for (int64_t i = 0; i < columns; i++, dw += taps) {
+        LGV_UNROLL
+        for (int t = 0; t < taps; t++) dw[t] = add ? dw[t] + sum[t * SUM + i] : sum[t * SUM + i];
+    }
+}
+
+/* Columns of taps and channels from `column` on; with several taps a sum, all taps of channels. */
+static void write_any(const run *r, const float *sum, int64_t column, int64_t columns, float *dw)
+{
+    const conv_problem *p = &r->p;
+    int64_t tap = column / p->x.c, c = column % p->x.c;
+    for (int64_t i = 0; i < columns; i++) {
+        for (int64_t t = tap; t < tap + r->taps; t++) {
+            float *to = dw + c * p->ws[1] + t / p->kw * p->ws[2] + t % p->kw * p->ws[3];
+            float v = sum[(t - tap) * SUM + i];
+            *to = r->accumulate ? *to + v : v;
+        }
+        if (++c == p->x.c) {
+            c = 0;
+            tap++;
+        }
+    }
 }
 
 /* dw of blocks (k, j) of a group from the sums of a slot. */
@@ -302,18 +336,19 @@ static void write_block(const run *r, const group *g, int64_t slot, int64_t k, i
     const conv_problem *p = &r->p;
     const float *sum = sum_at(r, slot, k, j, 0);
     int64_t outputs = lgv_min_i64(BLOCK_ROWS, g->k - k * BLOCK_ROWS),
+            j0 = g->j0 + j * BLOCK_COLUMNS,
             columns = lgv_min_i64(BLOCK_COLUMNS, g->j - j * BLOCK_COLUMNS);
+    bool dense = r->kind != GATHERED && p->ws[1] == r->taps;
     for (int64_t o = 0; o < outputs; o++, sum += BLOCK_COLUMNS) {
         float *dw = p->wd + (g->k0 + k * BLOCK_ROWS + o) * p->ws[0];
-        for (int64_t i = 0; i < columns; i++) {
-            int64_t column = g->j0 + j * BLOCK_COLUMNS + i, first = column / p->x.c;
-            for (int64_t t = 0; t < r->taps; t++) {
-                int64_t tap = first + t;
-                float *to = dw + column % p->x.c * p->ws[1] + tap / p->kw * p->ws[2] +
-                            tap % p->kw * p->ws[3];
-                *to = r->accumulate ? *to + sum[t * SUM + i] : sum[t * SUM + i];
-            }
-        }
+        if (dense && r->taps == 9 && r->accumulate)
+            write_dense(sum, columns, 9, true, dw + j0 * 9);
+        else if (dense && r->taps == 9)
+            write_dense(sum, columns, 9, false, dw + j0 * 9);
+        else if (dense && r->taps == 1)
+            write_dense(sum, columns, 1, r->accumulate, dw + j0);
+        else
+            write_any(r, sum, j0, columns, dw);
     }
 }
 
@@ -332,11 +367,11 @@ static void sum_task(void *arg, int64_t task, int thread)
     group g = find_group(r, task % groups);
     scratch s = scratch_of(r, thread);
     for (int64_t band = first; band < last; band++) {
-        amx_inner inner =
+        int64_t steps =
             r->kind == SHIFTED ? locate_shifted(r, &g, band, &s) : locate_direct(r, &g, band, &s);
         make_left(r, &g, &s, r->dy_length - TILE_BF16);
-        make_right(r, &g, &s, inner.taps * inner.steps * TILE_BF16);
-        add_band(r, &g, &inner, &s, slot, band == first);
+        make_right(r, &g, &s, steps * TILE_BF16);
+        add_band(r, &g, &s, slot, steps, band == first);
     }
     if (r->pieces == 1) write_group(r, &g, slot);
 }

@@ -24,16 +24,15 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
         tile_zero(s, 2);
         tile_zero(s, 3);
     }
-    for (int t = 0; t < inner->taps; t++) {
-        const int64_t offset = inner->offset[t];
-        const uint16_t *left0 = a0 + offset, *left1 = a1 + offset;
-        for (int64_t i = 0; i < inner->steps; i++) {
+    for (int64_t i = 0; i < inner->steps; i++) {
+        for (int t = 0; t < inner->taps; t++) {
+            const int64_t offset = inner->offset[t];
             const char *near = (const char *)(b + NEAR * STEP_ELEMENTS);
             for (int line = 0; line < ahead.lines; line++) {
                 __builtin_prefetch(ahead.p, 0, 2);
                 ahead.p += 64;
             }
-            tile_load(s, 4, left0, stride);
+            tile_load(s, 4, a0 + offset, stride);
             tile_load(s, 6, b, TILE_BYTES);
             tile_dot(s, 0, 4, 6);
             LGV_UNROLL
@@ -42,13 +41,13 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_dot(s, 1, 4, 7);
             LGV_UNROLL
             for (int line = 16; line < 32; line++) __builtin_prefetch(near + 64 * line, 0, 3);
-            tile_load(s, 5, left1, stride);
+            tile_load(s, 5, a1 + offset, stride);
             tile_dot(s, 2, 5, 6);
             tile_dot(s, 3, 5, 7);
-            left0 += TILE_BF16;
-            left1 += TILE_BF16;
             b += STEP_ELEMENTS;
         }
+        a0 += TILE_BF16;
+        a1 += TILE_BF16;
     }
     tile_store(s, 0, sum, ROW_BYTES);
     tile_store(s, 1, sum + TILE_F32, ROW_BYTES);
@@ -69,27 +68,80 @@ static inline vreal epilogue(const amx_result *r, vreal v, const void *residual,
     return v;
 }
 
+/* Walks over the result's pixels row by row. */
+typedef struct pixel {
+    int64_t n, i, j;
+} pixel;
+
+static inline void next_pixel(const amx_result *r, pixel *p)
+{
+    if (++p->j < r->w) return;
+    p->j = 0;
+    if (++p->i < r->h) return;
+    p->i = 0;
+    p->n++;
+}
+
+static inline char *at_pixel(const void *data, const pixel *p, int64_t sn, int64_t sh, int64_t sw,
+                             bool wide)
+{
+    return (char *)data + (p->n * sn + p->i * sh + p->j * sw) * (wide ? 4 : 2);
+}
+
+/* The common case: 32 columns in bf16, no activation, no gate. */
+static void finish_simple(const amx_result *r, const float *sum, pixel at, int64_t count,
+                          int64_t k0)
+{
+    enum { VECTORS = BLOCK_COLUMNS / VL };
+    const conv_epilogue *e = &r->e;
+    const lgv_nhwc *rs = &e->residual_shape;
+    vreal bias[VECTORS], row[VECTORS], v[VECTORS];
+    LGV_UNROLL
+    for (int i = 0; i < VECTORS; i++) {
+        bias[i] = e->bias ? v_load(e->bias + k0 + i * VL) : v_zero();
+        row[i] = v_zero();
+    }
+    int64_t n = -1;
+    for (; count > 0; count--, sum += BLOCK_COLUMNS) {
+        if (e->row && at.n != n) {
+            n = at.n;
+            LGV_UNROLL
+            for (int i = 0; i < VECTORS; i++)
+                row[i] = v_load(e->row + n * e->row_stride + k0 + i * VL);
+        }
+        LGV_UNROLL
+        for (int i = 0; i < VECTORS; i++)
+            v[i] = v_add(v_add(v_load(sum + i * VL), bias[i]), row[i]);
+        if (e->residual) {
+            const char *x = at_pixel(e->residual, &at, rs->sn, rs->sh, rs->sw, r->wide_residual);
+            LGV_UNROLL
+            for (int i = 0; i < VECTORS; i++)
+                v[i] = v_add(v[i], amx_load_n(x, k0 + i * VL, VL, r->wide_residual));
+        }
+        store_row((uint16_t *)(void *)at_pixel(r->y, &at, r->sn, r->sh, r->sw, false) + k0, v);
+        next_pixel(r, &at);
+    }
+}
+
 void amx_finish(const amx_result *r, const float *sum, int64_t first, int64_t count, int64_t k0)
 {
-    const lgv_nhwc *rs = &r->e.residual_shape;
-    int64_t j = first % r->w, i = first / r->w % r->h, n = first / r->w / r->h;
+    const conv_epilogue *e = &r->e;
+    const lgv_nhwc *rs = &e->residual_shape;
+    pixel at = {first / r->w / r->h, first / r->w % r->h, first % r->w};
     int64_t columns = lgv_min_i64(BLOCK_COLUMNS, r->k - k0);
-    for (int64_t row = 0; row < count; row++, sum += BLOCK_COLUMNS) {
-        char *y = (char *)r->y + (n * r->sn + i * r->sh + j * r->sw) * (r->wide ? 4 : 2);
-        const char *residual = (const char *)r->e.residual;
-        if (residual)
-            residual += (n * rs->sn + i * rs->sh + j * rs->sw) * (r->wide_residual ? 4 : 2);
+    if (columns == BLOCK_COLUMNS && !r->wide && !e->act && !e->gate) {
+        finish_simple(r, sum, at, count, k0);
+        return;
+    }
+    for (; count > 0; count--, sum += BLOCK_COLUMNS) {
+        char *y = at_pixel(r->y, &at, r->sn, r->sh, r->sw, r->wide);
+        const char *residual = NULL;
+        if (e->residual)
+            residual = at_pixel(e->residual, &at, rs->sn, rs->sh, rs->sw, r->wide_residual);
         for (int64_t k = 0; k < columns; k += VL) {
-            int64_t left = columns - k;
-            vreal v = epilogue(r, v_load(sum + k), residual, n, k0 + k, left);
-            amx_store_n(y, k0 + k, left, r->wide, v);
+            vreal v = epilogue(r, v_load(sum + k), residual, at.n, k0 + k, columns - k);
+            amx_store_n(y, k0 + k, columns - k, r->wide, v);
         }
-        if (++j == r->w) {
-            j = 0;
-            if (++i == r->h) {
-                i = 0;
-                n++;
-            }
-        }
+        next_pixel(r, &at);
     }
 }

@@ -1,7 +1,8 @@
 /* amx_product.h - the one product under all bf16 kernels, and the packed layout of its right operand.
    A block of 32 rows by 32 columns of f32 sums lives in four tiles. Left rows are read where they lie, 16
-   rows a fixed stride apart: 16 neighbouring pixels, whatever the window's offset. Each sum runs over taps,
-   then channels, in steps of 32; nothing else decides its order. */
+   rows a fixed stride apart: 16 neighbouring pixels, whatever the window's offset. A sum runs over steps of 32
+   channels and, within, over taps, whose left rows largely coincide and so come from L1. Nothing else
+   decides its order. */
 #ifndef LGV_AMX_PRODUCT_H
 #define LGV_AMX_PRODUCT_H
 
@@ -12,7 +13,7 @@
    two tiles (columns 0-15, 16-31) of [row pair p][column q][2], the pair's rows 2p and 2p+1. */
 enum { STEP_ELEMENTS = 2 * TILE_ELEMENTS, STEP_BYTES = 2 * STEP_ELEMENTS };
 
-/* The inner dimension: for each tap, `steps` steps along the left rows from offset[tap] on. */
+/* The inner dimension: `steps` times along the left rows, and in each for every tap its offset. */
 typedef struct amx_inner {
     int taps;
     int64_t steps;

@@ -56,6 +56,12 @@ static inline void tile_memory_ready(void)
 #define tile_store(s, t, p, stride) _tile_stored(t, p, stride)
 #define tile_dot(s, c, a, b)        _tile_dpbf16ps(c, a, b)
 
+/* 32 sums to bf16, rounded to nearest even. */
+static inline void store_row(uint16_t *to, const vreal v[BLOCK_COLUMNS / VL])
+{
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]));
+}
+
 /* to[i][j] = from[j][i], 16 by 16; rows of `to` start `stride` elements apart. */
 static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
 {
@@ -134,6 +140,10 @@ static inline void tile_dot(tiles *s, int c, int a, int b)
         }
         memcpy(s->byte[c][m], sum, sizeof sum);
     }
+}
+static inline void store_row(uint16_t *to, const vreal v[BLOCK_COLUMNS / VL])
+{
+    for (int i = 0; i < BLOCK_COLUMNS / VL; i++) v_store_bf16(to + i * VL, v[i]);
 }
 static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
 {
