@@ -230,8 +230,8 @@ static void run_pair(const run *r, const band *b, tiles *s, int64_t tile, int64_
         a1 = tile_left(r, b, tile + 1);
     }
     for (int64_t k = first; k < last; k++) {
-        amx_product(s, &r->inner, a0, a1, r->pitch * 2, r->right + k * r->block_stride, ahead,
-                    false, sum);
+        amx_right right = {r->right + k * r->block_stride, TILE_ELEMENTS, STEP_ELEMENTS};
+        amx_product(s, &r->inner, a0, a1, r->pitch * 2, right, ahead, false, sum);
         ahead.p += ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
         amx_finish(&r->y, sum, pixel[0], count[0], k * BLOCK_COLUMNS);
         amx_finish(&r->y, sum + TILE_ROWS * BLOCK_COLUMNS, pixel[1], count[1], k * BLOCK_COLUMNS);
@@ -497,8 +497,8 @@ static void grad_x(const lgv_call *c)
     }
 #define GRAD_W(name_)                                                                              \
     {                                                                                              \
-        .op = name_, .name = "amx", .accepts = amx_conv_w_accepts, .accumulates = true,            \
-        .workspace = amx_conv_w_workspace, .run = amx_conv_w                                       \
+        .op = name_, .name = "amx", .bf16 = true, .accepts = amx_conv_w_accepts,                   \
+        .accumulates = true, .workspace = amx_conv_w_workspace, .run = amx_conv_w                  \
     }
 
 static const lgv_kernel kernels[] = {

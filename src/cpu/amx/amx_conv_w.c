@@ -1,7 +1,9 @@
 /* amx_conv_w.c - the gradient for weights in bf16: dw[k, tap, c] = sum over positions of dy[., k] x[., c].
    The inner dimension is positions, so dy is transposed (left rows are outputs k) and x becomes right operands of
-   position pairs. Windows of stride 1 need both once: over a flat space of positions with zeros between
-   rows and pictures a tap is only an offset into dy's rows. Other windows gather x first.
+   position pairs. For windows of stride 1 positions are (row of dy, column of x), flat, with zero rows between
+   pictures: a tap's row is then an offset into x's pairs (rows have an even length) and its column one of
+   kw shifted copies of dy. So every tile load is aligned; loads across cache lines halve the speed.
+   Other windows gather x first.
    A task owns a group of outputs and channels and walks over bands of positions, whose copies and sums fit L2.
    Where groups are few, positions are cut into at most 8 pieces by shape, added in order at the end. */
 #include "amx_conv.h"
@@ -21,15 +23,14 @@ typedef struct run {
     conv_problem p;
     const uint16_t *x, *dy;
     kind kind;
-    int taps;             /* offsets into dy: 1 unless SHIFTED */
+    int taps, copies;     /* sums of a pair of blocks, and copies of dy: 1 unless SHIFTED */
     int64_t columns;      /* channels, GATHERED: of all taps */
     int64_t column_group; /* columns of a group */
     int64_t k_groups, j_groups;
-    int64_t pitch;          /* SHIFTED: positions from one row to the next */
+    int64_t pitch;          /* SHIFTED: positions from one row to the next, even */
     int64_t rows, pictures; /* of a band (SHIFTED) */
     int64_t picture_rows;   /* rows from one picture to the next */
     int64_t picture_bands;
-    bool exact; /* SHIFTED: rows are whole steps, zeros between them are left out */
     int64_t bands, pieces;
     int64_t x_length, dy_length; /* positions of a band, at most */
     int64_t slots;               /* partial results in memory */
@@ -43,9 +44,8 @@ typedef struct scratch {
     const uint16_t **x,
         **dy;        /* of each position, at the group's first channel; zeros where there is none */
     uint16_t *right; /* x: [block of 32 columns][step] */
-    uint16_t *left;  /* dy: [output][dy_length] */
+    uint16_t *left;  /* dy: [copy][output][dy_length] */
     uint16_t *rows;  /* GATHERED: [position][column_group] */
-    int64_t *offset; /* of each step of x, into left */
 } scratch;
 
 typedef struct group {
@@ -55,39 +55,36 @@ typedef struct group {
 static const uint16_t zeros[GROUP];
 
 /* --- Layout: a function of shapes --------------------------------------------------------------------- */
-static void cut_shifted(run *r, int64_t margin)
+static void cut_shifted(run *r)
 {
     const conv_problem *p = &r->p;
-    r->exact = p->x.w % TILE_BF16 == 0;
     int64_t rows = lgv_max_i64(1, BAND / r->pitch);
-    r->pictures = 1;
-    if (rows >= p->x.h && !r->exact) {
-        r->rows = p->x.h;
-        r->pictures = lgv_max_i64(1, lgv_min_i64(p->x.n, BAND / (r->picture_rows * r->pitch)));
+    if (rows >= p->y.h) {
+        r->rows = p->y.h;
+        r->pictures = lgv_max_i64(1, lgv_min_i64(p->y.n, BAND / (r->picture_rows * r->pitch)));
     } else {
-        r->rows = lgv_ceil_div(p->x.h, lgv_ceil_div(p->x.h, rows));
+        r->rows = lgv_ceil_div(p->y.h, lgv_ceil_div(p->y.h, rows));
+        r->pictures = 1;
     }
-    r->picture_bands = lgv_ceil_div(p->x.h, r->rows);
-    r->bands = r->picture_bands * lgv_ceil_div(p->x.n, r->pictures);
-    int64_t all = r->pictures == 1 ? r->rows : r->pictures * r->picture_rows;
-    r->x_length = amx_round(all * (r->exact ? p->x.w : r->pitch), TILE_BF16);
-    r->dy_length = amx_round(all * r->pitch, TILE_BF16) + amx_round(margin, TILE_BF16);
+    r->picture_bands = lgv_ceil_div(p->y.h, r->rows);
+    r->bands = r->picture_bands * lgv_ceil_div(p->y.n, r->pictures);
+    int64_t all = ((r->pictures - 1) * r->picture_rows + r->rows) * r->pitch;
+    r->dy_length = amx_round(all, TILE_BF16);
+    r->x_length = r->dy_length + amx_round((p->kh - 1) * r->pitch, TILE_BF16);
 }
 
-/* Zeros between rows must cover what a window reads beyond them, and leave room for the rows of dy. */
+/* Zero rows between pictures must cover what a window reads above and below. */
 static bool can_shift(const conv_problem *p, int64_t *pitch, int64_t *picture_rows)
 {
-    int64_t right = p->y.w - 1 - p->left + p->kw - p->x.w,
-            below = p->y.h - 1 - p->top + p->kh - p->x.h;
-    *pitch = p->x.w + lgv_max_i64(p->left, lgv_max_i64(0, right));
-    *picture_rows = p->x.h + lgv_max_i64(p->top, lgv_max_i64(0, below));
-    return p->stride == 1 && p->kh * p->kw > 1 && p->x.c >= 16 && p->y.w <= *pitch &&
-           p->y.h <= *picture_rows && p->left < p->kw && p->top < p->kh;
+    int64_t below = p->y.h - 1 - p->top + p->kh - p->x.h;
+    *pitch = amx_round(lgv_max_i64(p->x.w, p->y.w), 2);
+    *picture_rows = lgv_max_i64(p->y.h, p->x.h + lgv_max_i64(p->top, lgv_max_i64(0, below)));
+    return p->stride == 1 && p->kh * p->kw > 1 && p->x.c >= 16;
 }
 
 static run describe(const lgv_call *c)
 {
-    run r = {.p = conv_describe(c), .taps = 1, .accumulate = c->accumulate};
+    run r = {.p = conv_describe(c), .taps = 1, .copies = 1, .accumulate = c->accumulate};
     const conv_problem *p = &r.p;
     r.x = (const uint16_t *)p->xd;
     r.dy = (const uint16_t *)p->yd;
@@ -97,11 +94,13 @@ static run describe(const lgv_call *c)
     r.columns = r.kind == GATHERED ? window * p->x.c : p->x.c;
     if (r.kind == SHIFTED) {
         r.taps = window;
-        cut_shifted(&r, (p->kh - 1) * r.pitch + p->kw - 1);
+        r.copies = p->kw;
+        cut_shifted(&r);
     } else {
         r.bands = lgv_ceil_div(p->y.n * p->y.h * p->y.w, BAND);
         r.x_length = r.dy_length = BAND;
     }
+    r.x_length += TILE_BF16;
     r.dy_length += TILE_BF16; /* off each other's cache sets */
     r.column_group = r.kind == SHIFTED ? GROUP : 4 * GROUP;
     r.column_group = lgv_min_i64(r.column_group, amx_round(r.columns, BLOCK_COLUMNS));
@@ -115,8 +114,7 @@ static run describe(const lgv_call *c)
     r.thread_bytes = amx_lines((size_t)r.x_length * sizeof(void *)) +
                      amx_lines((size_t)r.dy_length * sizeof(void *)) +
                      amx_lines((size_t)(r.x_length * r.column_group) * 2) +
-                     amx_lines((size_t)(r.dy_length * k) * 2) +
-                     amx_lines((size_t)(r.x_length / TILE_BF16) * sizeof(int64_t));
+                     amx_lines((size_t)(r.copies * r.dy_length * k) * 2);
     if (r.kind == GATHERED) r.thread_bytes += amx_lines((size_t)(BAND * r.column_group) * 2);
     return r;
 }
@@ -136,8 +134,7 @@ static scratch scratch_of(const run *r, int thread)
     s.x = take(&p, (size_t)r->x_length * sizeof(void *));
     s.dy = take(&p, (size_t)r->dy_length * sizeof(void *));
     s.right = take(&p, (size_t)(r->x_length * r->column_group) * 2);
-    s.left = take(&p, (size_t)(r->dy_length * k) * 2);
-    s.offset = take(&p, (size_t)(r->x_length / TILE_BF16) * sizeof(int64_t));
+    s.left = take(&p, (size_t)(r->copies * r->dy_length * k) * 2);
     s.rows = (uint16_t *)(void *)p;
     return s;
 }
@@ -156,36 +153,31 @@ static void clear(const uint16_t **p, int64_t n)
     for (int64_t i = 0; i < n; i++) p[i] = zeros;
 }
 
-/* Rows [h0, h0+rows) of `pictures` pictures; returns the steps. dy stands (kh-1-top, kw-1-left) later than x, so that tap
-   (i, j) of a position is dy's (kh-1-i, kw-1-j) on. */
+/* Rows [h0, h0+rows) of `pictures` pictures; returns the steps. x stands `top` rows later than dy, so that tap row i of
+   a position is x's i rows on. */
 static int64_t locate_shifted(const run *r, const group *g, int64_t band, const scratch *s)
 {
     const conv_problem *p = &r->p;
     int64_t n0 = band / r->picture_bands * r->pictures, h0 = band % r->picture_bands * r->rows;
-    int64_t pictures = lgv_min_i64(r->pictures, p->x.n - n0),
-            rows = lgv_min_i64(r->rows, p->x.h - h0);
-    int64_t width = r->exact ? p->x.w : r->pitch, lead = p->kw - 1 - p->left;
+    int64_t pictures = lgv_min_i64(r->pictures, p->y.n - n0),
+            rows = lgv_min_i64(r->rows, p->y.h - h0);
     clear(s->x, r->x_length);
     clear(s->dy, r->dy_length);
     for (int64_t n = 0; n < pictures; n++) {
         const uint16_t *x = r->x + (n0 + n) * p->x.sn + g->j0,
                        *dy = r->dy + (n0 + n) * p->y.sn + g->k0;
+        int64_t first = n * r->picture_rows;
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < p->x.w; j++)
-                s->x[(n * r->picture_rows + i) * width + j] = x + (h0 + i) * p->x.sh + j * p->x.sw;
+            for (int64_t j = 0; j < p->y.w; j++)
+                s->dy[(first + i) * r->pitch + j] = dy + (h0 + i) * p->y.sh + j * p->y.sw;
         for (int64_t i = 0; i < rows + p->kh - 1; i++) {
-            int64_t row = h0 + i - (p->kh - 1 - p->top);
-            if (row < 0 || row >= p->y.h) continue;
-            const uint16_t **to = s->dy + (n * r->picture_rows + i) * r->pitch + lead;
-            for (int64_t j = 0; j < p->y.w; j++) to[j] = dy + row * p->y.sh + j * p->y.sw;
+            int64_t row = h0 + i - p->top;
+            if (row < 0 || row >= p->x.h) continue;
+            for (int64_t j = 0; j < p->x.w; j++)
+                s->x[(first + i) * r->pitch + j] = x + row * p->x.sh + j * p->x.sw;
         }
     }
-    int64_t used = ((pictures - 1) * r->picture_rows + rows) * width;
-    int64_t steps = lgv_ceil_div(used, TILE_BF16);
-    for (int64_t q = 0; q < steps; q++)
-        s->offset[q] =
-            r->exact ? q * TILE_BF16 / width * r->pitch + q * TILE_BF16 % width : q * TILE_BF16;
-    return steps;
+    return lgv_ceil_div(((pictures - 1) * r->picture_rows + rows) * r->pitch, TILE_BF16);
 }
 
 /* Columns [j0, j0+j) of x under the window of output (n, h, w), tap after tap. */
@@ -227,44 +219,60 @@ static int64_t locate_direct(const run *r, const group *g, int64_t band, const s
             }
         }
     }
-    int64_t steps = lgv_ceil_div(count, TILE_BF16);
-    for (int64_t q = 0; q < steps; q++) s->offset[q] = q * TILE_BF16;
-    return steps;
+    return lgv_ceil_div(count, TILE_BF16);
 }
 
 /* --- Operands ------------------------------------------------------------------------------------------- */
-/* dy at 32 positions a time, transposed: rows of outputs. */
-static void make_left(const run *r, const group *g, const scratch *s, int64_t length)
+/* The copy that tap column j reads: dy's columns moved by left - j, zeros where there are none. */
+static void shift_left(const run *r, int64_t outputs, int64_t length, const uint16_t *from,
+                       int64_t shift, uint16_t *to)
 {
-    uint32_t pairs[16][16];
-    int64_t k_end = amx_round(g->k, BLOCK_ROWS);
-    for (int64_t q = 0; q < length; q += TILE_BF16)
-        for (int64_t k = 0; k < k_end; k += 16) {
-            for (int i = 0; i < 16; i++)
-                amx_interleave(s->dy[q + 2 * i] + k, s->dy[q + 2 * i + 1] + k, g->k - k, pairs[i]);
-            transpose16(pairs, (uint32_t *)(void *)(s->left + k * r->dy_length + q),
-                        r->dy_length / 2);
+    int64_t keep = r->p.y.w - lgv_max_i64(shift, 0), first = lgv_max_i64(-shift, 0);
+    for (int64_t k = 0; k < outputs; k++, from += r->dy_length, to += r->dy_length) {
+        if (shift > 0) {
+            memcpy(to, from + shift, (size_t)(length - shift) * 2);
+            memset(to + length - shift, 0, (size_t)shift * 2);
+        } else {
+            memcpy(to - shift, from, (size_t)(length + shift) * 2);
         }
-}
-
-/* x as right operands, blocks of 32 columns x_length * 32 elements apart. zeros has GROUP elements, enough for
-   one block of columns from any group's start. */
-static void make_right(const run *r, const group *g, const scratch *s, int64_t length)
-{
-    for (int64_t j = 0; j < g->j; j += 16) {
-        uint16_t *block = s->right + j / BLOCK_COLUMNS * r->x_length * BLOCK_COLUMNS +
-                          j % BLOCK_COLUMNS / 16 * TILE_ELEMENTS;
-        for (int64_t q = 0; q < length; q += 2) {
-            const uint16_t *a = s->x[q] == zeros ? zeros : s->x[q] + j,
-                           *b = s->x[q + 1] == zeros ? zeros : s->x[q + 1] + j;
-            uint16_t *to = block + q / TILE_BF16 * STEP_ELEMENTS + q % TILE_BF16 / 2 * TILE_BF16;
-            amx_interleave(a, b, g->j - j, (uint32_t *)(void *)to);
+        for (int64_t row = 0; row < length; row += r->pitch) {
+            int64_t end = lgv_min_i64(row + r->pitch, length);
+            for (int64_t j = row; j < lgv_min_i64(row + first, end); j++) to[j] = 0;
+            for (int64_t j = row + first + lgv_max_i64(0, keep); j < end; j++) to[j] = 0;
         }
     }
-    if ((g->j - 1) % BLOCK_COLUMNS >= 16) return; /* the last block's second tile has no columns */
-    uint16_t *block = s->right + (g->j - 1) / BLOCK_COLUMNS * r->x_length * BLOCK_COLUMNS;
+}
+
+/* dy at 32 positions a time, transposed to rows of outputs, and its shifted copies. */
+static void make_left(const run *r, const group *g, const scratch *s, int64_t length)
+{
+    const conv_problem *p = &r->p;
+    uint32_t pairs[16][16];
+    int64_t outputs = amx_round(g->k, BLOCK_ROWS), size = outputs * r->dy_length;
+    int own = r->copies > 1 ? p->left : 0;
+    uint16_t *left = s->left + own * size;
     for (int64_t q = 0; q < length; q += TILE_BF16)
-        memset(block + q / TILE_BF16 * STEP_ELEMENTS + TILE_ELEMENTS, 0, TILE_ELEMENTS * 2);
+        for (int64_t k = 0; k < outputs; k += 16) {
+            for (int i = 0; i < 16; i++)
+                amx_interleave(s->dy[q + 2 * i] + k, s->dy[q + 2 * i + 1] + k, g->k - k, pairs[i]);
+            transpose16(pairs, (uint32_t *)(void *)(left + k * r->dy_length + q), r->dy_length / 2);
+        }
+    for (int copy = 0; copy < r->copies; copy++)
+        if (copy != own)
+            shift_left(r, outputs, length, left, p->left - copy, s->left + copy * size);
+}
+
+/* x as right operands: 16 columns at a time, [position pair][column][2]. */
+static void make_right(const run *r, const group *g, const scratch *s, int64_t length)
+{
+    for (int64_t j = 0; j < amx_round(g->j, BLOCK_COLUMNS); j += 16) {
+        uint32_t *to = (uint32_t *)(void *)(s->right + j * r->x_length);
+        for (int64_t q = 0; q < length; q += 2, to += 16) {
+            const uint16_t *a = s->x[q] == zeros ? zeros : s->x[q] + j,
+                           *b = s->x[q + 1] == zeros ? zeros : s->x[q + 1] + j;
+            amx_interleave(a, b, g->j - j, to);
+        }
+    }
 }
 
 /* --- Sums ------------------------------------------------------------------------------------------------ */
@@ -275,22 +283,27 @@ static float *sum_at(const run *r, int64_t slot, int64_t k, int64_t j, int64_t t
     return sums + ((k * (r->column_group / BLOCK_COLUMNS) + j) * r->taps + tap) * SUM;
 }
 
-/* Steps [from, to) of a band: into all sums of a group. */
+/* Steps [from, to) of a band: into all sums of a group. Copies outside, so that a block of one stays in L1 while
+   all columns and tap rows use it. */
 static void add_part(const run *r, const group *g, const scratch *s, tiles *t, int64_t slot,
                      int64_t from, int64_t to, bool first)
 {
-    const conv_problem *p = &r->p;
-    const amx_inner inner = {(int)(to - from), 1, s->offset + from};
+    const int64_t none = 0, size = amx_round(g->k, BLOCK_ROWS) * r->dy_length;
+    const amx_inner inner = {1, to - from, &none};
     for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++)
-        for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++)
-            for (int64_t tap = 0; tap < r->taps; tap++) {
-                const uint16_t *left = s->left + k * BLOCK_ROWS * r->dy_length;
-                if (r->kind == SHIFTED)
-                    left += (p->kh - 1 - tap / p->kw) * r->pitch + p->kw - 1 - tap % p->kw;
-                amx_product(t, &inner, left, left + TILE_ROWS * r->dy_length, r->dy_length * 2,
-                            s->right + j * r->x_length * BLOCK_COLUMNS + from * STEP_ELEMENTS,
-                            (amx_ahead){NULL, 0}, !first, sum_at(r, slot, k, j, tap));
-            }
+        for (int copy = 0; copy < r->copies; copy++) {
+            const uint16_t *left =
+                s->left + copy * size + k * BLOCK_ROWS * r->dy_length + from * TILE_BF16;
+            for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++)
+                for (int i = 0; i < r->taps / r->copies; i++) {
+                    amx_right right = {s->right + j * BLOCK_COLUMNS * r->x_length +
+                                           (from * TILE_BF16 + i * r->pitch) * 16,
+                                       16 * r->x_length, TILE_ELEMENTS};
+                    amx_product(t, &inner, left, left + TILE_ROWS * r->dy_length, r->dy_length * 2,
+                                right, (amx_ahead){NULL, 0}, !first,
+                                sum_at(r, slot, k, j, i * r->copies + copy));
+                }
+        }
 }
 
 static void add_band(const run *r, const group *g, const scratch *s, int64_t slot, int64_t steps,
@@ -369,8 +382,8 @@ static void sum_task(void *arg, int64_t task, int thread)
     for (int64_t band = first; band < last; band++) {
         int64_t steps =
             r->kind == SHIFTED ? locate_shifted(r, &g, band, &s) : locate_direct(r, &g, band, &s);
-        make_left(r, &g, &s, r->dy_length - TILE_BF16);
-        make_right(r, &g, &s, steps * TILE_BF16);
+        make_left(r, &g, &s, steps * TILE_BF16);
+        make_right(r, &g, &s, steps * TILE_BF16 + r->x_length - r->dy_length);
         add_band(r, &g, &s, slot, steps, band == first);
     }
     if (r->pieces == 1) write_group(r, &g, slot);

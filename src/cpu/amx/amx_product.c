@@ -8,9 +8,16 @@ enum {
     ROW_BYTES = BLOCK_COLUMNS * 4
 };
 
-void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, const uint16_t *b, amx_ahead ahead, bool add, float *sum)
+static inline void prefetch_tile(const uint16_t *tile)
 {
+    LGV_UNROLL
+    for (int line = 0; line < TILE_ROWS; line++) __builtin_prefetch(tile + 32 * line, 0, 3);
+}
+
+void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
+                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum)
+{
+    const uint16_t *b = right.b;
     float *low = sum + TILE_ROWS * BLOCK_COLUMNS;
     tile_memory_ready();
     if (add) {
@@ -27,7 +34,6 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
     for (int64_t i = 0; i < inner->steps; i++) {
         for (int t = 0; t < inner->taps; t++) {
             const int64_t offset = inner->offset[t];
-            const char *near = (const char *)(b + NEAR * STEP_ELEMENTS);
             for (int line = 0; line < ahead.lines; line++) {
                 __builtin_prefetch(ahead.p, 0, 2);
                 ahead.p += 64;
@@ -35,16 +41,14 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_load(s, 4, a0 + offset, stride);
             tile_load(s, 6, b, TILE_BYTES);
             tile_dot(s, 0, 4, 6);
-            LGV_UNROLL
-            for (int line = 0; line < 16; line++) __builtin_prefetch(near + 64 * line, 0, 3);
-            tile_load(s, 7, b + TILE_ELEMENTS, TILE_BYTES);
+            prefetch_tile(b + NEAR * right.step);
+            tile_load(s, 7, b + right.half, TILE_BYTES);
             tile_dot(s, 1, 4, 7);
-            LGV_UNROLL
-            for (int line = 16; line < 32; line++) __builtin_prefetch(near + 64 * line, 0, 3);
+            prefetch_tile(b + right.half + NEAR * right.step);
             tile_load(s, 5, a1 + offset, stride);
             tile_dot(s, 2, 5, 6);
             tile_dot(s, 3, 5, 7);
-            b += STEP_ELEMENTS;
+            b += right.step;
         }
         a0 += TILE_BF16;
         a1 += TILE_BF16;

@@ -20,6 +20,12 @@ typedef struct amx_inner {
     const int64_t *offset; /* elements */
 } amx_inner;
 
+/* Where the steps of a right operand lie: elements from a step's first tile to its second, and to the next step. */
+typedef struct amx_right {
+    const uint16_t *b;
+    int64_t half, step;
+} amx_right;
+
 /* What to bring into L2 for later, a few lines a step; lines 0: nothing. */
 typedef struct amx_ahead {
     const char *p;
@@ -32,7 +38,7 @@ typedef struct amx_ahead {
 /* sum[32][32] = left rows times right (add: plus what was there). a0, a1: the first and second 16 rows, `stride`
    bytes apart. */
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, const uint16_t *b, amx_ahead ahead, bool add, float *sum);
+                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum);
 
 /* A forward operator's result [n,h,w,k] with its epilogue; wide: f32, else bf16. */
 typedef struct amx_result {
