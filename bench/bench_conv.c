@@ -1,7 +1,8 @@
 /* bench_conv.c - GFLOP/s of the convolution and linear kernels on typical shapes.
-   bench_conv [DEVICE [THREADS [KERNEL|any [f32|bf16]]]]. bf16: values in bf16, weights and their gradients in f32.
-   Process CPU time of the best of several runs decides, because other
-   programs may share the machine; rates are per thread. */
+   bench_conv [DEVICE [THREADS [KERNEL|any [f32|bf16 [COUNT]]]]]. bf16: values in bf16, weights and their gradients
+   in f32; COUNT: only the first shapes (6: those of the bars). The best of several runs, by the clock, since the
+   time that the threads wait for each other counts; rates are per thread. "any" is the kernel that a plan
+   would take. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ static const shape shapes[] = {
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -87,7 +88,7 @@ static double rate(lgv_device *d, const shape *s, int pass, const char *name, lg
     void *all[] = {x.data, y.data, w.data, packed, c.workspace};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]);
     double flops = 2.0 * (double)(s->n * out * out) * (double)(s->c * s->k) * s->window * s->window;
-    return flops / best * 1e-9;
+    return flops / best * 1e-9 / d->threads;
 }
 
 int main(int argc, char **argv)
@@ -102,7 +103,8 @@ int main(int argc, char **argv)
     lgv_dtype dtype = argc > 4 && !strcmp(argv[4], "bf16") ? LGV_BF16 : LGV_F32;
     printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n",
            lgv_device_name(d), d->threads);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    size_t all = sizeof shapes / sizeof *shapes, count = argc > 5 ? (size_t)atoi(argv[5]) : all;
+    for (size_t i = 0; i < count && i < all; i++) {
         const shape *s = &shapes[i];
         printf("%3d x %4d -> %4d @ %3d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw,
                s->window, s->window, s->stride);

@@ -209,6 +209,7 @@ static const conv_case patches = {{2, 6, 9, 4}, {11, 4, 3, 3}, {3, {0, 0, 0, 0}}
 static const conv_case oblong = {{1, 5, 8, 3}, {4, 3, 2, 4}, {1, {1, 0, 0, 2}}, false};
 static const conv_case tiny = {{1, 1, 1, 2}, {3, 2, 3, 3}, {1, {1, 1, 1, 1}}, true};
 static const conv_case wide = {{1, 4, 4, 40}, {34, 40, 3, 3}, {1, {1, 1, 1, 1}}, true};
+static const conv_case tiles = {{2, 5, 9, 33}, {34, 33, 3, 3}, {1, {1, 1, 1, 1}}, true};
 
 static lgv_id build_forward(lgv_graph *g, const conv_case *c)
 {
@@ -250,8 +251,9 @@ static lgv_id build_grad_w(lgv_graph *g, const conv_case *c)
 #define CASES(X)                                                                                   \
     X(same3)                                                                                       \
     X(one_channel)                                                                                 \
-    X(three_out) X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches) X(oblong) X(tiny)    \
-        X(wide)
+    X(three_out)                                                                                   \
+    X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches) X(oblong) X(tiny) X(wide)         \
+        X(tiles)
 #define BUILD(name)                                                                                \
     static lgv_id forward_##name(lgv_graph *g)                                                     \
     {                                                                                              \

@@ -2,7 +2,7 @@
    The plain kernels are the definition written as loops: any shape, stride, padding and layout. Sums run
    over channels, then taps, in a fixed order; the weight gradient adds one partial sum per row of
    pixels, which keeps float sums over large batches accurate. */
-#include "gemm.h"
+#include "conv_winograd.h"
 
 typedef struct plain_run {
     conv_problem p;
@@ -132,6 +132,23 @@ void conv_plain_grad_w(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
+    {.op = LGV_OP_conv2d,
+     .name = "winograd",
+     .accepts = wino_accepts,
+     .epilogue = CONV_EPILOGUE,
+     .workspace = wino_workspace,
+     .run = wino_run},
+    {.op = LGV_OP_conv2d_grad_x,
+     .name = "winograd",
+     .accepts = wino_accepts,
+     .workspace = wino_workspace,
+     .run = wino_run},
+    {.op = LGV_OP_conv2d_grad_w,
+     .name = "winograd",
+     .accepts = wino_w_accepts,
+     .accumulates = true,
+     .workspace = wino_w_workspace,
+     .run = wino_w_run},
     {.op = LGV_OP_conv2d,
      .name = "gemm",
      .accepts = conv_gemm_accepts,
