@@ -1,6 +1,6 @@
 /* test_ops.c - the tests every operator's record generates: the record is complete; gradients equal central
    differences on cpu:f64 through the planned arena; every kernel at every level equals the scalar reference, with
-   odd sizes, strided views and NaN; any number of threads gives the same bits. */
+   odd sizes, strided views and NaN; likewise with bf16 operands; any number of threads gives the same bits. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -273,10 +273,15 @@ static float *run_outputs(instance *t, int64_t *total)
     return data;
 }
 
-static void compare(const lgv_op *r, const char *what, const float *a, const float *b, int64_t n,
-                    bool exact)
+static double tolerance_of(const lgv_op *r)
 {
-    double largest = 0, worst = 0, tolerance = exact ? 0 : r->tolerance > 0 ? r->tolerance : 1e-5;
+    return r->tolerance > 0 ? r->tolerance : 1e-5;
+}
+
+/* tolerance 0: equal bits. */
+static void compare(const char *what, const float *a, const float *b, int64_t n, double tolerance)
+{
+    double largest = 0, worst = 0;
     for (int64_t i = 0; i < n; i++) {
         if (isnan(b[i])) {
             if (!isnan(a[i])) fail_msg("%s: a NaN at %lld was lost", what, (long long)i);
@@ -287,7 +292,7 @@ static void compare(const lgv_op *r, const char *what, const float *a, const flo
         largest = fmax(largest, fabs((double)b[i]));
         worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
     }
-    if (!(worst <= tolerance * fmax(largest, 1e-3)) || (exact && worst > 0))
+    if (!(worst <= tolerance * fmax(largest, 1e-3)))
         fail_msg("%s: differs by %.2e of %.2e", what, worst, largest);
 }
 
@@ -320,9 +325,9 @@ static void check_levels(const lgv_op *r, lgv_opcode op, const lgv_example *e, b
                          e->name, spec, k->name, threads, widen ? ", strided" : "",
                          nan ? ", NaN" : "");
                 if (first)
-                    compare(r, what, got, first, n, true);
+                    compare(what, got, first, n, 0);
                 else
-                    compare(r, what, got, want, n, false);
+                    compare(what, got, want, n, tolerance_of(r));
                 plan_drop(&t);
                 if (first)
                     free(got);
@@ -348,21 +353,155 @@ static void test_levels(void **state)
     }
 }
 
+/* --- bf16 ---------------------------------------------------------------------------------------------- */
+/* Which operands of the node under test are bf16. */
+typedef struct narrowing {
+    unsigned in, out;
+    bool reference; /* the inputs are rounded to bf16 but float, and so are the outputs */
+} narrowing;
+
+/* x rounded to bf16; as a channel slice of a wider bf16 value where asked for. */
+static lgv_id rounded(lgv_graph *g, lgv_id x, const narrowing *w, bool widen)
+{
+    lgv_id v = lgv_cast(g, x, LGV_BF16);
+    if (w->reference) return lgv_cast(g, v, LGV_F32);
+    if (!widen || lgv_val(g, v)->rank < 2) return v;
+    int64_t channels = lgv_channels(lgv_val(g, v));
+    return lgv_slice(g, lgv_concat(g, lgv_affine(g, v, 0, 1), v), channels, channels);
+}
+
+/* The node under test is the last: it is taken off, its inputs are rounded, and it comes back. */
+static void narrow(instance *t, const narrowing *w, bool widen)
+{
+    lgv_graph *g = t->g;
+    assert_int_equal(g->value[t->y].node, g->n_nodes - 1);
+    lgv_node n = g->node[--g->n_nodes];
+    for (int k = 0; k < n.n_in; k++)
+        if (n.in[k] >= 0 && w->in >> k & 1) n.in[k] = rounded(g, n.in[k], w, widen);
+    OK(lgv_graph_status(g, &err));
+    for (int k = 0; k < n.n_out; k++) {
+        g->value[n.out[k]].node = (int32_t)g->n_nodes;
+        if (w->out >> k & 1 && !w->reference) g->value[n.out[k]].dtype = LGV_BF16;
+    }
+    OK(lgv_grow(&g->node, &g->cap_nodes, g->n_nodes + 1, sizeof n, &err));
+    g->node[g->n_nodes++] = n;
+}
+
+static void narrow_make(instance *t, const lgv_example *e, narrowing w, bool widen)
+{
+    graph_make(t, e, widen);
+    narrow(t, &w, widen);
+    outputs_make(t, widen);
+}
+
+/* A bf16 output is rounded once at the end, by 2^-9 of its value; a kernel may round what it multiplies on the way
+   (probabilities of attention) once more, hence 2^-8 of the largest value. Sums are float inside, so a float output
+   of bf16 inputs is as close as with float inputs. Output k of all has n[k] elements. */
+static void compare_outputs(instance *t, const lgv_op *r, const narrowing *w, const char *what,
+                            const float *got, const float *want)
+{
+    int64_t at = 0;
+    for (int k = 0; k < t->n_outputs; k++) {
+        int64_t dim[4];
+        lgv_plan_output_at(t->plan, k, NULL, dim);
+        int64_t n = dim[0] * dim[1] * dim[2] * dim[3];
+        compare(what, got + at, want + at, n, w->out >> k & 1 ? 0x1p-8 : tolerance_of(r));
+        at += n;
+    }
+}
+
+static void check_narrow_level(const lgv_op *r, const lgv_example *e, const narrowing *w,
+                               const char *level, const float *want, bool widen, bool nan)
+{
+    char spec[32], what[200];
+    lgv_device *probe = NULL;
+    const lgv_kernel *k;
+    snprintf(spec, sizeof spec, "cpu:%s", level);
+    OK(lgv_device_new(spec, 1, &probe, &err));
+    instance t;
+    narrow_make(&t, e, *w, widen);
+    lgv_opcode op = lgv_node_of(t.g, t.y)->op;
+    for (int i = 0; (k = probe->kernel(probe, op, i)); i++) {
+        float *first = NULL;
+        for (int threads = 1; threads <= 7; threads = threads == 1 ? 2 : threads + 5) {
+            int64_t n;
+            plan_make(&t, spec, threads, k->name);
+            fill_inputs(&t, nan);
+            float *got = run_outputs(&t, &n);
+            snprintf(what, sizeof what, "%s (%s), bf16 in %x out %x, %s kernel %s, %d threads%s%s",
+                     r->name, e->name, w->in, w->out, spec, k->name, threads,
+                     widen ? ", strided" : "", nan ? ", NaN" : "");
+            if (first)
+                compare(what, got, first, n, 0);
+            else
+                compare_outputs(&t, r, w, what, got, want);
+            plan_drop(&t);
+            if (first)
+                free(got);
+            else
+                first = got;
+        }
+        free(first);
+    }
+    instance_drop(&t);
+    lgv_device_free(probe);
+}
+
+static void check_narrow(const lgv_op *r, const lgv_example *e, narrowing w, bool widen, bool nan)
+{
+    static const char *const levels[] = {"scalar", "avx2", "avx512", "amx", "amx-emulated", "f64"};
+    instance t;
+    int64_t n;
+    w.reference = true;
+    narrow_make(&t, e, w, widen);
+    plan_make(&t, "cpu:f64", 1, "plain");
+    fill_inputs(&t, nan);
+    float *want = run_outputs(&t, &n);
+    instance_drop(&t);
+    w.reference = false;
+    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++)
+        if (!strcmp(levels[l], "f64") || lgv_cpu_has(levels[l]))
+            check_narrow_level(r, e, &w, levels[l], want, widen, nan);
+    free(want);
+}
+
+/* Everything that may be bf16, or (LGV_OP_MIXED) every choice of it. */
+static void test_bf16(void **state)
+{
+    const lgv_op *r = lgv_op_record(*(lgv_opcode *)*state);
+    bool mixed = r->flags & LGV_OP_MIXED;
+    for (int i = 0; i < r->n_examples; i++)
+        for (unsigned in = 0; in <= r->bf16_in; in++)
+            for (unsigned out = 0; out <= r->bf16_out; out++) {
+                narrowing w = {in & r->bf16_in, out & r->bf16_out, false};
+                bool all = in == r->bf16_in && out == r->bf16_out;
+                if (w.in != in || w.out != out || (!in && !out) || !(all || mixed)) continue;
+                check_narrow(r, &r->examples[i], w, false, false);
+                if (!all) continue;
+                check_narrow(r, &r->examples[i], w, true, false);
+                check_narrow(r, &r->examples[i], w, false, true);
+            }
+}
+
 int main(void)
 {
     static lgv_opcode ops[LGV_OPS];
-    static char names[2 * LGV_OPS][64];
-    static struct CMUnitTest tests[2 * LGV_OPS + 1];
+    static char names[3 * LGV_OPS][64];
+    static struct CMUnitTest tests[3 * LGV_OPS + 1];
     int n = 0;
     tests[n++] = (struct CMUnitTest){"every record is complete", test_records, NULL, NULL, NULL};
     for (int op = 0; op < LGV_OPS; op++) {
         const lgv_op *r = lgv_op_record((lgv_opcode)op);
         ops[op] = (lgv_opcode)op;
         if (!r->n_examples) continue;
-        snprintf(names[2 * op], sizeof names[0], "%s: gradient", r->name);
-        snprintf(names[2 * op + 1], sizeof names[0], "%s: levels and kernels", r->name);
-        tests[n++] = (struct CMUnitTest){names[2 * op], test_gradients, NULL, NULL, &ops[op]};
-        tests[n++] = (struct CMUnitTest){names[2 * op + 1], test_levels, NULL, NULL, &ops[op]};
+        char(*name)[64] = &names[3 * op];
+        snprintf(name[0], sizeof *name, "%s: gradient", r->name);
+        snprintf(name[1], sizeof *name, "%s: levels and kernels", r->name);
+        snprintf(name[2], sizeof *name, "%s: bf16", r->name);
+        tests[n++] = (struct CMUnitTest){name[0], test_gradients, NULL, NULL, &ops[op]};
+        tests[n++] = (struct CMUnitTest){name[1], test_levels, NULL, NULL, &ops[op]};
+        if (r->bf16_in | r->bf16_out)
+            tests[n++] = (struct CMUnitTest){name[2], test_bf16, NULL, NULL, &ops[op]};
     }
     return _cmocka_run_group_tests("operators", tests, (size_t)n, NULL, NULL);
 }
