@@ -17,8 +17,8 @@ typedef struct job {
     bool inverse;
     int64_t calls; /* per picture */
     cli_progress progress;
-    double start;
-    lgv_error failure; /* of writing a picture: the library only hears "stop" */
+    double start, first_call; /* monotonic seconds */
+    lgv_error failure;        /* of writing a picture: the library only hears "stop" */
 } job;
 
 /* ---- preparing ---- */
@@ -41,7 +41,6 @@ static lgv_status prepare(job *j, lgv_error *err)
         status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
     if (!status) status = name_sampler(j, err);
     if (!status) status = sample_input_make(&j->args, j->pipeline, &j->input, err);
-    if (!status && j->args.metadata) status = lgv_pipeline_hash(j->pipeline, j->output.hash, err);
     if (status) return status;
     j->output.args = &j->args;
     j->output.input = &j->input;
@@ -81,6 +80,11 @@ static int on_progress(void *user, const lgv_sample_progress *p)
 {
     job *j = user;
     char extra[64];
+    j->first_call = p->began;
+    /* Not before it is wanted: hashing the weights takes longer than everything before the first step. */
+    if (p->sample && j->args.metadata && !j->output.hash[0] &&
+        lgv_pipeline_hash(j->pipeline, j->output.hash, &j->failure))
+        return 1;
     if (p->sample &&
         sample_output_add(&j->output, p->first_image, p->images, p->sample, &j->failure))
         return 1;
@@ -141,6 +145,8 @@ static void print_done(const job *j)
         printf("  pictures      %s (the last is %s)\n", j->args.output, j->output.last);
     else
         printf("  picture       %s\n", j->output.last);
+    if (j->args.timings)
+        printf("  first step    began at %.6f s of the monotonic clock\n", j->first_call);
     if (j->args.save_tensors) printf("  tensors       %s\n", j->args.save_tensors);
 }
 

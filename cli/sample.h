@@ -15,7 +15,7 @@ typedef struct sample_args {
     lgv_sample_rng rng;
     lgv_mixed_precision precision;
     uint64_t seed, seed_b; /* interpolation goes from seed to seed_b */
-    bool interpolate, metadata;
+    bool interpolate, metadata, timings;
     bool file; /* output is one PNG, else a folder */
     cli_device_options device;
 } sample_args;

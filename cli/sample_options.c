@@ -12,7 +12,7 @@ static struct {
     char *timesteps, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
     double eta;
-    int no_metadata, clipped;
+    int no_metadata, clipped, timings;
     cli_device_options dev;
 } opt;
 
@@ -56,6 +56,7 @@ static struct poptOption table[] = {
      "SEED_A,SEED_B"},
     {"save-tensors", 0, TEXT, &opt.save_tensors, 0, "write 'sample' and 'trajectory' as floats",
      "FILE.safetensors"},
+    {"timings", 0, POPT_ARG_NONE, &opt.timings, 0, "print when the first step began", NULL},
     {"no-metadata", 0, POPT_ARG_NONE, &opt.no_metadata, 0,
      "no text about seed, sampler and model in the PNG", NULL},
     CLI_PRECISION_OPTION(opt.precision),
@@ -227,6 +228,7 @@ static int read_sources(const cli_command *self, sample_args *a)
     a->init_image = opt.init_image;
     a->save_tensors = opt.save_tensors;
     a->metadata = !opt.no_metadata;
+    a->timings = opt.timings;
     return -1;
 }
 

@@ -102,6 +102,71 @@ static void test_write_makes_packs_stale(void **state)
     lgv_graph_free(writer);
 }
 
+static void count_release(void *owner)
+{
+    ++*(int *)owner;
+}
+
+/* A set in the caller's memory, at an address that is a multiple of 4 only: plans read it, nothing writes it. */
+static void test_mapped_set(void **state)
+{
+    (void)state;
+    lgv_graph *reader = lgv_graph_new(), *writer = lgv_graph_new(), *update = lgv_graph_new();
+    lgv_id w = lgv_param(reader, "w", 2, (int64_t[]){4, 4});
+    lgv_graph_output(reader, lgv_linear(reader, matrix(reader, "x", 3, 4), w, LGV_NONE), "y");
+    lgv_assign(writer, "file", "w", lgv_affine(writer, matrix(writer, "v", 4, 4), 2, 0));
+    lgv_graph_output(update, lgv_adamw(update, 0), "norm");
+    bench b;
+    int released = 0;
+    float memory[20] = {0}, *numbers = memory + 1, y[12], x[12], back[16];
+    for (int i = 0; i < 4; i++) numbers[5 * i] = 3;
+    const float *data[] = {numbers};
+    OK(lgv_device_new(NULL, 2, &b.device, &err));
+    OK(lgv_store_new(b.device, &b.store, &err));
+    OK(lgv_store_declare(b.store, reader, &err));
+    OK(lgv_store_map_set(b.store, "file", data, &released, count_release, &err));
+    assert_int_equal(lgv_store_map_set(b.store, "file", data, &released, count_release, &err),
+                     LGV_ERR_ARGUMENT);
+    OK(lgv_store_add_set(b.store, "weight", &err));
+    lgv_plan *plan = plan_make(&b, reader, &(lgv_plan_options){.weights = "file"});
+    write_ramp(plan, "x", 12);
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "y", y, 12, &err));
+    ramp(x, 12);
+    for (int i = 0; i < 12; i++) assert_true(y[i] == 3 * x[i]);
+    OK(lgv_store_copy(b.store, "file", "weight", &err));
+    OK(lgv_store_read(b.store, "weight", 0, back, 16, &err));
+    assert_memory_equal(back, numbers, sizeof back);
+    OK(lgv_store_read(b.store, "file", 0, back, 16, &err));
+    assert_memory_equal(back, numbers, sizeof back);
+    assert_int_equal(lgv_store_write(b.store, "file", 0, back, 16, &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_store_zero(b.store, "file", &err), LGV_ERR_ARGUMENT);
+    assert_int_equal(lgv_store_copy(b.store, "weight", "file", &err), LGV_ERR_ARGUMENT);
+    lgv_plan *none = NULL;
+    assert_int_equal(lgv_plan_new(b.store, 1, &(lgv_program){"w", writer}, NULL, &none, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "only read"));
+    OK(lgv_store_map_set(b.store, "grad", data, NULL, NULL, &err));
+    OK(lgv_store_add_set(b.store, "exp_avg", &err));
+    OK(lgv_store_add_set(b.store, "exp_avg_sq", &err));
+    assert_int_equal(lgv_plan_new(b.store, 1, &(lgv_program){"u", update}, NULL, &none, &err),
+                     LGV_ERR_ARGUMENT);
+    lgv_plan_free(plan);
+    assert_int_equal(released, 0);
+    bench_drop(&b);
+    assert_int_equal(released, 1);
+    OK(lgv_device_new("cpu:f64", 1, &b.device, &err));
+    OK(lgv_store_new(b.device, &b.store, &err));
+    OK(lgv_store_declare(b.store, reader, &err));
+    assert_int_equal(lgv_store_map_set(b.store, "file", data, &released, count_release, &err),
+                     LGV_ERR_UNSUPPORTED);
+    bench_drop(&b);
+    assert_int_equal(released, 1);
+    lgv_graph_free(reader);
+    lgv_graph_free(writer);
+    lgv_graph_free(update);
+}
+
 /* Of two writes to one buffer the later one stays, whichever value was made first; and a value that was written
    keeps its own meaning for later readers. */
 static void test_writes_in_order(void **state)
@@ -657,6 +722,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_makes_packs_stale),
         cmocka_unit_test(test_writes_in_order),
+        cmocka_unit_test(test_mapped_set),
         cmocka_unit_test(test_value_outlives_update),
         cmocka_unit_test(test_assign_wants_f32),
         cmocka_unit_test(test_reads_before_writes),

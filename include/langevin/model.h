@@ -130,6 +130,10 @@ LGV_API lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *sto
 /* The same from any folder or safetensors file. */
 LGV_API lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
                                                const char *set, const char *path, lgv_error *err);
+/* As lgv_model_load_weights, for weights that are only read: the set, which must not exist yet, is the mapped file
+   itself where its numbers are f32 and the device takes them as they are; else it is made and loaded. */
+LGV_API lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *store, const char *set,
+                                         lgv_model_weights which, lgv_error *err);
 /* Writes folder/config.json and folder/diffusion_pytorch_model.safetensors (f32), each atomically;
    the folder is made when missing. diffusers loads it. */
 LGV_API lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set,

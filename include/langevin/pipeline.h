@@ -53,6 +53,7 @@ typedef struct lgv_sample_progress {
     int64_t first_image, images; /* this batch: pictures first_image .. first_image+images-1 */
     /* [images,C,H,W] with the last call of the batch, else NULL; valid in the callback */
     const float *sample;
+    double began; /* when the first network call began, in seconds of CLOCK_MONOTONIC */
 } lgv_sample_progress;
 /* Returns not 0 to stop: lgv_pipeline_sample then returns LGV_ERR_CANCELLED. */
 typedef int (*lgv_sample_callback)(void *user, const lgv_sample_progress *progress);

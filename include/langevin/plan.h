@@ -49,6 +49,12 @@ LGV_API void lgv_store_free(lgv_store *store); /* after its plans */
 LGV_API lgv_status lgv_store_declare(lgv_store *store, const lgv_graph *g, lgv_error *err);
 /* Makes a set (zeros) unless it exists. */
 LGV_API lgv_status lgv_store_add_set(lgv_store *store, const char *set, lgv_error *err);
+/* Makes a set that lies in the caller's memory and is only read: data[i] holds buffer i, dense f32 at any multiple of
+   4 bytes, and stays there until the store calls release(owner). Nothing is copied, so a mapped file costs what is
+   read of it. Writing to the set, by the host or by a program, is LGV_ERR_ARGUMENT, and so is a set that exists. On a
+   device that keeps f32 values otherwise (cpu:f64) LGV_ERR_UNSUPPORTED. After an error owner is still the caller's. */
+LGV_API lgv_status lgv_store_map_set(lgv_store *store, const char *set, const float *const *data,
+                                     void *owner, void (*release)(void *owner), lgv_error *err);
 LGV_API int lgv_store_has_set(const lgv_store *store, const char *set);
 LGV_API int lgv_store_count(const lgv_store *store);
 /* Name, shape (LGV_MAX_RANK entries), rank and whether frozen of buffer i. */

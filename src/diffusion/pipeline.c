@@ -141,8 +141,7 @@ static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *pat
     if (info->weights_ema) p->weights = weights == LGV_WEIGHTS_RAW ? "raw" : "ema";
     LGV_TRY(load_scheduler(info, &p->cfg, err));
     LGV_TRY(declare(p, p->own_store, err));
-    LGV_TRY(lgv_store_add_set(p->own_store, p->set, err));
-    return lgv_model_load_weights(p->own_model, p->own_store, p->set, weights, err);
+    return lgv_model_map_weights(p->own_model, p->own_store, p->set, weights, err);
 }
 
 lgv_status lgv_pipeline_open(lgv_device *device, const char *path, lgv_model_weights weights,

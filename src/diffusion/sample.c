@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/core.h"
+#include "core/file.h"
 #include "diffusion/pipeline_internal.h"
 #include "langevin/rng.h"
 
@@ -20,6 +21,7 @@ typedef struct job {
     float *scratch;       /* [H,W,C] */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
     lgv_samples *out;     /* NULL: discarded */
+    double began;         /* when the first network call began; 0: not yet */
 } job;
 
 static int64_t at_least(int64_t given, int64_t otherwise)
@@ -126,7 +128,7 @@ static void fill_rows(const job *j, lgv_step *step, int64_t i, int64_t first, in
     }
 }
 
-static lgv_status run_step(const job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count,
+static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count,
                            lgv_error *err)
 {
     lgv_step *step = lgv_plan_step(plan);
@@ -137,6 +139,7 @@ static lgv_status run_step(const job *j, lgv_plan *plan, int64_t i, int64_t firs
         draw_step(j, i, first, count);
         LGV_TRY(lgv_plan_write_nchw(plan, "z", j->z, elements, err));
     }
+    if (!j->began) j->began = lgv_now();
     LGV_TRY(lgv_plan_run(plan, NULL, err));
     return lgv_plan_read_nchw(plan, "x_next", j->x, elements, err);
 }
@@ -151,7 +154,8 @@ static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_er
                                     .steps = j->steps,
                                     .first_image = first,
                                     .images = count,
-                                    .sample = i + 1 == j->steps ? j->x : NULL};
+                                    .sample = i + 1 == j->steps ? j->x : NULL,
+                                    .began = j->began};
     if (!j->o->callback(j->o->user, &progress)) return LGV_OK;
     return lgv_fail(err, LGV_ERR_CANCELLED, "sampling was stopped after %lld of %lld network calls",
                     (long long)j->calls_done, (long long)j->calls_total);

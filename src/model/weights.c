@@ -200,13 +200,13 @@ lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
     return status;
 }
 
-lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set,
-                                  lgv_model_weights which, lgv_error *err)
+/* The folder or file of the weights asked for. */
+static lgv_status path_of(const lgv_model *model, lgv_model_weights which, const char **path,
+                          lgv_error *err)
 {
-    const char *path = which == LGV_WEIGHTS_RAW || (which == LGV_WEIGHTS_BEST && !model->ema)
-                           ? model->raw
-                           : model->ema;
-    if (path) return lgv_model_load_weights_from(model, store, set, path, err);
+    *path = which == LGV_WEIGHTS_RAW || (which == LGV_WEIGHTS_BEST && !model->ema) ? model->raw
+                                                                                   : model->ema;
+    if (*path) return LGV_OK;
     if (which == LGV_WEIGHTS_EMA && model->raw)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "'%s' holds no averaged (EMA) weights; ask for the raw ones",
@@ -216,6 +216,60 @@ lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, cons
                         ? "the preset '%s' has no weights: it must be trained first"
                         : "'%s' holds no weights (diffusion_pytorch_model.safetensors)",
                     model->source);
+}
+
+lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set,
+                                  lgv_model_weights which, lgv_error *err)
+{
+    const char *path;
+    LGV_TRY(path_of(model, which, &path, err));
+    return lgv_model_load_weights_from(model, store, set, path, err);
+}
+
+static void release(void *owner)
+{
+    lgv_weights_close(owner);
+}
+
+/* *mapped: the set is the file, and the store owns w. Where that cannot be, nothing has happened. */
+static lgv_status map(const lgv_model *m, lgv_weights *w, lgv_store *store, const char *set,
+                      bool *mapped, lgv_error *err)
+{
+    const float **data = lgv_zalloc((size_t)lgv_store_count(store), sizeof *data);
+    if (!data) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while mapping weights");
+    lgv_status status = LGV_OK;
+    *mapped = lgv_store_count(store) == (int)m->n_params;
+    for (size_t i = 0; i < m->n_params && !status && *mapped; i++) {
+        const lgv_tensor_info *t = find_tensor(w, m->param[i].name);
+        int index;
+        status = buffer_of(store, &m->param[i], &index, err);
+        *mapped = t->dtype == LGV_F32 && (uintptr_t)t->data % sizeof(float) == 0;
+        if (!status && *mapped) data[index] = (const float *)(const void *)t->data;
+    }
+    if (!status && *mapped) {
+        status = lgv_store_map_set(store, set, data, w, release, err);
+        if (status) *mapped = false;
+        if (status == LGV_ERR_UNSUPPORTED) status = LGV_OK;
+    }
+    lgv_free(data);
+    return status;
+}
+
+lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *store, const char *set,
+                                 lgv_model_weights which, lgv_error *err)
+{
+    const char *path;
+    lgv_weights *w = NULL;
+    bool mapped = false;
+    LGV_TRY(path_of(model, which, &path, err));
+    LGV_TRY(open_weights(path, &w, err));
+    lgv_status status = check_names(model, w, path, err);
+    if (!status) status = check_shapes(model, w, path, err);
+    if (!status) status = map(model, w, store, set, &mapped, err);
+    if (mapped) return LGV_OK;
+    if (!status) status = load(model, w, store, set, path, err);
+    lgv_weights_close(w);
+    return status;
 }
 
 /* --- Saving --- */

@@ -173,6 +173,7 @@ static lgv_status check_assign(const lgv_plan *plan, const lgv_prog *p, const lg
                         a->set);
     if (buffer < 0)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "assign: the store has no buffer '%s'", a->name);
+    LGV_TRY(lgv_store_wants_writable(plan->store, lgv_store_find_set(plan->store, a->set), err));
     if (plan->store->buffer[buffer].count != lgv_elements(p->g, n->in[0]))
         return lgv_fail(err, LGV_ERR_SHAPE,
                         "assign to '%s': the value has %lld elements, the buffer %lld", a->name,
@@ -423,6 +424,7 @@ static lgv_status bind_optimizer(lgv_plan *plan, lgv_call *c, lgv_error *err)
         int set = lgv_store_find_set(plan->store, names[i]);
         if (set < 0)
             return lgv_fail(err, LGV_ERR_ARGUMENT, "adamw: the store has no set '%s'", names[i]);
+        LGV_TRY(lgv_store_wants_writable(plan->store, set, err));
         *slot[i] = plan->store->set[set].data;
     }
     c->range.count = plan->store->trained;

@@ -35,7 +35,11 @@ void lgv_store_free(lgv_store *s)
 {
     if (!s) return;
     for (size_t i = 0; i < s->n_buffers; i++) lgv_free(s->buffer[i].name);
-    for (int i = 0; i < s->n_sets; i++) s->device->free(s->device, s->set[i].data);
+    for (int i = 0; i < s->n_sets; i++) {
+        s->device->free(s->device, s->set[i].data);
+        if (s->set[i].release) s->set[i].release(s->set[i].owner);
+        lgv_free(s->set[i].mapped);
+    }
     for (size_t i = 0; i < s->n_packs; i++) lgv_free(s->pack[i]);
     for (size_t i = 0; i < s->n_slabs; i++) s->device->free(s->device, s->slab[i]);
     lgv_free(s->slab);
@@ -99,13 +103,19 @@ int lgv_store_find_set(const lgv_store *s, const char *set)
     return -1;
 }
 
-lgv_status lgv_store_add_set(lgv_store *s, const char *set, lgv_error *err)
+static lgv_status start_set(lgv_store *s, const char *set, lgv_error *err)
 {
-    if (lgv_store_find_set(s, set) >= 0) return LGV_OK;
     if (s->n_sets == LGV_MAX_SETS || strlen(set) >= sizeof s->set[0].name)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the store cannot hold another set called '%s'",
                         set);
     if (!s->sealed) seal(s);
+    return LGV_OK;
+}
+
+lgv_status lgv_store_add_set(lgv_store *s, const char *set, lgv_error *err)
+{
+    if (lgv_store_find_set(s, set) >= 0) return LGV_OK;
+    LGV_TRY(start_set(s, set, err));
     size_t bytes = (size_t)(s->total ? s->total : 1) * s->device->element_size(s->device, LGV_F32);
     void *data = s->dry ? NULL : s->device->alloc(s->device, bytes);
     if (!data && !s->dry)
@@ -116,6 +126,36 @@ lgv_status lgv_store_add_set(lgv_store *s, const char *set, lgv_error *err)
     n->data = data;
     n->version = 1;
     return LGV_OK;
+}
+
+lgv_status lgv_store_map_set(lgv_store *s, const char *set, const float *const *data, void *owner,
+                             void (*release)(void *owner), lgv_error *err)
+{
+    if (lgv_store_find_set(s, set) >= 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has a set '%s' already", set);
+    if (s->device->element_size(s->device, LGV_F32) != sizeof(float))
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "device %s does not keep f32 values as floats",
+                        s->device->name);
+    LGV_TRY(lgv_store_wants_memory(s, err));
+    LGV_TRY(start_set(s, set, err));
+    const float **mapped = lgv_alloc(s->n_buffers, sizeof *mapped);
+    if (!mapped) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for set '%s'", set);
+    if (s->n_buffers) memcpy(mapped, data, s->n_buffers * sizeof *mapped);
+    lgv_store_set *n = &s->set[s->n_sets++];
+    snprintf(n->name, sizeof n->name, "%s", set);
+    n->mapped = mapped;
+    n->owner = owner;
+    n->release = release;
+    n->version = 1;
+    return LGV_OK;
+}
+
+lgv_status lgv_store_wants_writable(const lgv_store *s, int set, lgv_error *err)
+{
+    if (!s->set[set].mapped) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "set '%s' lies in memory that is only read (lgv_store_map_set)",
+                    s->set[set].name);
 }
 
 int lgv_store_has_set(const lgv_store *s, const char *set)
@@ -149,6 +189,7 @@ void *lgv_store_data(const lgv_store *s, int set, int buffer)
 {
     size_t size = s->device->element_size(s->device, LGV_F32);
     if (s->dry) return NULL;
+    if (s->set[set].mapped) return (void *)(uintptr_t)s->set[set].mapped[buffer];
     return (char *)s->set[set].data + (size_t)s->buffer[buffer].offset * size;
 }
 
@@ -171,6 +212,7 @@ lgv_status lgv_store_write(lgv_store *s, const char *set, int i, const float *da
 {
     int k;
     LGV_TRY(locate(s, set, i, count, &k, err));
+    LGV_TRY(lgv_store_wants_writable(s, k, err));
     s->device->write(s->device, LGV_F32, lgv_store_data(s, k, i), data, count);
     s->set[k].version++;
     return LGV_OK;
@@ -190,6 +232,7 @@ lgv_status lgv_store_zero(lgv_store *s, const char *set, lgv_error *err)
     LGV_TRY(lgv_store_wants_memory(s, err));
     int k = lgv_store_find_set(s, set);
     if (k < 0) return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", set);
+    LGV_TRY(lgv_store_wants_writable(s, k, err));
     memset(s->set[k].data, 0, (size_t)s->total * s->device->element_size(s->device, LGV_F32));
     s->set[k].version++;
     return LGV_OK;
@@ -201,8 +244,15 @@ lgv_status lgv_store_copy(lgv_store *s, const char *from, const char *to, lgv_er
     int a = lgv_store_find_set(s, from), b = lgv_store_find_set(s, to);
     if (a < 0 || b < 0)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the store has no set '%s'", a < 0 ? from : to);
-    memcpy(s->set[b].data, s->set[a].data,
-           (size_t)s->total * s->device->element_size(s->device, LGV_F32));
+    LGV_TRY(lgv_store_wants_writable(s, b, err));
+    size_t size = s->device->element_size(s->device, LGV_F32);
+    if (!s->set[a].mapped) {
+        memcpy(s->set[b].data, s->set[a].data, (size_t)s->total * size);
+    } else {
+        for (int i = 0; i < (int)s->n_buffers; i++)
+            memcpy(lgv_store_data(s, b, i), lgv_store_data(s, a, i),
+                   (size_t)s->buffer[i].count * size);
+    }
     s->set[b].version++;
     return LGV_OK;
 }

@@ -15,6 +15,10 @@ typedef struct lgv_store_buffer {
 typedef struct lgv_store_set {
     char name[32];
     void *data;
+    const float *
+        *mapped; /* per buffer, in memory of `owner` that is only read; NULL: they lie in data */
+    void *owner;
+    void (*release)(void *owner);
     uint64_t version; /* grows with every change */
 } lgv_store_set;
 
@@ -55,6 +59,8 @@ struct lgv_store {
 int lgv_store_find_set(const lgv_store *store, const char *set); /* -1 when there is none */
 /* NULL in a dry store. */
 void *lgv_store_data(const lgv_store *store, int set, int buffer);
+/* LGV_OK, or an error when the set is only read. */
+lgv_status lgv_store_wants_writable(const lgv_store *store, int set, lgv_error *err);
 /* LGV_OK, or an error when the store is dry. */
 lgv_status lgv_store_wants_memory(const lgv_store *store, lgv_error *err);
 /* The packed copy (set, buffer, kind), noted when missing (without memory yet). NULL when out of memory. */
