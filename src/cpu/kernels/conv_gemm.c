@@ -281,31 +281,56 @@ lgv_pack conv_gemm_x_pack(const lgv_call *c)
                       (size_t)(gemm_panels(p.x.c) * GEMM_NR * p.kh * p.kw * p.y.c) * sizeof(real)};
 }
 
-/* Panel of inputs: [tap, class after class][k][GEMM_NR]. */
+/* Where the taps' lines start in a panel of inputs, [tap, class after class][k][GEMM_NR]. */
+static void tap_lines(const conv_problem *p, int64_t *at)
+{
+    int list[GEMM_MAX_TAPS], before = 0;
+    for (int class = 0; class < p->stride * p->stride; class ++) {
+        int taps = class_taps(p, class / p->stride, class % p->stride, list);
+        for (int t = 0; t < taps; t++) at[list[t]] = (before + t) * p->y.c * GEMM_NR;
+        before += taps;
+    }
+}
+
+/* Lines of one output k, from dense taps w[c][taps], VL channels by VL taps at a time. */
+static void pack_taps(const real *w, int64_t taps, int64_t columns, const int64_t *at, real *to)
+{
+    for (int64_t c = 0; c < GEMM_NR; c += VL)
+        for (int64_t t = 0; t < taps; t += VL) {
+            vreal a[VL];
+            LGV_UNROLL
+            for (int r = 0; r < VL; r++)
+                a[r] = c + r < columns ? v_load_n(w + (c + r) * taps + t, taps - t) : v_zero();
+            v_transpose(a);
+            for (int r = 0; r < VL && t + r < taps; r++) v_store(to + at[t + r] + c, a[r]);
+        }
+}
+
 static void pack_grad_x(void *arg, int64_t panel, int thread)
 {
     const pack_run *r = arg;
     const conv_problem *p = &r->p;
-    int64_t columns = lgv_min_i64(GEMM_NR, p->x.c - panel * GEMM_NR);
-    real *to = r->to + panel * GEMM_NR * p->kh * p->kw * p->y.c;
+    int64_t columns = lgv_min_i64(GEMM_NR, p->x.c - panel * GEMM_NR), taps = p->kh * p->kw;
+    bool dense = taps > 1 && p->ws[1] == taps && p->ws[2] == p->kw && p->ws[3] == 1;
+    real *to = r->to + panel * GEMM_NR * taps * p->y.c;
     const real *w = p->wd + panel * GEMM_NR * p->ws[1];
-    int list[GEMM_MAX_TAPS];
-    for (int class = 0; class < p->stride * p->stride; class ++) {
-        int taps = class_taps(p, class / p->stride, class % p->stride, list);
-        for (int64_t k = 0; k < p->y.c; k++)
-            for (int t = 0; t < taps; t++) {
-                const real *from =
-                    w + k * p->ws[0] + list[t] / p->kw * p->ws[2] + list[t] % p->kw * p->ws[3];
-                real *line = to + (t * p->y.c + k) * GEMM_NR;
-                __builtin_prefetch(
-                    (const void *)((uintptr_t)from + AHEAD * (uintptr_t)p->ws[0] * sizeof(real)));
-                if (columns == GEMM_NR && p->ws[1] == 1)
-                    memcpy(line, from, GEMM_NR * sizeof(real));
-                else
-                    for (int64_t c = 0; c < GEMM_NR; c++)
-                        line[c] = c < columns ? from[c * p->ws[1]] : 0;
-            }
-        to += taps * p->y.c * GEMM_NR;
+    int64_t at[GEMM_MAX_TAPS];
+    tap_lines(p, at);
+    for (int64_t k = 0; k < p->y.c; k++, w += p->ws[0], to += GEMM_NR) {
+        if (dense) {
+            pack_taps(w, taps, columns, at, to);
+            continue;
+        }
+        for (int64_t t = 0; t < taps; t++) {
+            const real *from = w + t / p->kw * p->ws[2] + t % p->kw * p->ws[3];
+            __builtin_prefetch(
+                (const void *)((uintptr_t)from + AHEAD * (uintptr_t)p->ws[0] * sizeof(real)));
+            if (columns == GEMM_NR && p->ws[1] == 1)
+                memcpy(to + at[t], from, GEMM_NR * sizeof(real));
+            else
+                for (int64_t c = 0; c < GEMM_NR; c++)
+                    to[at[t] + c] = c < columns ? from[c * p->ws[1]] : 0;
+        }
     }
 }
 
