@@ -10,7 +10,11 @@
 #include "cpu/simd.h"
 #include "plan/backend.h"
 
-enum { SPAN_OPERANDS = 6, SPAN_ELEMENTS = 8192 /* of one block: 32 KiB a float operand */ };
+enum {
+    SPAN_OPERANDS = 4,
+    SPAN_ELEMENTS = 8192, /* of one block: 32 KiB a float operand */
+    WIDE_ELEMENTS = 1024  /* of a bf16 operand widened at a time */
+};
 
 /* Vectors of n <= VL elements; whole ones take the unmasked instruction. */
 static inline vreal v_get(const real *p, int64_t n)
@@ -87,6 +91,28 @@ static inline void *pixel_at(const pixels *p, int64_t i, int64_t channel)
     return (char *)p->data + (size_t)(pixel_offset(p, i) + channel) * lgv_real_size(p->dtype);
 }
 
+/* A vector of n <= VL elements of either type. */
+static inline vreal v_get_typed(const void *p, int64_t n, bool bf16)
+{
+    if (!bf16) return v_get(p, n);
+    if (n >= VL) return v_load_bf16(p);
+    real part[VL] = {0};
+    widen(part, p, n);
+    return v_load(part);
+}
+static inline void v_put_typed(void *p, vreal a, int64_t n, bool bf16)
+{
+    if (!bf16) {
+        v_put(p, a, n);
+    } else if (n >= VL) {
+        v_store_bf16(p, a);
+    } else {
+        real part[VL];
+        v_store(part, a);
+        narrow(p, part, n);
+    }
+}
+
 /* count channels of run pixels, step apart, as reals: in place, or widened into buffer[run][count]. */
 static inline const real *read_block(const pixels *p, const void *at, int64_t *step, int64_t run,
                                      int64_t count, real *buffer)
@@ -109,23 +135,54 @@ static inline void write_block(const pixels *p, void *at, int64_t step, int64_t 
 
 /* --- Spans ---------------------------------------------------------------------------------------- */
 /* len elements of row n, the first of them element `first` of the row in [H,W,C] order; p[k] points into
-   operand k. len is a multiple of the channel count and begins at channel 0. */
+   operand k. They are whole pixels of `channels` channels from `channel` on: all of them, unless a pixel is
+   longer than what is widened at a time. */
 typedef struct span {
     int64_t n, first, len;
+    int64_t channel, channels;
     void *p[SPAN_OPERANDS];
 } span;
 
 typedef struct span_work {
     const lgv_call *call;
-    const lgv_tensor *operand[SPAN_OPERANDS];
+    const lgv_tensor *operand[SPAN_OPERANDS]; /* the last is the result */
     int count;
     void (*body)(const struct span_work *w, const span *s);
     double number[2]; /* constants of the operator */
     int kind;
+    bool raw; /* the body takes bf16 operands as they are */
     /* set by run_spans */
     bool dense; /* rows are contiguous in every operand */
+    bool bf16;  /* there are bf16 operands to widen and round */
     int64_t row_pixels, channels, pixels, block;
 } span_work;
+
+/* The body over pieces of a span, with floats in the place of bf16 operands. */
+static inline void run_wide_span(const span_work *w, const span *s)
+{
+    real buffer[SPAN_OPERANDS][WIDE_ELEMENTS];
+    const int last = w->count - 1;
+    span piece = *s;
+    for (int64_t at = 0; at < s->len; at += piece.len) {
+        if (w->channels <= WIDE_ELEMENTS) {
+            piece.len = lgv_min_i64(s->len - at, WIDE_ELEMENTS / w->channels * w->channels);
+        } else {
+            piece.channel = at % w->channels;
+            piece.len = lgv_min_i64(WIDE_ELEMENTS, w->channels - piece.channel);
+            piece.channels = piece.len;
+        }
+        piece.first = s->first + at;
+        for (int k = 0; k < w->count; k++) {
+            const lgv_dtype dtype = w->operand[k]->dtype;
+            void *p = (char *)s->p[k] + (size_t)at * lgv_real_size(dtype);
+            piece.p[k] = dtype == LGV_BF16 ? buffer[k] : p;
+            if (dtype == LGV_BF16 && k < last) widen(buffer[k], p, piece.len);
+        }
+        w->body(w, &piece);
+        if (w->operand[last]->dtype == LGV_BF16)
+            narrow((uint16_t *)s->p[last] + at, buffer[last], piece.len);
+    }
+}
 
 static void run_span_block(void *arg, int64_t block, int thread)
 {
@@ -135,16 +192,16 @@ static void run_span_block(void *arg, int64_t block, int thread)
     (void)thread;
     for (int k = 0; k < w->count; k++) view[k] = pixels_of(w->operand[k]);
     for (int64_t i = block * w->block; i < end;) {
-        span s = {.n = i / w->row_pixels};
+        span s = {.n = i / w->row_pixels, .channels = w->channels};
         const int64_t inside = i - s.n * w->row_pixels;
         const int64_t run = w->dense ? lgv_min_i64(end - i, w->row_pixels - inside) : 1;
         s.first = inside * w->channels;
         s.len = run * w->channels;
-        for (int k = 0; k < w->count; k++) {
-            const size_t size = lgv_real_size(w->operand[k]->dtype);
-            s.p[k] = (char *)view[k].data + (size_t)pixel_offset(&view[k], i) * size;
-        }
-        w->body(w, &s);
+        for (int k = 0; k < w->count; k++) s.p[k] = pixel_at(&view[k], i, 0);
+        if (w->bf16)
+            run_wide_span(w, &s);
+        else
+            w->body(w, &s);
         i += run;
     }
 }
@@ -162,7 +219,9 @@ static inline void run_spans(span_work *w, bool by_row)
     const lgv_nhwc a = lgv_as_nhwc(w->operand[0]);
     bool all_dense = true;
     w->dense = true;
+    w->bf16 = false;
     for (int k = 0; k < w->count; k++) {
+        w->bf16 = w->bf16 || (!w->raw && w->operand[k]->dtype == LGV_BF16);
         w->dense = w->dense && rows_dense(w->operand[k]);
         all_dense = all_dense && lgv_tensor_dense(w->operand[k]);
     }

@@ -13,12 +13,13 @@ static void copy_block(void *arg, int64_t block, int thread)
 {
     const channel_copy *w = arg;
     const int64_t end = lgv_min_i64((block + 1) * w->block, w->to.count);
+    const size_t size = lgv_real_size(w->to.dtype);
     for (int64_t i = block * w->block; i < end; i++) {
-        real *to = w->to.data + pixel_offset(&w->to, i);
-        if (w->clear) memset(to, 0, (size_t)w->to.a.c * sizeof(real));
+        char *to = pixel_at(&w->to, i, 0);
+        if (w->clear) memset(to, 0, (size_t)w->to.a.c * size);
         for (int k = 0; k < 2 && w->count[k]; k++) {
-            const real *from = w->from[k].data + pixel_offset(&w->from[k], i) + w->read_at;
-            memcpy(to + w->write_at[k], from, (size_t)w->count[k] * sizeof(real));
+            const void *from = pixel_at(&w->from[k], i, w->read_at);
+            memcpy(to + (size_t)w->write_at[k] * size, from, (size_t)w->count[k] * size);
         }
     }
 }
@@ -55,8 +56,8 @@ static void run_slice_grad(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_concat, .name = "plain", .run = run_concat},
-    {.op = LGV_OP_slice, .name = "plain", .run = run_slice},
-    {.op = LGV_OP_slice_grad, .name = "plain", .run = run_slice_grad},
+    {.op = LGV_OP_concat, .name = "plain", .bf16 = true, .run = run_concat},
+    {.op = LGV_OP_slice, .name = "plain", .bf16 = true, .run = run_slice},
+    {.op = LGV_OP_slice_grad, .name = "plain", .bf16 = true, .run = run_slice_grad},
 };
 const lgv_kernel_list LGV_TABLE(channels) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -34,8 +34,16 @@ static inline void act_span(const span *s, int kind)
 {
     const real *x = s->p[0];
     real *y = s->p[1];
-    for (int64_t i = 0; i < s->len; i += VL)
-        v_put(y + i, v_act(v_get(x + i, s->len - i), kind), s->len - i);
+    int64_t i = 0;
+    for (; i + V_MANY * VL <= s->len; i += V_MANY * VL) {
+        vreal u[V_MANY];
+        LGV_UNROLL
+        for (int k = 0; k < V_MANY; k++) u[k] = v_load(x + i + k * VL);
+        v_act_many(u, V_MANY, kind);
+        LGV_UNROLL
+        for (int k = 0; k < V_MANY; k++) v_store(y + i + k * VL, u[k]);
+    }
+    for (; i < s->len; i += VL) v_put(y + i, v_act(v_get(x + i, s->len - i), kind), s->len - i);
 }
 
 /* One loop per kind, so that the choice is not made for every vector. */
@@ -54,7 +62,17 @@ static inline void act_grad_span(const span *s, int kind)
 {
     const real *dy = s->p[0], *x = s->p[1];
     real *dx = s->p[2];
-    for (int64_t i = 0; i < s->len; i += VL) {
+    int64_t i = 0;
+    for (; i + V_MANY * VL <= s->len; i += V_MANY * VL) {
+        vreal u[V_MANY];
+        LGV_UNROLL
+        for (int k = 0; k < V_MANY; k++) u[k] = v_load(x + i + k * VL);
+        v_act_grad_many(u, V_MANY, kind);
+        LGV_UNROLL
+        for (int k = 0; k < V_MANY; k++)
+            v_store(dx + i + k * VL, v_mul(v_load(dy + i + k * VL), u[k]));
+    }
+    for (; i < s->len; i += VL) {
         const int64_t n = s->len - i;
         v_put(dx + i, v_mul(v_get(dy + i, n), v_act_grad(v_get(x + i, n), kind)), n);
     }
@@ -74,20 +92,12 @@ static void body_act_grad(const span_work *w, const span *s)
 static void body_cast(const span_work *w, const span *s)
 {
     const lgv_dtype from = w->operand[0]->dtype, to = w->operand[1]->dtype;
-    const int64_t whole = s->len / VL * VL; /* the bf16 vectors have no masked form */
-    if (from == to) {
+    if (from == to)
         memmove(s->p[1], s->p[0], (size_t)s->len * lgv_real_size(to));
-    } else if (to == LGV_BF16) {
-        const real *x = s->p[0];
-        uint16_t *y = s->p[1];
-        for (int64_t i = 0; i < whole; i += VL) v_store_bf16(y + i, v_load(x + i));
-        for (int64_t i = whole; i < s->len; i++) y[i] = real_to_bf16(x[i]);
-    } else {
-        const uint16_t *x = s->p[0];
-        real *y = s->p[1];
-        for (int64_t i = 0; i < whole; i += VL) v_store(y + i, v_load_bf16(x + i));
-        for (int64_t i = whole; i < s->len; i++) y[i] = bf16_to_real(x[i]);
-    }
+    else if (to == LGV_BF16)
+        narrow(s->p[1], s->p[0], s->len);
+    else
+        widen(s->p[1], s->p[0], s->len);
 }
 
 static void run_binary(const lgv_call *c, void (*body)(const span_work *, const span *), int kind)
@@ -130,7 +140,9 @@ static void run_act(const lgv_call *c)
 }
 static void run_cast(const lgv_call *c)
 {
-    run_unary(c, body_cast, 0, 0, 0);
+    span_work w = {
+        .call = c, .operand = {&c->in[0], &c->out[0]}, .count = 2, .body = body_cast, .raw = true};
+    run_spans(&w, false);
 }
 static void run_affine(const lgv_call *c)
 {
@@ -139,11 +151,11 @@ static void run_affine(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_add, .name = "plain", .run = run_add},
-    {.op = LGV_OP_mul, .name = "plain", .run = run_mul},
-    {.op = LGV_OP_affine, .name = "plain", .run = run_affine},
-    {.op = LGV_OP_act, .name = "plain", .run = run_act},
-    {.op = LGV_OP_act_grad, .name = "plain", .run = run_act_grad},
+    {.op = LGV_OP_add, .name = "plain", .bf16 = true, .run = run_add},
+    {.op = LGV_OP_mul, .name = "plain", .bf16 = true, .run = run_mul},
+    {.op = LGV_OP_affine, .name = "plain", .bf16 = true, .run = run_affine},
+    {.op = LGV_OP_act, .name = "plain", .bf16 = true, .run = run_act},
+    {.op = LGV_OP_act_grad, .name = "plain", .bf16 = true, .run = run_act_grad},
     {.op = LGV_OP_cast, .name = "plain", .bf16 = true, .run = run_cast},
 };
 const lgv_kernel_list LGV_TABLE(elementwise) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -42,7 +42,8 @@ static void run_copy(const lgv_call *c)
     span_work w = {.call = c,
                    .operand = {&c->in[0], &c->out[0]},
                    .count = 2,
-                   .body = c->accumulate ? body_accumulate : body_copy};
+                   .body = c->accumulate ? body_accumulate : body_copy,
+                   .raw = true};
     run_spans(&w, false);
 }
 

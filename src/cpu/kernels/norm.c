@@ -297,7 +297,7 @@ static void merge_groups(const norm_work *w, const slab *s, int64_t begin, int64
 }
 
 /* --- Pieces ------------------------------------------------------------------------------------------ */
-/* A rectangle of at most PIECE elements: `run` pixels of `count` channels (mean, factor, offset of the first of
+/* A rectangle of at most PIECE elements (inner loops take it by value: vector stores may alias anything in memory): `run` pixels of `count` channels (mean, factor, offset of the first of
    them), in every array a fixed step apart. */
 typedef struct piece {
     int64_t run, count;
@@ -317,19 +317,19 @@ static inline void put(real *y, vreal a, int64_t n, bool stream)
 }
 
 /* y = act((x - mean)*factor + offset), or with slope dv = dy*act'((x - mean)*factor + offset). */
-LGV_FOLD void act_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, int act,
+LGV_FOLD void act_vectors(const piece p, int64_t i, int64_t c, int many, int64_t n, int act,
                           bool slope)
 {
-    const real *x = p->x + i * p->x_step + c, *mean = p->mean + c, *factor = p->factor + c,
-               *offset = p->offset + c;
-    real *y = p->y + i * p->y_step + c;
+    const real *x = p.x + i * p.x_step + c, *mean = p.mean + c, *factor = p.factor + c,
+               *offset = p.offset + c;
+    real *y = p.y + i * p.y_step + c;
     vreal u[V_MANY];
     LGV_UNROLL
     for (int k = 0; k < many; k++)
         u[k] = v_fma(v_sub(v_get(x + k * VL, n), v_get(mean + k * VL, n)),
                      v_get(factor + k * VL, n), v_get(offset + k * VL, n));
     if (slope) {
-        const real *dy = p->dy + i * p->dy_step + c;
+        const real *dy = p.dy + i * p.dy_step + c;
         v_act_grad_many(u, many, act);
         LGV_UNROLL
         for (int k = 0; k < many; k++) u[k] = v_mul(v_get(dy + k * VL, n), u[k]);
@@ -337,16 +337,16 @@ LGV_FOLD void act_vectors(const piece *p, int64_t i, int64_t c, int many, int64_
         v_act_many(u, many, act);
     }
     LGV_UNROLL
-    for (int k = 0; k < many; k++) put(y + k * VL, u[k], n, p->stream);
+    for (int k = 0; k < many; k++) put(y + k * VL, u[k], n, p.stream);
 }
 
-LGV_FOLD void act_rows(const piece *p, int act, bool slope)
+LGV_FOLD void act_rows(const piece p, int act, bool slope)
 {
-    for (int64_t i = 0; i < p->run; i++) {
+    for (int64_t i = 0; i < p.run; i++) {
         int64_t c = 0;
-        for (; c + V_MANY * VL <= p->count; c += V_MANY * VL)
+        for (; c + V_MANY * VL <= p.count; c += V_MANY * VL)
             act_vectors(p, i, c, V_MANY, VL, act, slope);
-        for (; c < p->count; c += VL) act_vectors(p, i, c, 1, p->count - c, act, slope);
+        for (; c < p.count; c += VL) act_vectors(p, i, c, 1, p.count - c, act, slope);
     }
 }
 
@@ -354,21 +354,21 @@ LGV_FOLD void act_rows(const piece *p, int act, bool slope)
 static void apply_piece(const piece *p, int act)
 {
     switch (act) {
-    case LGV_ACT_SILU: act_rows(p, LGV_ACT_SILU, false); break;
-    case LGV_ACT_MISH: act_rows(p, LGV_ACT_MISH, false); break;
-    case LGV_ACT_GELU: act_rows(p, LGV_ACT_GELU, false); break;
-    case LGV_ACT_RELU: act_rows(p, LGV_ACT_RELU, false); break;
-    default: act_rows(p, LGV_ACT_NONE, false); break;
+    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, false); break;
+    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, false); break;
+    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, false); break;
+    case LGV_ACT_RELU: act_rows(*p, LGV_ACT_RELU, false); break;
+    default: act_rows(*p, LGV_ACT_NONE, false); break;
     }
 }
 
 static void slope_piece(const piece *p, int act)
 {
     switch (act) {
-    case LGV_ACT_SILU: act_rows(p, LGV_ACT_SILU, true); break;
-    case LGV_ACT_MISH: act_rows(p, LGV_ACT_MISH, true); break;
-    case LGV_ACT_GELU: act_rows(p, LGV_ACT_GELU, true); break;
-    default: act_rows(p, LGV_ACT_RELU, true); break;
+    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, true); break;
+    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, true); break;
+    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, true); break;
+    default: act_rows(*p, LGV_ACT_RELU, true); break;
     }
 }
 
@@ -503,17 +503,17 @@ static void run_forward(const lgv_call *c)
    dx = rstd*(factor*dv - mean(factor*dv) - xhat*mean(factor*dv*xhat)), the means over the group. */
 
 /* s1 += dv, s2 += dv*(x - mean) of a piece whose dy is dv. */
-LGV_FOLD void sum_vectors(const piece *p, int64_t c, int many, int64_t n, real *s1, real *s2)
+LGV_FOLD void sum_vectors(const piece p, int64_t c, int many, int64_t n, real *s1, real *s2)
 {
-    const real *x = p->x + c, *dv = p->dy + c;
+    const real *x = p.x + c, *dv = p.dy + c;
     vreal a[4], b[4], m[4];
     LGV_UNROLL
     for (int k = 0; k < many; k++) a[k] = v_get(s1 + c + k * VL, n);
     LGV_UNROLL
     for (int k = 0; k < many; k++) b[k] = v_get(s2 + c + k * VL, n);
     LGV_UNROLL
-    for (int k = 0; k < many; k++) m[k] = v_get(p->mean + c + k * VL, n);
-    for (int64_t i = 0; i < p->run; i++, x += p->x_step, dv += p->dy_step) {
+    for (int k = 0; k < many; k++) m[k] = v_get(p.mean + c + k * VL, n);
+    for (int64_t i = 0; i < p.run; i++, x += p.x_step, dv += p.dy_step) {
         LGV_UNROLL
         for (int k = 0; k < many; k++) {
             const vreal d = v_get(dv + k * VL, n);
@@ -530,29 +530,30 @@ LGV_FOLD void sum_vectors(const piece *p, int64_t c, int many, int64_t n, real *
 static void sum_piece(const piece *p, real *s1, real *s2)
 {
     int64_t c = 0;
-    for (; c + 4 * VL <= p->count; c += 4 * VL) sum_vectors(p, c, 4, VL, s1, s2);
-    for (; c < p->count; c += VL) sum_vectors(p, c, 1, p->count - c, s1, s2);
+    for (; c + 4 * VL <= p->count; c += 4 * VL) sum_vectors(*p, c, 4, VL, s1, s2);
+    for (; c < p->count; c += VL) sum_vectors(*p, c, 1, p->count - c, s1, s2);
 }
 
 /* dx = dv*factor - (x - mean)*q - o of a piece whose dy is dv. */
-LGV_FOLD void dx_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, const real *q,
+LGV_FOLD void dx_vectors(const piece p, int64_t i, int64_t c, int many, int64_t n, const real *q,
                          const real *o)
 {
-    const real *x = p->x + i * p->x_step, *dv = p->dy + i * p->dy_step;
-    real *dx = p->y + i * p->y_step;
+    const real *x = p.x + i * p.x_step, *dv = p.dy + i * p.dy_step;
+    real *dx = p.y + i * p.y_step;
     LGV_UNROLL
     for (int k = 0; k < many; k++, c += VL) {
-        const vreal u = v_fma(v_get(dv + c, n), v_get(p->factor + c, n), v_neg(v_get(o + c, n)));
-        v_put(dx + c, v_fnma(v_sub(v_get(x + c, n), v_get(p->mean + c, n)), v_get(q + c, n), u), n);
+        const vreal u = v_fma(v_get(dv + c, n), v_get(p.factor + c, n), v_neg(v_get(o + c, n)));
+        v_put(dx + c, v_fnma(v_sub(v_get(x + c, n), v_get(p.mean + c, n)), v_get(q + c, n), u), n);
     }
 }
 
-static void dx_piece(const piece *p, const real *q, const real *o)
+static void dx_piece(const piece *at, const real *q, const real *o)
 {
-    for (int64_t i = 0; i < p->run; i++) {
+    const piece p = *at;
+    for (int64_t i = 0; i < p.run; i++) {
         int64_t c = 0;
-        for (; c + 4 * VL <= p->count; c += 4 * VL) dx_vectors(p, i, c, 4, VL, q, o);
-        for (; c < p->count; c += VL) dx_vectors(p, i, c, 1, p->count - c, q, o);
+        for (; c + 4 * VL <= p.count; c += 4 * VL) dx_vectors(p, i, c, 4, VL, q, o);
+        for (; c < p.count; c += VL) dx_vectors(p, i, c, 1, p.count - c, q, o);
     }
 }
 

@@ -57,6 +57,6 @@ static void run_dropout(const lgv_call *c)
 
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_random_normal, .name = "plain", .run = run_random_normal},
-    {.op = LGV_OP_dropout, .name = "plain", .run = run_dropout},
+    {.op = LGV_OP_dropout, .name = "plain", .bf16 = true, .run = run_dropout},
 };
 const lgv_kernel_list LGV_TABLE(random) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -49,15 +49,18 @@ static int find_taps(const resample_work *w, int64_t o, int64_t length, int64_t 
 }
 
 /* y = sum of weight[i] * source[i] over channels. */
-static void combine(real *y, int64_t channels, int count, const real *const *source,
-                    const real *weight)
+LGV_FOLD void combine(void *y, int64_t channels, int count, const void *const *source,
+                      const real *weight, bool bf16)
 {
+    const int64_t size = bf16 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(real);
     for (int64_t c = 0; c < channels; c += VL) {
         const int64_t n = channels - c;
-        vreal sum = count ? v_mul(v_set1(weight[0]), v_get(source[0] + c, n)) : v_zero();
-        for (int i = 1; i < count; i++)
-            sum = v_fma(v_set1(weight[i]), v_get(source[i] + c, n), sum);
-        v_put(y + c, sum, n);
+        vreal sum = v_zero();
+        for (int i = 0; i < count; i++) {
+            const vreal x = v_get_typed((const char *)source[i] + c * size, n, bf16);
+            sum = i ? v_fma(v_set1(weight[i]), x, sum) : v_mul(v_set1(weight[0]), x);
+        }
+        v_put_typed((char *)y + c * size, sum, n, bf16);
     }
 }
 
@@ -69,18 +72,24 @@ static void resample_line(void *arg, int64_t line, int thread)
     const int64_t n = line / y->h, row = line % y->h;
     int64_t row_at[MAX_TAPS], column_at[MAX_TAPS];
     real row_weight[MAX_TAPS], column_weight[MAX_TAPS], weight[MAX_TAPS * MAX_TAPS];
-    const real *source[MAX_TAPS * MAX_TAPS];
+    const void *source[MAX_TAPS * MAX_TAPS];
+    const int64_t size = (int64_t)lgv_real_size(w->x.dtype);
     const int rows = find_taps(w, row, y->h, x->h, row_at, row_weight);
     for (int64_t column = 0; column < y->w; column++) {
         const int columns = find_taps(w, column, y->w, x->w, column_at, column_weight);
         int count = 0;
         for (int i = 0; i < rows; i++) {
             for (int j = 0; j < columns; j++) {
-                source[count] = w->x.data + n * x->sn + row_at[i] * x->sh + column_at[j] * x->sw;
+                source[count] = (const char *)w->x.data +
+                                (n * x->sn + row_at[i] * x->sh + column_at[j] * x->sw) * size;
                 weight[count++] = row_weight[i] * column_weight[j];
             }
         }
-        combine(w->y.data + n * y->sn + row * y->sh + column * y->sw, y->c, count, source, weight);
+        void *to = (char *)w->y.data + (n * y->sn + row * y->sh + column * y->sw) * size;
+        if (w->x.dtype == LGV_BF16)
+            combine(to, y->c, count, source, weight, true);
+        else
+            combine(to, y->c, count, source, weight, false);
     }
 }
 
@@ -126,7 +135,7 @@ static void run_resample_grad(const lgv_call *c)
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_resample, .name = "plain", .run = run_resample},
-    {.op = LGV_OP_resample_grad, .name = "plain", .run = run_resample_grad},
+    {.op = LGV_OP_resample, .name = "plain", .bf16 = true, .run = run_resample},
+    {.op = LGV_OP_resample_grad, .name = "plain", .bf16 = true, .run = run_resample_grad},
 };
 const lgv_kernel_list LGV_TABLE(resample) = {kernels, sizeof kernels / sizeof kernels[0]};

@@ -3,7 +3,15 @@
    does not grow with the number of positions and the bits do not depend on threads or strides. */
 #include "cpu/pointwise.h"
 
-enum { SUM_PIXELS = 128, SUM_PARTS = 64, SUM_CHANNELS = 64 };
+enum {
+    SUM_PIXELS = 128,
+    SUM_PARTS = 64,
+    SUM_CHANNELS = 512, /* most of one task */
+    SUM_QUANTUM = 32,   /* two cache lines */
+    SUM_TASKS = 16,
+    SUM_PIECE = 2048, /* elements: half of a first-level cache at most */
+    GRAD_CHANNELS = 64
+};
 
 /* --- Elementwise with a row's numbers ------------------------------------------------------------- */
 static inline real row_number(const span_work *w, int input, int64_t n)
@@ -20,12 +28,12 @@ static inline const real *row_vector(const span_work *w, int input, int64_t n)
 
 static void body_add_row(const span_work *w, const span *s)
 {
-    const real *v = row_vector(w, 1, s->n);
-    for (int64_t i = 0; i < s->len; i += w->channels) {
+    const real *v = row_vector(w, 1, s->n) + s->channel;
+    for (int64_t i = 0; i < s->len; i += s->channels) {
         const real *x = (const real *)s->p[0] + i;
         real *y = (real *)s->p[1] + i;
-        for (int64_t c = 0; c < w->channels; c += VL) {
-            const int64_t n = w->channels - c;
+        for (int64_t c = 0; c < s->channels; c += VL) {
+            const int64_t n = s->channels - c;
             v_put(y + c, v_add(v_get(x + c, n), v_get(v + c, n)), n);
         }
     }
@@ -33,12 +41,13 @@ static void body_add_row(const span_work *w, const span *s)
 
 static void body_modulate(const span_work *w, const span *s)
 {
-    const real *scale = row_vector(w, 1, s->n), *shift = row_vector(w, 2, s->n);
-    for (int64_t i = 0; i < s->len; i += w->channels) {
+    const real *scale = row_vector(w, 1, s->n) + s->channel,
+               *shift = row_vector(w, 2, s->n) + s->channel;
+    for (int64_t i = 0; i < s->len; i += s->channels) {
         const real *x = (const real *)s->p[0] + i;
         real *y = (real *)s->p[1] + i;
-        for (int64_t c = 0; c < w->channels; c += VL) {
-            const int64_t n = w->channels - c;
+        for (int64_t c = 0; c < s->channels; c += VL) {
+            const int64_t n = s->channels - c;
             v_put(
                 y + c,
                 v_fma(v_get(x + c, n), v_add(v_set1(1), v_get(scale + c, n)), v_get(shift + c, n)),
@@ -112,8 +121,8 @@ static void run_row_axpby(const lgv_call *c)
 static void body_spread(const span_work *w, const span *s)
 {
     const real *v = w->kind ? row_vector(w, 0, s->n) : w->call->in[0].data;
-    for (int64_t i = 0; i < s->len; i += w->channels)
-        memcpy((real *)s->p[0] + i, v, (size_t)w->channels * sizeof(real));
+    for (int64_t i = 0; i < s->len; i += s->channels)
+        memcpy((real *)s->p[0] + i, v + s->channel, (size_t)s->channels * sizeof(real));
 }
 
 static void run_spread_rows(const lgv_call *c)
@@ -129,37 +138,40 @@ static void run_spread_hw(const lgv_call *c)
 }
 
 /* --- Sums ----------------------------------------------------------------------------------------- */
-/* sum[0..channels) += pixels [begin, end) of x from channel c0 on: four vectors of channels side by side
-   hide the latency of the additions. */
+/* sum[0..channels) += a piece of pixels: four vectors of channels side by side hide the latency of the additions. */
+static void sum_piece(const real *x, int64_t step, int64_t run, int64_t channels, real *sum)
+{
+    int64_t c = 0;
+    for (; c + 4 * VL <= channels; c += 4 * VL) {
+        vreal s[4];
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) s[k] = v_load(sum + c + k * VL);
+        for (int64_t i = 0; i < run; i++) {
+            LGV_UNROLL
+            for (int k = 0; k < 4; k++) s[k] = v_add(s[k], v_load(x + i * step + c + k * VL));
+        }
+        LGV_UNROLL
+        for (int k = 0; k < 4; k++) v_store(sum + c + k * VL, s[k]);
+    }
+    for (; c < channels; c += VL) {
+        const int64_t n = channels - c;
+        vreal s = v_get(sum + c, n);
+        for (int64_t i = 0; i < run; i++) s = v_add(s, v_get(x + i * step + c, n));
+        v_put(sum + c, s, n);
+    }
+}
+
+/* sum[0..channels) += pixels [begin, end) of x from channel c0 on, in pieces that fit the first-level cache. */
 static void sum_pixels(const pixels *x, int64_t begin, int64_t end, int64_t c0, int64_t channels,
                        real *sum)
 {
-    for (int64_t i = begin; i < end;) {
-        int64_t step, run = pixel_run(x, i, end - i, &step);
-        const real *p = x->data + pixel_offset(x, i) + c0;
-        int64_t c = 0;
-        for (; c + 4 * VL <= channels; c += 4 * VL) {
-            vreal s0 = v_load(sum + c), s1 = v_load(sum + c + VL), s2 = v_load(sum + c + 2 * VL),
-                  s3 = v_load(sum + c + 3 * VL);
-            for (int64_t k = 0; k < run; k++) {
-                const real *q = p + k * step + c;
-                s0 = v_add(s0, v_load(q));
-                s1 = v_add(s1, v_load(q + VL));
-                s2 = v_add(s2, v_load(q + 2 * VL));
-                s3 = v_add(s3, v_load(q + 3 * VL));
-            }
-            v_store(sum + c, s0);
-            v_store(sum + c + VL, s1);
-            v_store(sum + c + 2 * VL, s2);
-            v_store(sum + c + 3 * VL, s3);
-        }
-        for (; c < channels; c += VL) {
-            const int64_t n = channels - c;
-            vreal s = v_get(sum + c, n);
-            for (int64_t k = 0; k < run; k++) s = v_add(s, v_get(p + k * step + c, n));
-            v_put(sum + c, s, n);
-        }
-        i += run;
+    real buffer[SUM_PIECE];
+    for (int64_t i = begin, run; i < end; i += run) {
+        int64_t step;
+        run = lgv_min_i64(end - i, lgv_max_i64(1, SUM_PIECE / channels));
+        run = pixel_run(x, i, run, &step);
+        const real *p = read_block(x, pixel_at(x, i, c0), &step, run, channels, buffer);
+        sum_piece(p, step, run, channels, sum);
     }
 }
 
@@ -168,9 +180,9 @@ static void sum_chunks(const pixels *x, int64_t begin, int64_t end, int64_t c0, 
                        real *total)
 {
     real part[SUM_CHANNELS];
-    for (int64_t c = 0; c < channels; c++) total[c] = 0;
+    memset(total, 0, (size_t)channels * sizeof(real));
     for (int64_t i = begin; i < end; i += SUM_PIXELS) {
-        memset(part, 0, sizeof part);
+        memset(part, 0, (size_t)channels * sizeof(real));
         sum_pixels(x, i, lgv_min_i64(i + SUM_PIXELS, end), c0, channels, part);
         for (int64_t c = 0; c < channels; c++) total[c] += part[c];
     }
@@ -179,8 +191,17 @@ static void sum_chunks(const pixels *x, int64_t begin, int64_t end, int64_t c0, 
 typedef struct sum_work {
     const lgv_call *call;
     pixels x;
-    int64_t parts, part_pixels, chunks; /* chunks of SUM_CHANNELS channels */
+    int64_t parts, part_pixels, width, chunks; /* chunks of `width` channels */
 } sum_work;
+
+/* Chunks as wide as possible, so that pixels are read from end to end, but at least SUM_TASKS units of work. */
+static void set_chunks(sum_work *w, int64_t tasks)
+{
+    const int64_t vectors = lgv_ceil_div(w->x.a.c, SUM_QUANTUM);
+    const int64_t chunks = lgv_min_i64(vectors, lgv_ceil_div(SUM_TASKS, tasks));
+    w->width = lgv_min_i64(SUM_CHANNELS, lgv_ceil_div(vectors, chunks) * SUM_QUANTUM);
+    w->chunks = lgv_ceil_div(w->x.a.c, w->width);
+}
 
 /* sum_rows: the positions are cut into parts, a function of the shape, whose sums wait in the workspace. */
 static sum_work sum_rows_work(const lgv_call *c)
@@ -188,18 +209,18 @@ static sum_work sum_rows_work(const lgv_call *c)
     sum_work w = {.call = c, .x = pixels_of(&c->in[0])};
     w.parts = lgv_min_i64(SUM_PARTS, lgv_ceil_div(w.x.count, SUM_PIXELS));
     w.part_pixels = lgv_ceil_div(lgv_ceil_div(w.x.count, w.parts), SUM_PIXELS) * SUM_PIXELS;
-    w.chunks = lgv_ceil_div(w.x.a.c, SUM_CHANNELS);
+    set_chunks(&w, w.parts);
     return w;
 }
 
 static void sum_rows_part(void *arg, int64_t block, int thread)
 {
     const sum_work *w = arg;
-    const int64_t part = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS;
+    const int64_t part = block / w->chunks, c0 = block % w->chunks * w->width;
     const int64_t begin = lgv_min_i64(part * w->part_pixels, w->x.count);
     const int64_t end = lgv_min_i64(begin + w->part_pixels, w->x.count);
     real *total = (real *)w->call->workspace + part * w->x.a.c + c0;
-    sum_chunks(&w->x, begin, end, c0, lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0), total);
+    sum_chunks(&w->x, begin, end, c0, lgv_min_i64(w->width, w->x.a.c - c0), total);
 }
 
 static void run_sum_rows(const lgv_call *c)
@@ -224,18 +245,17 @@ static size_t workspace_sum_rows(const lgv_call *c)
 static void sum_hw_part(void *arg, int64_t block, int thread)
 {
     const sum_work *w = arg;
-    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS,
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * w->width,
                   hw = w->x.a.h * w->x.a.w;
     const lgv_tensor *y = &w->call->out[0];
-    sum_chunks(&w->x, n * hw, (n + 1) * hw, c0, lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0),
+    sum_chunks(&w->x, n * hw, (n + 1) * hw, c0, lgv_min_i64(w->width, w->x.a.c - c0),
                (real *)y->data + n * y->stride[0] + c0);
 }
 
 static void run_sum_hw(const lgv_call *c)
 {
-    sum_work w = {.call = c,
-                  .x = pixels_of(&c->in[0]),
-                  .chunks = lgv_ceil_div(lgv_as_nhwc(&c->in[0]).c, SUM_CHANNELS)};
+    sum_work w = {.call = c, .x = pixels_of(&c->in[0])};
+    set_chunks(&w, w.x.a.n);
     lgv_parallel(c, w.x.a.n * w.chunks, sum_hw_part, &w);
 }
 
@@ -250,10 +270,13 @@ typedef struct modulate_work {
 static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, int64_t c0,
                             int64_t channels, const real *scale, real *dscale, real *dshift)
 {
+    real buffer[3][GRAD_CHANNELS];
+    int64_t step = 0; /* of one pixel: not used */
     for (int64_t i = begin; i < end; i++) {
-        const real *dy = w->dy.data + pixel_offset(&w->dy, i) + c0,
-                   *x = w->x.data + pixel_offset(&w->x, i) + c0;
-        real *dx = w->dx.data ? w->dx.data + pixel_offset(&w->dx, i) + c0 : NULL;
+        const real *dy = read_block(&w->dy, pixel_at(&w->dy, i, c0), &step, 1, channels, buffer[0]),
+                   *x = read_block(&w->x, pixel_at(&w->x, i, c0), &step, 1, channels, buffer[1]);
+        void *to = w->dx.data ? pixel_at(&w->dx, i, c0) : NULL;
+        real *dx = to && w->dx.dtype == LGV_BF16 ? buffer[2] : to;
         for (int64_t c = 0; c < channels; c += VL) {
             const int64_t n = channels - c;
             const vreal d = v_get(dy + c, n);
@@ -261,17 +284,18 @@ static void modulate_pixels(const modulate_work *w, int64_t begin, int64_t end, 
             v_put(dshift + c, v_add(d, v_get(dshift + c, n)), n);
             if (dx) v_put(dx + c, v_mul(d, v_add(v_set1(1), v_get(scale + c, n))), n);
         }
+        if (dx) write_block(&w->dx, to, 0, 1, channels, buffer[2]);
     }
 }
 
 static void modulate_part(void *arg, int64_t block, int thread)
 {
     const modulate_work *w = arg;
-    const int64_t n = block / w->chunks, c0 = block % w->chunks * SUM_CHANNELS,
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * GRAD_CHANNELS,
                   hw = w->x.a.h * w->x.a.w;
-    const int64_t channels = lgv_min_i64(SUM_CHANNELS, w->x.a.c - c0);
+    const int64_t channels = lgv_min_i64(GRAD_CHANNELS, w->x.a.c - c0);
     const lgv_tensor *scale = &w->call->in[2], *out1 = &w->call->out[1], *out2 = &w->call->out[2];
-    real total[2][SUM_CHANNELS] = {{0}}, part[2][SUM_CHANNELS];
+    real total[2][GRAD_CHANNELS] = {{0}}, part[2][GRAD_CHANNELS];
     for (int64_t i = n * hw; i < (n + 1) * hw; i += SUM_PIXELS) {
         memset(part, 0, sizeof part);
         modulate_pixels(w, i, lgv_min_i64(i + SUM_PIXELS, (n + 1) * hw), c0, channels,
@@ -292,24 +316,25 @@ static void run_modulate_grad(const lgv_call *c)
                        .dy = pixels_of(&c->in[0]),
                        .x = pixels_of(&c->in[1]),
                        .dx = pixels_of(&c->out[0])};
-    w.chunks = lgv_ceil_div(w.x.a.c, SUM_CHANNELS);
+    w.chunks = lgv_ceil_div(w.x.a.c, GRAD_CHANNELS);
     lgv_parallel(c, w.x.a.n * w.chunks, modulate_part, &w);
 }
 
 static const lgv_kernel kernels[] = {
-    {.op = LGV_OP_add_row, .name = "plain", .run = run_add_row},
+    {.op = LGV_OP_add_row, .name = "plain", .bf16 = true, .run = run_add_row},
     {.op = LGV_OP_row_scale, .name = "plain", .run = run_row_scale},
     {.op = LGV_OP_row_divide, .name = "plain", .run = run_row_divide},
     {.op = LGV_OP_row_axpby, .name = "plain", .run = run_row_axpby},
-    {.op = LGV_OP_modulate, .name = "plain", .run = run_modulate},
-    {.op = LGV_OP_modulate_grad, .name = "plain", .run = run_modulate_grad},
+    {.op = LGV_OP_modulate, .name = "plain", .bf16 = true, .run = run_modulate},
+    {.op = LGV_OP_modulate_grad, .name = "plain", .bf16 = true, .run = run_modulate_grad},
     {.op = LGV_OP_sum_rows,
      .name = "plain",
+     .bf16 = true,
      .accumulates = true,
      .workspace = workspace_sum_rows,
      .run = run_sum_rows},
-    {.op = LGV_OP_sum_hw, .name = "plain", .run = run_sum_hw},
-    {.op = LGV_OP_spread_rows, .name = "plain", .run = run_spread_rows},
-    {.op = LGV_OP_spread_hw, .name = "plain", .run = run_spread_hw},
+    {.op = LGV_OP_sum_hw, .name = "plain", .bf16 = true, .run = run_sum_hw},
+    {.op = LGV_OP_spread_rows, .name = "plain", .bf16 = true, .run = run_spread_rows},
+    {.op = LGV_OP_spread_hw, .name = "plain", .bf16 = true, .run = run_spread_hw},
 };
 const lgv_kernel_list LGV_TABLE(rows) = {kernels, sizeof kernels / sizeof kernels[0]};
