@@ -36,13 +36,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 VARIANTS = ["eager", "channels_last", "compile", "compile_channels_last"]
 # Batches large enough that a step is arithmetic, small enough for two cores.
 BATCH = {("demo", "train"): 32, ("demo", "sample"): 16, ("ddpm_cifar10", "train"): 4, ("ddpm_cifar10", "sample"): 4,
-         ("article_unet128", "train"): 1, ("article_unet128", "sample"): 1}
+         ("article_unet128", "train"): 4, ("article_unet128", "sample"): 2}
 
 
 # ---- the PyTorch side: one process ----
 
-def torch_steps(config_path, mode, batch, variant):
-    """A function that runs one step."""
+def torch_steps(config_path, mode, batch, variant, precision):
+    """A function that runs one step.  In bf16 training runs under autocast, and sampling with weights in bf16."""
     import diffusers
     import torch
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
@@ -54,7 +54,8 @@ def torch_steps(config_path, mode, batch, variant):
     torch.manual_seed(0)
     model = UNet2DModel.from_config(config)
     memory_format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
-    model = model.to(memory_format=memory_format)
+    bf16 = precision == "bf16"
+    model = model.to(memory_format=memory_format, dtype=torch.bfloat16 if bf16 and mode == "sample" else torch.float32)
     size = model.config.sample_size
     shape = (batch, model.config.in_channels, size, size)
     x0 = torch.rand(shape).mul(2).sub(1).contiguous(memory_format=memory_format)
@@ -73,7 +74,7 @@ def torch_steps(config_path, mode, batch, variant):
         def step():
             with torch.inference_mode():
                 t = schedule.timesteps[state["i"] % 50]
-                out = run(state["x"], t).sample
+                out = run(state["x"].to(model.dtype), t).sample.float()
                 state["x"] = schedule.step(out, t, state["x"]).prev_sample
                 state["i"] += 1
                 if state["i"] % 50 == 0:
@@ -90,7 +91,9 @@ def torch_steps(config_path, mode, batch, variant):
     def step():
         noise = torch.randn(shape).contiguous(memory_format=memory_format)
         t = torch.randint(0, 1000, (batch,))
-        loss = torch.nn.functional.mse_loss(run(schedule.add_noise(x0, noise, t), t).sample, noise)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = run(schedule.add_noise(x0, noise, t), t).sample
+        loss = torch.nn.functional.mse_loss(out.float(), noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
@@ -104,8 +107,8 @@ def worker(args):
     import torch
 
     torch.set_num_threads(args.threads)
-    step = torch_steps(args.worker[0], args.worker[1], int(args.worker[2]), args.worker[3])
-    for _ in range(3):
+    step = torch_steps(args.worker[0], args.worker[1], int(args.worker[2]), args.worker[3], args.mixed_precision)
+    for _ in range(2):
         step()
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -182,19 +185,21 @@ def machine(threads):
             "levels": " ".join(levels)}
 
 
-def compare(config_name, mode, args):
+def compare(config_name, mode, batch, args):
     path = config_name if config_name.endswith(".json") else os.path.join(HERE, "configs", config_name + ".json")
     name = os.path.splitext(os.path.basename(path))[0]
-    batch = args.batch_size or BATCH.get((name, mode), 4)
+    batch = batch or args.batch_size or BATCH.get((name, mode), 4)
+    precision = ["--mixed-precision", args.mixed_precision]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     commands = []
     if not args.no_langevin:
         commands.append(("langevin", [args.langevin, "bench", path, "--mode", mode, "--batch-size", str(batch), "--rounds",
-                                      str(args.steps), "--threads", str(args.threads), "--json", "--interactive"]))
+                                      str(args.steps), "--threads", str(args.threads), "--json", "--interactive",
+                                      *precision, *args.langevin_options.split()]))
     for variant in args.variants.split(","):
         commands.append((variant, [sys.executable, os.path.abspath(__file__), "--threads", str(args.threads), "--steps",
-                                   str(args.steps), "--worker", path, mode, str(batch), variant]))
-    print(f"\n{name}, {mode}, batch {batch}", flush=True)
+                                   str(args.steps), *precision, "--worker", path, mode, str(batch), variant]))
+    print(f"\n{name}, {mode}, batch {batch}, " + ("bf16" if args.mixed_precision == "bf16" else "float32"), flush=True)
     contenders = [Contender(n, command, environment, args.patience) for n, command in commands]
     for _ in range(args.rounds):
         for contender in contenders:
@@ -211,7 +216,8 @@ def compare(config_name, mode, args):
         results[contender.name] = {"median": median, "rounds": contender.rounds}
         print(f"  {contender.name:22s} {median * 1e3:9.2f} ms/step  ({min(contender.rounds) * 1e3:.2f} to "
               f"{max(contender.rounds) * 1e3:.2f})  {batch / median:9.2f} pictures/s")
-    summary = {"config": name, "mode": mode, "batch": batch, "contenders": results}
+    summary = {"config": name, "mode": mode, "batch": batch, "mixed_precision": args.mixed_precision,
+               "contenders": results}
     torch_side = {n: r for n, r in results.items() if n != "langevin" and "median" in r}
     if torch_side and "median" in results.get("langevin", {}):
         best = min(torch_side, key=lambda n: torch_side[n]["median"])
@@ -224,11 +230,27 @@ def compare(config_name, mode, args):
     return summary
 
 
+def work_list(args):
+    """(config, mode, batch or 0) of everything to compare."""
+    if not args.work:
+        return [(config, mode, 0) for config in args.configs.split(",") for mode in args.modes.split(",")]
+    work = []
+    for item in args.work.split(","):
+        config, mode, batch = (item.split(":") + ["", "0"])[:3]
+        if mode not in ("train", "sample") or not batch.isdigit():
+            sys.exit(f"compare_torch: --work wants name:train:batch or name:sample:batch, not '{item}'")
+        work.append((config, mode, int(batch)))
+    return work
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--langevin", default=os.path.join(os.path.dirname(HERE), "build", "langevin"))
     parser.add_argument("--configs", default="demo,ddpm_cifar10", help="names in bench/configs, or files")
     parser.add_argument("--modes", default="train,sample")
+    parser.add_argument("--work", help="instead of both: a list such as ddpm_cifar10:train:4,article_unet128:sample:2")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--langevin-options", default="", help="further options of langevin bench")
     parser.add_argument("--batch-size", type=int, default=0, help="default: chosen for each")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
@@ -244,13 +266,14 @@ def main():
         return
     if not args.no_langevin and not os.path.exists(args.langevin):
         sys.exit(f"compare_torch: '{args.langevin}' does not exist; build it or give --langevin, or --no-langevin.")
+    work = work_list(args)
     import diffusers
     import torch
 
     about = {**machine(args.threads), "torch": torch.__version__, "diffusers": diffusers.__version__}
     print(f"{about['cpu']}, {about['cpus']} CPUs ({about['levels']}), {args.threads} threads; "
           f"torch {about['torch']}, diffusers {about['diffusers']}; {args.rounds} rounds of {args.steps} steps")
-    results = [compare(config, mode, args) for config in args.configs.split(",") for mode in args.modes.split(",")]
+    results = [compare(config, mode, batch, args) for config, mode, batch in work]
     if args.json:
         with open(args.json, "w") as f:
             json.dump({"machine": about, "results": results}, f, indent=1)
