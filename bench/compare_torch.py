@@ -3,7 +3,7 @@
 Usage:
     python bench/compare_torch.py [--langevin build/langevin] [--configs demo,ddpm_cifar10] [--modes train,sample]
                                   [--batch-size N] [--rounds 7] [--steps 3] [--threads N] [--variants ...]
-                                  [--no-langevin] [--json FILE]
+                                  [--no-langevin] [--json FILE] [--work name:mode:batch:precision,...]
 
 Every contender is a process of its own that loads the network (bench/configs/NAME.json), warms up and then waits;
 rounds go round-robin through them, a few steps each, so that a slow minute of the machine hits all alike.
@@ -30,7 +30,9 @@ import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VARIANTS = ["eager", "channels_last", "compile", "compile_channels_last"]
@@ -127,7 +129,7 @@ class Contender:
 
     def __init__(self, name, command, environment, patience):
         self.name, self.rounds, self.reason, self.patience = name, [], None, patience
-        self.log = open(os.path.join("/tmp", f"compare_torch.{os.getpid()}.{name}.log"), "w+")
+        self.log = tempfile.TemporaryFile("w+")
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                             text=True, env=environment)
@@ -173,7 +175,6 @@ class Contender:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.log.close()
-        os.unlink(self.log.name)
 
 
 def machine(threads):
@@ -185,26 +186,40 @@ def machine(threads):
             "levels": " ".join(levels)}
 
 
-def compare(config_name, mode, batch, args):
-    path = config_name if config_name.endswith(".json") else os.path.join(HERE, "configs", config_name + ".json")
-    name = os.path.splitext(os.path.basename(path))[0]
-    batch = batch or args.batch_size or BATCH.get((name, mode), 4)
-    precision = ["--mixed-precision", args.mixed_precision]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    commands = []
-    if not args.no_langevin:
-        commands.append(("langevin", [args.langevin, "bench", path, "--mode", mode, "--batch-size", str(batch), "--rounds",
-                                      str(args.steps), "--threads", str(args.threads), "--json", "--interactive",
-                                      *precision, *args.langevin_options.split()]))
-    for variant in args.variants.split(","):
-        commands.append((variant, [sys.executable, os.path.abspath(__file__), "--threads", str(args.threads), "--steps",
-                                   str(args.steps), *precision, "--worker", path, mode, str(batch), variant]))
-    print(f"\n{name}, {mode}, batch {batch}, " + ("bf16" if args.mixed_precision == "bf16" else "float32"), flush=True)
-    contenders = [Contender(n, command, environment, args.patience) for n, command in commands]
-    for _ in range(args.rounds):
-        for contender in contenders:
-            if contender.reason is None:
-                contender.round()
+class Comparison:
+    """The contenders of one (config, mode, batch, precision)."""
+
+    def __init__(self, item, args):
+        config, self.mode, batch, self.precision = item
+        path = config if config.endswith(".json") else os.path.join(HERE, "configs", config + ".json")
+        self.name = os.path.splitext(os.path.basename(path))[0]
+        self.batch = batch or args.batch_size or BATCH.get((self.name, self.mode), 4)
+        precision = ["--mixed-precision", self.precision]
+        self.commands = []
+        if not args.no_langevin:
+            self.commands.append(("langevin", [args.langevin, "bench", path, "--mode", self.mode, "--batch-size", str(self.batch),
+                                               "--rounds", str(args.steps), "--threads", str(args.threads), "--json",
+                                               "--interactive", *precision, *args.langevin_options.split()]))
+        for variant in args.variants.split(","):
+            self.commands.append((variant, [sys.executable, os.path.abspath(__file__), "--threads", str(args.threads), "--steps",
+                                            str(args.steps), *precision, "--worker", path, self.mode, str(self.batch), variant]))
+
+    def start(self, args, each):
+        """each(function, list): map, one after the other or all at once."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+        self.contenders = list(each(lambda c: Contender(*c, environment, args.patience), self.commands))
+
+    def run(self, args):
+        for _ in range(args.rounds):
+            for contender in self.contenders:
+                if contender.reason is None:
+                    contender.round()
+        return report(self)
+
+
+def report(comparison):
+    name, mode, batch, contenders = comparison.name, comparison.mode, comparison.batch, comparison.contenders
+    print(f"\n{name}, {mode}, batch {batch}, " + ("bf16" if comparison.precision == "bf16" else "float32"), flush=True)
     results = {}
     for contender in contenders:
         contender.close()
@@ -216,7 +231,7 @@ def compare(config_name, mode, batch, args):
         results[contender.name] = {"median": median, "rounds": contender.rounds}
         print(f"  {contender.name:22s} {median * 1e3:9.2f} ms/step  ({min(contender.rounds) * 1e3:.2f} to "
               f"{max(contender.rounds) * 1e3:.2f})  {batch / median:9.2f} pictures/s")
-    summary = {"config": name, "mode": mode, "batch": batch, "mixed_precision": args.mixed_precision,
+    summary = {"config": name, "mode": mode, "batch": batch, "mixed_precision": comparison.precision,
                "contenders": results}
     torch_side = {n: r for n, r in results.items() if n != "langevin" and "median" in r}
     if torch_side and "median" in results.get("langevin", {}):
@@ -231,16 +246,33 @@ def compare(config_name, mode, batch, args):
 
 
 def work_list(args):
-    """(config, mode, batch or 0) of everything to compare."""
+    """(config, mode, batch or 0, precision) of everything to compare."""
     if not args.work:
-        return [(config, mode, 0) for config in args.configs.split(",") for mode in args.modes.split(",")]
+        return [(config, mode, 0, args.mixed_precision) for config in args.configs.split(",") for mode in args.modes.split(",")]
     work = []
     for item in args.work.split(","):
-        config, mode, batch = (item.split(":") + ["", "0"])[:3]
-        if mode not in ("train", "sample") or not batch.isdigit():
-            sys.exit(f"compare_torch: --work wants name:train:batch or name:sample:batch, not '{item}'")
-        work.append((config, mode, int(batch)))
+        fields = item.split(":")
+        config, mode, batch, precision = fields + ["", "", "0", args.mixed_precision][len(fields):]
+        if mode not in ("train", "sample") or not batch.isdigit() or precision not in ("no", "bf16"):
+            sys.exit(f"compare_torch: --work wants name:train or sample[:batch[:no or bf16]], not '{item}'")
+        work.append((config, mode, int(batch), precision))
     return work
+
+
+def compare_all(work, about, args):
+    """Contenders that start together share the machine while they compile, never while they are timed."""
+    comparisons = [Comparison(item, args) for item in work]
+    if args.start_together:
+        with ThreadPoolExecutor(sum(len(c.commands) for c in comparisons) + len(comparisons)) as pool:
+            list(pool.map(lambda c: c.start(args, pool.map), comparisons))
+    results = []
+    for comparison in comparisons:
+        if not args.start_together:
+            comparison.start(args, map)
+        results.append(comparison.run(args))
+        if args.json:
+            with open(args.json, "w") as f:
+                json.dump({"machine": about, "results": results}, f, indent=1)
 
 
 def main():
@@ -248,8 +280,10 @@ def main():
     parser.add_argument("--langevin", default=os.path.join(os.path.dirname(HERE), "build", "langevin"))
     parser.add_argument("--configs", default="demo,ddpm_cifar10", help="names in bench/configs, or files")
     parser.add_argument("--modes", default="train,sample")
-    parser.add_argument("--work", help="instead of both: a list such as ddpm_cifar10:train:4,article_unet128:sample:2")
+    parser.add_argument("--work", help="instead of both: a list such as ddpm_cifar10:train:4,article_unet128:sample:2:bf16")
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--start-together", action="store_true",
+                        help="start all contenders of all work at once: for machines with many cores and much memory")
     parser.add_argument("--langevin-options", default="", help="further options of langevin bench")
     parser.add_argument("--batch-size", type=int, default=0, help="default: chosen for each")
     parser.add_argument("--rounds", type=int, default=7)
@@ -273,10 +307,7 @@ def main():
     about = {**machine(args.threads), "torch": torch.__version__, "diffusers": diffusers.__version__}
     print(f"{about['cpu']}, {about['cpus']} CPUs ({about['levels']}), {args.threads} threads; "
           f"torch {about['torch']}, diffusers {about['diffusers']}; {args.rounds} rounds of {args.steps} steps")
-    results = [compare(config, mode, batch, args) for config, mode, batch in work]
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump({"machine": about, "results": results}, f, indent=1)
+    compare_all(work, about, args)
 
 
 if __name__ == "__main__":
