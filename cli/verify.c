@@ -12,7 +12,7 @@
 
 static struct {
     cli_device_options dev;
-    char *reference, *weights;
+    char *reference, *weights, *precision;
     double tolerance;
     int json;
 } opt;
@@ -21,10 +21,11 @@ static struct poptOption table[] = {
     {"reference", 0, POPT_ARG_STRING, &opt.reference, 0,
      "what tools/golden/dump_reference.py wrote", "F.safetensors"},
     {"tolerance", 0, POPT_ARG_DOUBLE, &opt.tolerance, 0,
-     "largest error relative to the largest value (default: 1e-4)", "F"},
+     "largest error relative to the largest value (default: 1e-4; bf16: 0.1)", "F"},
     {"weights", 0, POPT_ARG_STRING, &opt.weights, 0,
      "ema or raw, where the model has both (default: ema)", "WHICH"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
+    CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
 };
@@ -33,6 +34,7 @@ typedef struct session {
     const lgv_model *model;
     lgv_safetensors *ref;
     lgv_device *device;
+    lgv_mixed_precision precision;
     lgv_store *store;
     int64_t n, c, h, w;
     json_t *report; /* with --json */
@@ -226,8 +228,10 @@ static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_
     if (!status) status = lgv_graph_status(g, err);
     lgv_program program = {"network", g};
     if (!status)
-        status = lgv_plan_new(s->store, 1, &program, &(lgv_plan_options){.instrument = instrument},
-                              out, err);
+        status = lgv_plan_new(
+            s->store, 1, &program,
+            &(lgv_plan_options){.instrument = instrument, .mixed_precision = s->precision}, out,
+            err);
     lgv_graph_free(g);
     return status;
 }
@@ -337,9 +341,10 @@ static lgv_status verify(session *s, lgv_error *err)
     if (!status) status = read_shapes(s, err);
     if (!status) status = cli_open_device(&opt.dev, &s->device, err);
     if (!status && !opt.json)
-        printf("%s against %s, %s, tolerance %.1e\n%-4s  %-52s %-20s %-8s  %s\n\n",
+        printf("%s against %s, %s, %s, tolerance %.1e\n%-4s  %-52s %-20s %-8s  %s\n\n",
                lgv_model_describe(s->model)->source, opt.reference, lgv_device_name(s->device),
-               opt.tolerance, "", "tensor", "shape", "max|a-b|", "ratio");
+               cli_precision(s->precision), opt.tolerance, "", "tensor", "shape", "max|a-b|",
+               "ratio");
     if (!status) status = verify_shipped(s, err);
     if (!status) status = verify_modules(s, err);
     return status;
@@ -353,12 +358,14 @@ static int run(const cli_command *self, int argc, const char **argv)
     if (!what || !opt.reference)
         return cli_error(self, CLI_USAGE,
                          "needs a model and --reference FILE; see 'langevin verify --help'");
-    if (opt.tolerance == 0) opt.tolerance = 1e-4;
+    lgv_mixed_precision precision = LGV_MIXED_NO;
+    if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
+    if (opt.tolerance == 0) opt.tolerance = precision == LGV_MIXED_BF16 ? 0.1 : 1e-4;
     if (!(opt.tolerance > 0)) return cli_error(self, CLI_USAGE, "--tolerance must be positive");
     if (opt.weights && strcmp(opt.weights, "ema") && strcmp(opt.weights, "raw"))
         return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", opt.weights);
     lgv_error err = {.text = "out of memory"};
-    session s = {.report = opt.json ? json_array() : NULL};
+    session s = {.report = opt.json ? json_array() : NULL, .precision = precision};
     lgv_model *model = NULL;
     lgv_status status = lgv_model_open(what, NULL, &model, &err);
     s.model = model;

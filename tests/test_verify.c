@@ -31,6 +31,9 @@ static void test_passes(void **state)
     assert_int_equal(run(FOLDER "/reference.safetensors", ""), 0);
     assert_int_equal(run(FOLDER "/reference.safetensors", "--tolerance 1e-5 --json"), 0);
     assert_int_equal(run(FOLDER "/reference.safetensors", "--device cpu:scalar --threads 3"), 0);
+    assert_int_equal(run(FOLDER "/reference.safetensors", "--mixed-precision bf16"), 0);
+    assert_int_equal(
+        run(FOLDER "/reference.safetensors", "--mixed-precision bf16 --tolerance 1e-4"), 1);
 }
 
 /* Copies the reference with element i of tensor `name` moved by `delta` times the tensor's largest value. */
