@@ -13,6 +13,7 @@
 #include "graph/node.h"
 #include "langevin/ops.h"
 #include "langevin/plan.h"
+#include "types.h"
 
 static lgv_error err;
 #define OK(call)                                                                                   \
@@ -620,23 +621,34 @@ static float *run_random(const lgv_graph *g, const lgv_plan_options *options, in
     return all;
 }
 
-/* Memory, recomputation and passes do not change results; check mode shares no memory at all. */
-static void test_random_graphs(void **state)
+static void check_types(const lgv_graph *g)
 {
-    (void)state;
-    for (int seed = 0; seed < SEEDS; seed++) {
+    lgv_graph *low;
+    OK(lgv_graph_clone(g, &low, &err));
+    OK(lgv_pass_mixed_precision(low, &err));
+    types_check(low);
+    lgv_graph_free(low);
+}
+
+/* Memory, recomputation and passes do not change results; check mode shares no memory at all. In bf16 the passes
+   change roundings: tolerance is what they may. */
+static void check_random_graphs(lgv_mixed_precision precision, int seeds, double tolerance)
+{
+    for (int seed = 0; seed < seeds; seed++) {
         lgv_graph *g = random_graph((uint64_t)seed);
-        lgv_plan_options alone = {.check = 1};
-        const lgv_plan_options other[] = {{0},
-                                          {.recompute = 1},
-                                          {.recompute = 2},
-                                          {.check = 1, .recompute = 2},
-                                          {.accumulate_grads = 1},
-                                          {.no_fusion = 1},
-                                          {.no_fusion = 1, .recompute = 2}};
+        lgv_plan_options alone = {.check = 1, .mixed_precision = precision};
+        lgv_plan_options other[] = {{0},
+                                    {.recompute = 1},
+                                    {.recompute = 2},
+                                    {.check = 1, .recompute = 2},
+                                    {.accumulate_grads = 1},
+                                    {.no_fusion = 1},
+                                    {.no_fusion = 1, .recompute = 2}};
         size_t n, m;
+        check_types(g);
         float *want = run_random(g, &alone, 1, &n);
         for (size_t k = 0; k < sizeof other / sizeof *other; k++) {
+            other[k].mixed_precision = precision;
             float *got = run_random(g, &other[k], other[k].accumulate_grads ? 1 : 2, &m),
                   largest = 1e-3f;
             assert_int_equal(n, m);
@@ -644,7 +656,7 @@ static void test_random_graphs(void **state)
                 fail_msg("graph %d, options %zu: other bits", seed, k);
             for (size_t i = 0; i < n; i++) largest = fmaxf(largest, fabsf(want[i]));
             for (size_t i = 0; i < n; i++)
-                if (!(fabsf(got[i] - want[i]) <= 1e-4f * largest))
+                if (!(fabs((double)(got[i] - want[i])) <= tolerance * (double)largest))
                     fail_msg("graph %d, options %zu: value %zu is %g, not %g", seed, k, i,
                              (double)got[i], (double)want[i]);
             free(got);
@@ -652,6 +664,18 @@ static void test_random_graphs(void **state)
         free(want);
         lgv_graph_free(g);
     }
+}
+
+static void test_random_graphs(void **state)
+{
+    (void)state;
+    check_random_graphs(LGV_MIXED_NO, SEEDS, 1e-4);
+}
+
+static void test_random_graphs_bf16(void **state)
+{
+    (void)state;
+    check_random_graphs(LGV_MIXED_BF16, SEEDS / 3, 0.1);
 }
 
 /* --- Memory runs out ---------------------------------------------------------------------------------- */
@@ -700,8 +724,9 @@ static void test_out_of_memory(void **state)
     (void)state;
     const lgv_plan_options options[] = {{.recompute = 2, .instrument = 1},
                                         {.recompute = 1, .accumulate_grads = 1},
-                                        {.check = 1, .no_fusion = 1}};
-    for (int k = 0; k < 3; k++) {
+                                        {.check = 1, .no_fusion = 1},
+                                        {.recompute = 1, .mixed_precision = LGV_MIXED_BF16}};
+    for (int k = 0; k < 4; k++) {
         uint64_t count = 1;
         for (uint64_t nth = 0; nth <= count; nth++) { /* 0: none fails, which counts them */
             lgv_graph *g = lgv_graph_new();
@@ -733,6 +758,7 @@ int main(void)
         cmocka_unit_test(test_empty_program),
         cmocka_unit_test(test_huge),
         cmocka_unit_test(test_random_graphs),
+        cmocka_unit_test(test_random_graphs_bf16),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

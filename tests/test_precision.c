@@ -14,6 +14,7 @@
 
 #include "network.h"
 #include "plan/planner.h"
+#include "types.h"
 
 static lgv_error err;
 #define OK(call)                                                                                   \
@@ -23,42 +24,11 @@ static lgv_error err;
     } while (0)
 
 /* --- The pass --------------------------------------------------------------------------------------- */
-static lgv_dtype dtype_of(const lgv_graph *g, lgv_id v)
-{
-    return g->value[v].dtype;
-}
-
 static int count_op(const lgv_graph *g, lgv_opcode op)
 {
     int n = 0;
     for (size_t i = 0; i < g->n_nodes; i++) n += !g->node[i].dead && g->node[i].op == op;
     return n;
-}
-
-/* What the record promises to kernels. */
-static void check_contract(const lgv_graph *g)
-{
-    for (size_t i = 0; i < g->n_nodes; i++) {
-        const lgv_node *n = &g->node[i];
-        const lgv_op *r = lgv_op_record(n->op);
-        lgv_dtype one = LGV_DTYPES; /* of operands that may be bf16 */
-        bool mixed = false;
-        if (n->dead || n->op == LGV_OP_cast) continue;
-        for (int k = 0; k < n->n_in + n->n_out; k++) {
-            bool in = k < n->n_in;
-            int at = in ? k : k - n->n_in;
-            lgv_id v = in ? n->in[at] : n->out[at];
-            if (v < 0) continue;
-            if ((in ? r->bf16_in : r->bf16_out) >> at & 1) {
-                if (one != LGV_DTYPES) mixed |= one != dtype_of(g, v);
-                one = dtype_of(g, v);
-            } else if (dtype_of(g, v) == LGV_BF16) {
-                fail_msg("%s '%s' has bf16 where its record forbids it", r->name, n->name);
-            }
-        }
-        if (mixed && !(r->flags & LGV_OP_MIXED))
-            fail_msg("%s '%s' has operands of both types", r->name, n->name);
-    }
 }
 
 static bool named(const lgv_node *n, const char *prefix)
@@ -99,7 +69,7 @@ static void test_pass(void **state)
         OK(lgv_graph_clone(r.graph, &g, &err));
         OK(lgv_pass_mixed_precision(g, &err));
         lgv_graph_compact(g);
-        check_contract(g);
+        types_check(g);
         check_network(g);
         assert_int_equal(count_op(g, LGV_OP_cast), 1); /* of the picture */
         lgv_graph_free(g);

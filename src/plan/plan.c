@@ -132,7 +132,10 @@ static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units,
 {
     if (plan->options.instrument) LGV_TRY(instrument(g, err));
     lgv_graph_compact(g);
-    if (plan->options.mixed_precision == LGV_MIXED_BF16) LGV_TRY(lgv_pass_mixed_precision(g, err));
+    if (plan->options.mixed_precision == LGV_MIXED_BF16) {
+        LGV_TRY(lgv_pass_mixed_precision(g, err));
+        lgv_graph_compact(g);
+    }
     if (!plan->options.no_fusion) {
         void *both[2] = {plan, g};
         LGV_TRY(lgv_pass_casts(g, err));
