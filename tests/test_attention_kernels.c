@@ -17,9 +17,11 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {2, 9, 9, 1, 12, true},    {1, 19, 19, 3, 8, false},    {2, 7, 5, 2, 5, false},
-    {1, 64, 77, 2, 40, false}, {1, 300, 130, 1, 16, false}, {1, 1, 1, 1, 4, false},
-    {2, 48, 48, 1, 320, true}, {3, 50, 33, 4, 64, false},
+    {2, 9, 9, 1, 12, true},     {1, 19, 19, 3, 8, false},    {2, 7, 5, 2, 5, false},
+    {1, 64, 77, 2, 40, false},  {1, 300, 130, 1, 16, false}, {1, 1, 1, 1, 4, false},
+    {2, 48, 48, 1, 320, true},  {3, 50, 33, 4, 64, false},   {1, 25, 100, 2, 8, false},
+    {2, 97, 193, 1, 72, false}, {1, 49, 500, 1, 9, false},   {1, 390, 800, 1, 8, false},
+    {1, 24, 96, 5, 1, false},   {1, 105, 3, 2, 80, true},    {1, 30, 50, 1, 520, false},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 static const char *const specs[] = {"cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:f64"};
@@ -54,7 +56,20 @@ static void free_result(result *r)
     free(r->dv);
 }
 
-static result run_case(const char *spec, int threads, const char *kernel, const shape *s, int slice)
+/* What a test does to the operands: the scale of the scores, and an operand of which one element is NaN. */
+typedef struct twist {
+    double scale;
+    enum { NOTHING, NAN_Q, NAN_K, NAN_V } nan;
+} twist;
+
+static void poison(lgv_device *d, const lgv_tensor *t)
+{
+    const float nan = NAN;
+    d->write(d, LGV_F32, t->data, &nan, 1);
+}
+
+static result run_twisted(const char *spec, int threads, const char *kernel, const shape *s,
+                          int slice, twist w)
 {
     lgv_device *d = NULL;
     assert_int_equal(lgv_device_new(spec, threads, &d, NULL), LGV_OK);
@@ -70,7 +85,10 @@ static result run_case(const char *spec, int threads, const char *kernel, const 
     kernel_value dq = kernel_value_new(d, rank, q_dim, slice, 0, 7),
                  dk = kernel_value_new(d, rank, k_dim, slice, 0, 8);
     kernel_value dv = kernel_value_new(d, rank, k_dim, 2 * slice, 0, 9);
-    lgv_attr_attention attr = {.heads = (int)s->heads, .scale = 3 / sqrt((double)s->d)};
+    lgv_attr_attention attr = {.heads = (int)s->heads, .scale = w.scale / sqrt((double)s->d)};
+    if (w.nan == NAN_Q) poison(d, &q.t);
+    if (w.nan == NAN_K) poison(d, &k.t);
+    if (w.nan == NAN_V) poison(d, &v.t);
     lgv_call c = {.op = LGV_OP_attention,
                   .attr = &attr,
                   .n_in = 3,
@@ -104,6 +122,11 @@ static result run_case(const char *spec, int threads, const char *kernel, const 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) kernel_value_free(all[i]);
     lgv_device_free(d);
     return r;
+}
+
+static result run_case(const char *spec, int threads, const char *kernel, const shape *s, int slice)
+{
+    return run_twisted(spec, threads, kernel, s, slice, (twist){3, NOTHING});
 }
 
 static void assert_near(const char *what, const float *a, const float *b, int64_t n,
@@ -142,6 +165,53 @@ static void test_shapes(void **state)
     }
 }
 
+/* Scores up to some hundreds: float keeps 6e-8 of a score, which is that part of its probability times the score. */
+static void test_large_scores(void **state)
+{
+    (void)state;
+    const twist large = {400, NOTHING};
+    const shape s = {1, 70, 250, 2, 16, false};
+    result want = run_twisted("cpu:f64", 1, "plain", &s, 0, large);
+    for (int d = 0; d < SPECS; d++) {
+        if (!runs(specs[d])) continue;
+        result got = run_twisted(specs[d], 2, "tiled", &s, 0, large);
+        double tolerance = strcmp(specs[d], "cpu:f64") ? 5e-4 : 1e-7;
+        assert_near("y", want.y, got.y, want.q_size, tolerance);
+        assert_near("lse", want.lse, got.lse, want.lse_size, 1e-6);
+        assert_near("dq", want.dq, got.dq, want.q_size, tolerance);
+        assert_near("dk", want.dk, got.dk, want.k_size, tolerance);
+        assert_near("dv", want.dv, got.dv, want.k_size, tolerance);
+        free_result(&got);
+    }
+    free_result(&want);
+}
+
+static void assert_nan_where(const float *want, const float *got, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) assert_int_equal(!!isnan(want[i]), !!isnan(got[i]));
+}
+
+/* A NaN in q, k or v comes out wherever the plain kernel lets it, and nowhere else. */
+static void test_nan(void **state)
+{
+    (void)state;
+    const shape s = {2, 31, 130, 2, 9, false};
+    for (int d = 0; d < SPECS; d++)
+        for (int i = NAN_Q; i <= NAN_V && runs(specs[d]); i++) {
+            twist w = {3, NOTHING};
+            w.nan = i;
+            result want = run_twisted("cpu:f64", 1, "plain", &s, 0, w),
+                   got = run_twisted(specs[d], 2, "tiled", &s, 0, w);
+            assert_nan_where(want.y, got.y, want.q_size);
+            assert_nan_where(want.lse, got.lse, want.lse_size);
+            assert_nan_where(want.dq, got.dq, want.q_size);
+            assert_nan_where(want.dk, got.dk, want.k_size);
+            assert_nan_where(want.dv, got.dv, want.k_size);
+            free_result(&want);
+            free_result(&got);
+        }
+}
+
 static void assert_equal(const result *a, const result *b, const shape *s, int64_t pictures)
 {
     size_t q = (size_t)(a->q_size / s->n * pictures) * sizeof(float),
@@ -176,6 +246,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_large_scores),
+        cmocka_unit_test(test_nan),
         cmocka_unit_test(test_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -116,18 +116,6 @@ void gemm_outer_tile_to(const real *a, const real *b, int64_t count, real *y, in
     tile_sums(GEMM_NV, GEMM_MR, &t);
 }
 
-/* Columns [k, k+n) of one row, n <= VL: the epilogue on v. */
-static inline vreal apply_epilogue(const conv_epilogue *e, const gemm_row *row, int64_t k,
-                                   int64_t n, vreal v)
-{
-    if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
-    if (e->row) v = v_add(v, v_load_n(e->row + row->n * e->row_stride + k, n));
-    if (row->residual) v = v_add(v, v_load_n(row->residual + k, n));
-    if (e->act) v = v_act(v, e->act);
-    if (e->gate) v = v_mul(v, v_load_n(e->gate + row->n * e->gate_stride + k, n));
-    return v;
-}
-
 /* Adds the sums of a tile to the rows it belongs to. first: they hold nothing yet; epilogue NULL: none, or more
    to come. */
 static void finish_tile(const real *sums, const gemm_row *row, int64_t rows, int64_t k,
@@ -139,7 +127,7 @@ static void finish_tile(const real *sums, const gemm_row *row, int64_t rows, int
             real *y = row[r].y + k + v;
             vreal sum = v_load(sums + r * GEMM_NR + v);
             if (!first) sum = v_add(n == VL ? v_load(y) : v_load_n(y, n), sum);
-            if (epilogue) sum = apply_epilogue(epilogue, &row[r], k + v, n, sum);
+            if (epilogue) sum = gemm_epilogue(epilogue, &row[r], k + v, n, sum);
             if (n == VL)
                 v_store(y, sum);
             else

@@ -64,6 +64,18 @@ void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum);
 /* The same into rows ld apart, added to what is there if `add`. */
 void gemm_outer_tile_to(const real *a, const real *b, int64_t count, real *y, int64_t ld, bool add);
 
+/* Columns [k, k+n) of one row, n <= VL or more: the epilogue on v. */
+static inline vreal gemm_epilogue(const conv_epilogue *e, const gemm_row *row, int64_t k, int64_t n,
+                                  vreal v)
+{
+    if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
+    if (e->row) v = v_add(v, v_load_n(e->row + row->n * e->row_stride + k, n));
+    if (row->residual) v = v_add(v, v_load_n(row->residual + k, n));
+    if (e->act) v = v_act(v, e->act);
+    if (e->gate) v = v_mul(v, v_load_n(e->gate + row->n * e->gate_stride + k, n));
+    return v;
+}
+
 /* The kernels "gemm" of the six operators (conv_gemm.c, conv_gemm_w.c). */
 #define conv_gemm_accepts     LGV_AT(lgv_conv_gemm_accepts)
 #define conv_gemm_pack        LGV_AT(lgv_conv_gemm_pack)
@@ -89,6 +101,24 @@ size_t conv_gemm_x_workspace(const lgv_call *c);
 void conv_gemm_x(const lgv_call *c);
 size_t conv_gemm_w_workspace(const lgv_call *c);
 void conv_gemm_w(const lgv_call *c);
+
+/* The kernels "few" (conv_few.c): from or to a few channels. */
+#define conv_few_accepts    LGV_AT(lgv_conv_few_accepts)
+#define conv_few_pack       LGV_AT(lgv_conv_few_pack)
+#define conv_few_run_pack   LGV_AT(lgv_conv_few_run_pack)
+#define conv_few_workspace  LGV_AT(lgv_conv_few_workspace)
+#define conv_few            LGV_AT(lgv_conv_few)
+#define conv_few_w_accepts   LGV_AT(lgv_conv_few_w_accepts)
+#define conv_few_w_workspace LGV_AT(lgv_conv_few_w_workspace)
+#define conv_few_w           LGV_AT(lgv_conv_few_w)
+bool conv_few_accepts(const lgv_call *c);
+lgv_pack conv_few_pack(const lgv_call *c);
+void conv_few_run_pack(const lgv_call *c, void *packed);
+size_t conv_few_workspace(const lgv_call *c);
+void conv_few(const lgv_call *c);
+bool conv_few_w_accepts(const lgv_call *c);
+size_t conv_few_w_workspace(const lgv_call *c);
+void conv_few_w(const lgv_call *c);
 
 /* Rounds the size of a part of a workspace up to cache lines. */
 static inline size_t gemm_lines(size_t bytes)
