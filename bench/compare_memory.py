@@ -3,7 +3,7 @@
 
     python bench/compare_memory.py --config ddpm_cifar10 --batch-size 32
 
-Each side is a process of its own that trains two steps; its peak is the kernel's own figure (VmHWM). Persistent state is
+Each side is a process of its own that trains a few steps; its peak is the kernel's own figure (VmHWM). Persistent state is
 weights, gradients, the two moments and the averaged weights, 5 * 4 bytes a parameter, and is taken off both sides. From
 PyTorch's side everything that was resident before the first step is taken off too (the interpreter and the libraries);
 from Langevin's side nothing else is. Needs torch and diffusers, but not for the build or the tests."""
@@ -22,8 +22,8 @@ def status(field):
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith(field + ":"))
 
 
-def torch_worker(config, batch, bf16):
-    """Prints the peak of two training steps beyond what was resident before the first, all state already made."""
+def torch_worker(config, batch, bf16, steps):
+    """Prints the peak of training steps beyond what was resident before the first, all state already made."""
     import torch
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
@@ -41,7 +41,7 @@ def torch_worker(config, batch, bf16):
     shape = (batch, model.config.in_channels, model.config.sample_size, model.config.sample_size)
     x0 = torch.rand(shape)
     before = status("VmRSS")
-    for _ in range(2):
+    for _ in range(steps):
         noise, t = torch.randn(shape), torch.randint(0, 1000, (batch,))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = model(schedule.add_noise(x0, noise, t), t).sample
@@ -83,12 +83,13 @@ def main():
     parser.add_argument("--config", default="ddpm_cifar10", help="a name in bench/configs, or a file")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--steps", type=int, default=2, help="training steps of PyTorch")
     parser.add_argument("--no-torch", action="store_true", help="Langevin only")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     config = args.config if args.config.endswith(".json") else os.path.join(HERE, "configs", args.config + ".json")
     if args.worker:
-        torch_worker(config, args.batch_size, args.mixed_precision == "bf16")
+        torch_worker(config, args.batch_size, args.mixed_precision == "bf16", args.steps)
         return
     ours = langevin_side(args, config)
     print(f"{os.path.basename(config)}, training, batch {args.batch_size}, mixed precision {args.mixed_precision}")
@@ -97,7 +98,8 @@ def main():
     if args.no_torch:
         return
     line, _ = run([sys.executable, os.path.abspath(__file__), "--worker", "--config", config, "--batch-size",
-                   str(args.batch_size), "--mixed-precision", args.mixed_precision])
+                   str(args.batch_size), "--steps", str(args.steps), "--mixed-precision",
+                   args.mixed_precision])
     theirs = json.loads(line)
     print(f"  PyTorch   {theirs['activations'] / MIB:8.0f} MiB beyond the state, total {theirs['total'] / MIB:.0f} MiB")
     print(f"  ratio     {ours['activations'] / theirs['activations']:.3f}")
