@@ -218,11 +218,17 @@ static void make_left(const run *r, band *b)
 }
 
 /* --- Products ----------------------------------------------------------------------------------------- */
+/* Two blocks of sums in turn: one is computed while the other is finished. */
+typedef struct sums {
+    _Alignas(64) float block[2][BLOCK_ELEMENTS];
+    int next;
+    amx_finishing f;
+} sums;
+
 /* Two tiles of rows times blocks [first, last). ahead: what comes into L2 meanwhile. */
-static void run_pair(const run *r, const band *b, tiles *s, int64_t tile, int64_t first,
+static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t tile, int64_t first,
                      int64_t last, amx_ahead ahead)
 {
-    _Alignas(64) float sum[BLOCK_ELEMENTS];
     int64_t count[2] = {0, 0}, pixel[2] = {tile_pixels(r, b, tile, &count[0]), 0};
     const uint16_t *a0 = tile_left(r, b, tile), *a1 = a0;
     if (tile + 1 < b->tiles) {
@@ -231,10 +237,12 @@ static void run_pair(const run *r, const band *b, tiles *s, int64_t tile, int64_
     }
     for (int64_t k = first; k < last; k++) {
         amx_right right = {r->right + k * r->block_stride, TILE_ELEMENTS, STEP_ELEMENTS};
-        amx_product(s, &r->inner, a0, a1, r->pitch * 2, right, ahead, false, sum);
+        float *sum = u->block[u->next];
+        amx_product(s, &r->inner, a0, a1, r->pitch * 2, right, ahead, false, sum, &u->f);
+        amx_finish_rest(&u->f);
+        u->f = amx_finish(&r->y, sum, pixel, count, k * BLOCK_COLUMNS);
+        u->next = !u->next;
         ahead.p += ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
-        amx_finish(&r->y, sum, pixel[0], count[0], k * BLOCK_COLUMNS);
-        amx_finish(&r->y, sum + TILE_ROWS * BLOCK_COLUMNS, pixel[1], count[1], k * BLOCK_COLUMNS);
     }
 }
 
@@ -248,6 +256,9 @@ static void run_task(void *arg, int64_t task, int thread)
     make_left(r, &b);
     int64_t pairs = lgv_ceil_div(b.tiles, 2);
     tiles s;
+    sums u;
+    u.next = 0;
+    u.f.tile = 2; /* nothing to finish yet */
     tile_begin(&s);
     for (int64_t k = first; k < last; k += r->group) {
         int64_t end = lgv_min_i64(k + r->group, last), next = end < last ? end : first;
@@ -255,9 +266,10 @@ static void run_task(void *arg, int64_t task, int thread)
                            next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs)};
         int64_t share = ahead.lines * 64 * (end - k) * (r->block_stride / STEP_ELEMENTS);
         for (int64_t pair = 0; pair < pairs; pair++, ahead.p += share)
-            run_pair(r, &b, &s, 2 * pair, k, end, ahead);
+            run_pair(r, &b, &s, &u, 2 * pair, k, end, ahead);
     }
     tile_end(&s);
+    amx_finish_rest(&u.f);
 }
 
 static void run_all(const lgv_call *c, run *r)

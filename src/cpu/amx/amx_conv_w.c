@@ -301,7 +301,7 @@ static void add_part(const run *r, const group *g, const scratch *s, tiles *t, i
                                        16 * r->x_length, TILE_ELEMENTS};
                     amx_product(t, &inner, left, left + TILE_ROWS * r->dy_length, r->dy_length * 2,
                                 right, (amx_ahead){NULL, 0}, !first,
-                                sum_at(r, slot, k, j, i * r->copies + copy));
+                                sum_at(r, slot, k, j, i * r->copies + copy), NULL);
                 }
         }
 }

@@ -8,6 +8,106 @@ enum {
     ROW_BYTES = BLOCK_COLUMNS * 4
 };
 
+/* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */
+static inline vreal epilogue(const amx_result *r, vreal v, const void *residual, int64_t picture,
+                             int64_t k, int64_t n)
+{
+    const conv_epilogue *e = &r->e;
+    if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
+    if (e->row) v = v_add(v, v_load_n(e->row + picture * e->row_stride + k, n));
+    if (residual) v = v_add(v, amx_load_n(residual, k, n, r->wide_residual));
+    if (e->act) v = v_act(v, e->act);
+    if (e->gate) v = v_mul(v, v_load_n(e->gate + picture * e->gate_stride + k, n));
+    return v;
+}
+
+/* Any columns, any type, any epilogue. */
+static void finish_columns(const amx_finishing *f, char *y, const char *residual)
+{
+    const amx_result *r = f->r;
+    int64_t columns = lgv_min_i64(BLOCK_COLUMNS, r->k - f->k0);
+    for (int64_t k = 0; k < columns; k += VL) {
+        vreal v = epilogue(r, v_load(f->sum + k), residual, f->n, f->k0 + k, columns - k);
+        amx_store_n(y, f->k0 + k, columns - k, r->wide, v);
+    }
+}
+
+/* The common case: 32 columns in bf16, no activation, no gate. */
+static inline void finish_plain(const amx_finishing *f, char *y, const char *residual)
+{
+    enum { VECTORS = BLOCK_COLUMNS / VL };
+    const amx_result *r = f->r;
+    const conv_epilogue *e = &r->e;
+    vreal v[VECTORS];
+    LGV_UNROLL
+    for (int i = 0; i < VECTORS; i++) {
+        const int64_t k = f->k0 + i * VL;
+        v[i] = v_load(f->sum + i * VL);
+        if (e->bias) v[i] = v_add(v[i], v_load(e->bias + k));
+        if (e->row) v[i] = v_add(v[i], v_load(e->row + f->n * e->row_stride + k));
+        if (residual) v[i] = v_add(v[i], amx_load_n(residual, k, VL, r->wide_residual));
+    }
+    store_row((uint16_t *)(void *)y + f->k0, v);
+}
+
+/* Moves to the first row of f->tile, or to that of the next tile that has rows. */
+static void start_tile(amx_finishing *f)
+{
+    while (f->tile < 2 && f->count[f->tile] == 0) {
+        f->tile++;
+        f->sum += TILE_ROWS * BLOCK_COLUMNS;
+    }
+    if (f->tile == 2) return;
+    const amx_result *r = f->r;
+    int64_t first = f->first[f->tile];
+    f->row = 0;
+    f->n = first / r->w / r->h;
+    f->i = first / r->w % r->h;
+    f->j = first % r->w;
+}
+
+static inline void finish_row(amx_finishing *f)
+{
+    const amx_result *r = f->r;
+    const conv_epilogue *e = &r->e;
+    const lgv_nhwc *s = &e->residual_shape;
+    char *y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw) * (r->wide ? 4 : 2);
+    const char *residual = NULL;
+    if (e->residual)
+        residual = (const char *)e->residual +
+                   (f->n * s->sn + f->i * s->sh + f->j * s->sw) * (r->wide_residual ? 4 : 2);
+    if (!r->wide && !e->act && !e->gate && r->k - f->k0 >= BLOCK_COLUMNS)
+        finish_plain(f, y, residual);
+    else
+        finish_columns(f, y, residual);
+    f->sum += BLOCK_COLUMNS;
+    if (++f->row == f->count[f->tile]) {
+        f->sum += (TILE_ROWS - f->row) * BLOCK_COLUMNS;
+        f->tile++;
+        start_tile(f);
+        return;
+    }
+    if (++f->j < r->w) return;
+    f->j = 0;
+    if (++f->i < r->h) return;
+    f->i = 0;
+    f->n++;
+}
+
+amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
+                         const int64_t count[2], int64_t k0)
+{
+    amx_finishing f = {
+        .r = r, .sum = sum, .count = {count[0], count[1]}, .k0 = k0, .first = {first[0], first[1]}};
+    start_tile(&f);
+    return f;
+}
+
+void amx_finish_rest(amx_finishing *f)
+{
+    while (f->tile < 2) finish_row(f);
+}
+
 static inline void prefetch_tile(const uint16_t *tile)
 {
     LGV_UNROLL
@@ -15,7 +115,8 @@ static inline void prefetch_tile(const uint16_t *tile)
 }
 
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum)
+                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum,
+                 amx_finishing *f)
 {
     const uint16_t *b = right.b;
     float *low = sum + TILE_ROWS * BLOCK_COLUMNS;
@@ -31,6 +132,8 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
         tile_zero(s, 2);
         tile_zero(s, 3);
     }
+    const int64_t all = inner->steps * inner->taps;
+    const int rows = f && all ? (int)lgv_ceil_div(BLOCK_ROWS, all) : 0;
     for (int64_t i = 0; i < inner->steps; i++) {
         for (int t = 0; t < inner->taps; t++) {
             const int64_t offset = inner->offset[t];
@@ -49,6 +152,7 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_dot(s, 2, 5, 6);
             tile_dot(s, 3, 5, 7);
             b += right.step;
+            for (int row = 0; row < rows && f->tile < 2; row++) finish_row(f);
         }
         a0 += TILE_BF16;
         a1 += TILE_BF16;
@@ -57,95 +161,4 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
     tile_store(s, 1, sum + TILE_F32, ROW_BYTES);
     tile_store(s, 2, low, ROW_BYTES);
     tile_store(s, 3, low + TILE_F32, ROW_BYTES);
-}
-
-/* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */
-static inline vreal epilogue(const amx_result *r, vreal v, const void *residual, int64_t picture,
-                             int64_t k, int64_t n)
-{
-    const conv_epilogue *e = &r->e;
-    if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
-    if (e->row) v = v_add(v, v_load_n(e->row + picture * e->row_stride + k, n));
-    if (residual) v = v_add(v, amx_load_n(residual, k, n, r->wide_residual));
-    if (e->act) v = v_act(v, e->act);
-    if (e->gate) v = v_mul(v, v_load_n(e->gate + picture * e->gate_stride + k, n));
-    return v;
-}
-
-/* Walks over the result's pixels row by row. */
-typedef struct pixel {
-    int64_t n, i, j;
-} pixel;
-
-static inline void next_pixel(const amx_result *r, pixel *p)
-{
-    if (++p->j < r->w) return;
-    p->j = 0;
-    if (++p->i < r->h) return;
-    p->i = 0;
-    p->n++;
-}
-
-static inline char *at_pixel(const void *data, const pixel *p, int64_t sn, int64_t sh, int64_t sw,
-                             bool wide)
-{
-    return (char *)data + (p->n * sn + p->i * sh + p->j * sw) * (wide ? 4 : 2);
-}
-
-/* The common case: 32 columns in bf16, no activation, no gate. */
-static void finish_simple(const amx_result *r, const float *sum, pixel at, int64_t count,
-                          int64_t k0)
-{
-    enum { VECTORS = BLOCK_COLUMNS / VL };
-    const conv_epilogue *e = &r->e;
-    const lgv_nhwc *rs = &e->residual_shape;
-    vreal bias[VECTORS], row[VECTORS], v[VECTORS];
-    LGV_UNROLL
-    for (int i = 0; i < VECTORS; i++) {
-        bias[i] = e->bias ? v_load(e->bias + k0 + i * VL) : v_zero();
-        row[i] = v_zero();
-    }
-    int64_t n = -1;
-    for (; count > 0; count--, sum += BLOCK_COLUMNS) {
-        if (e->row && at.n != n) {
-            n = at.n;
-            LGV_UNROLL
-            for (int i = 0; i < VECTORS; i++)
-                row[i] = v_load(e->row + n * e->row_stride + k0 + i * VL);
-        }
-        LGV_UNROLL
-        for (int i = 0; i < VECTORS; i++)
-            v[i] = v_add(v_add(v_load(sum + i * VL), bias[i]), row[i]);
-        if (e->residual) {
-            const char *x = at_pixel(e->residual, &at, rs->sn, rs->sh, rs->sw, r->wide_residual);
-            LGV_UNROLL
-            for (int i = 0; i < VECTORS; i++)
-                v[i] = v_add(v[i], amx_load_n(x, k0 + i * VL, VL, r->wide_residual));
-        }
-        store_row((uint16_t *)(void *)at_pixel(r->y, &at, r->sn, r->sh, r->sw, false) + k0, v);
-        next_pixel(r, &at);
-    }
-}
-
-void amx_finish(const amx_result *r, const float *sum, int64_t first, int64_t count, int64_t k0)
-{
-    const conv_epilogue *e = &r->e;
-    const lgv_nhwc *rs = &e->residual_shape;
-    pixel at = {first / r->w / r->h, first / r->w % r->h, first % r->w};
-    int64_t columns = lgv_min_i64(BLOCK_COLUMNS, r->k - k0);
-    if (columns == BLOCK_COLUMNS && !r->wide && !e->act && !e->gate) {
-        finish_simple(r, sum, at, count, k0);
-        return;
-    }
-    for (; count > 0; count--, sum += BLOCK_COLUMNS) {
-        char *y = at_pixel(r->y, &at, r->sn, r->sh, r->sw, r->wide);
-        const char *residual = NULL;
-        if (e->residual)
-            residual = at_pixel(e->residual, &at, rs->sn, rs->sh, rs->sw, r->wide_residual);
-        for (int64_t k = 0; k < columns; k += VL) {
-            vreal v = epilogue(r, v_load(sum + k), residual, at.n, k0 + k, columns - k);
-            amx_store_n(y, k0 + k, columns - k, r->wide, v);
-        }
-        next_pixel(r, &at);
-    }
 }

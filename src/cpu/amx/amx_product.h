@@ -32,13 +32,9 @@ typedef struct amx_ahead {
     int lines;
 } amx_ahead;
 
-#define amx_product LGV_AT(lgv_amx_product)
-#define amx_finish  LGV_AT(lgv_amx_finish)
-
-/* sum[32][32] = left rows times right (add: plus what was there). a0, a1: the first and second 16 rows, `stride`
-   bytes apart. */
-void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
-                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum);
+#define amx_product     LGV_AT(lgv_amx_product)
+#define amx_finish      LGV_AT(lgv_amx_finish)
+#define amx_finish_rest LGV_AT(lgv_amx_finish_rest)
 
 /* A forward operator's result [n,h,w,k] with its epilogue; wide: f32, else bf16. */
 typedef struct amx_result {
@@ -48,8 +44,28 @@ typedef struct amx_result {
     conv_epilogue e;             /* all absent for a gradient */
 } amx_result;
 
-/* Rows of a block of sums (32 apart), columns k0 to k0+31, become pixels first .. first+count-1. */
-void amx_finish(const amx_result *r, const float *sum, int64_t first, int64_t count, int64_t k0);
+/* A block of sums on its way to the result: its two tiles of rows become pixels first[i].. (count[i] of them), its
+   columns k0... The rows are finished one by one between the tile operations of the next block, whose time they
+   would add to otherwise. */
+typedef struct amx_finishing {
+    const amx_result *r;
+    const float *sum; /* of the next row */
+    int tile;         /* 0, 1; 2: done */
+    int64_t row, count[2], k0;
+    int64_t n, i, j; /* the next row's pixel */
+    int64_t first[2];
+} amx_finishing;
+
+amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
+                         const int64_t count[2], int64_t k0);
+/* Finishes what is left. */
+void amx_finish_rest(amx_finishing *f);
+
+/* sum[32][32] = left rows times right (add: plus what was there). a0, a1: the first and second 16 rows, `stride`
+   bytes apart. f: the block to finish meanwhile, NULL: none. */
+void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
+                 int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum,
+                 amx_finishing *f);
 
 /* to[0..width) = from[0..n), then zeros. */
 static inline void amx_copy(uint16_t *to, const uint16_t *from, int64_t n, int64_t width)
