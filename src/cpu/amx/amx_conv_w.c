@@ -12,8 +12,10 @@ enum {
     GROUP = 128, /* outputs and channels of a group */
     BAND = 768,  /* positions, about */
     MAX_PIECES = 8,
-    TASKS = 16, /* wanted at least; else positions are cut */
-    PART = 8,   /* steps of a band that all taps use while they are in L1 */
+    PIECE = 8192, /* positions at least: a piece's sums are written and read once more */
+    FAR = 16,     /* positions to fetch ahead while packing */
+    TASKS = 8,    /* wanted at least; else positions are cut */
+    PART = 10,    /* steps of a band that all taps use while they are in L1 */
     SUM = BLOCK_ELEMENTS
 };
 
@@ -107,7 +109,9 @@ static run describe(const lgv_call *c)
     r.k_groups = lgv_ceil_div(p->y.c, GROUP);
     r.j_groups = lgv_ceil_div(r.columns, r.column_group);
     int64_t groups = r.k_groups * r.j_groups;
-    r.pieces = lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(TASKS, groups)), r.bands);
+    int64_t worth = p->y.n * p->y.h * p->y.w / PIECE;
+    r.pieces = lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(TASKS, groups)),
+                           lgv_max_i64(1, lgv_min_i64(worth, r.bands)));
     r.slots = r.pieces > 1 ? r.pieces * groups : c->threads;
     int64_t k = lgv_min_i64(GROUP, amx_round(p->y.c, BLOCK_ROWS));
     r.slot_bytes = (size_t)(r.taps * k * r.column_group) * sizeof(float);
@@ -251,27 +255,33 @@ static void make_left(const run *r, const group *g, const scratch *s, int64_t le
     int64_t outputs = amx_round(g->k, BLOCK_ROWS), size = outputs * r->dy_length;
     int own = r->copies > 1 ? p->left : 0;
     uint16_t *left = s->left + own * size;
-    for (int64_t q = 0; q < length; q += TILE_BF16)
+    for (int64_t q = 0; q < length; q += TILE_BF16) {
+        for (int64_t i = q + TILE_BF16; i < lgv_min_i64(q + 2 * TILE_BF16, length); i++)
+            for (int64_t k = 0; k < g->k; k += 32) __builtin_prefetch(s->dy[i] + k);
         for (int64_t k = 0; k < outputs; k += 16) {
             for (int i = 0; i < 16; i++)
                 amx_interleave(s->dy[q + 2 * i] + k, s->dy[q + 2 * i + 1] + k, g->k - k, pairs[i]);
             transpose16(pairs, (uint32_t *)(void *)(left + k * r->dy_length + q), r->dy_length / 2);
         }
+    }
     for (int copy = 0; copy < r->copies; copy++)
         if (copy != own)
             shift_left(r, outputs, length, left, p->left - copy, s->left + copy * size);
 }
 
-/* x as right operands: 16 columns at a time, [position pair][column][2]. */
+/* x as right operands: for 16 columns each, [position pair][column][2]. */
 static void make_right(const run *r, const group *g, const scratch *s, int64_t length)
 {
-    for (int64_t j = 0; j < amx_round(g->j, BLOCK_COLUMNS); j += 16) {
-        uint32_t *to = (uint32_t *)(void *)(s->right + j * r->x_length);
-        for (int64_t q = 0; q < length; q += 2, to += 16) {
-            const uint16_t *a = s->x[q] == zeros ? zeros : s->x[q] + j,
-                           *b = s->x[q + 1] == zeros ? zeros : s->x[q + 1] + j;
-            amx_interleave(a, b, g->j - j, to);
+    int64_t columns = amx_round(g->j, BLOCK_COLUMNS);
+    for (int64_t q = 0; q < length; q += 2) {
+        const uint16_t *a = s->x[q], *b = s->x[q + 1];
+        for (int64_t j = 0; q + FAR < length && j < g->j; j += 32) {
+            __builtin_prefetch(s->x[q + FAR] + j);
+            __builtin_prefetch(s->x[q + FAR + 1] + j);
         }
+        for (int64_t j = 0; j < columns; j += 16)
+            amx_interleave(a == zeros ? a : a + j, b == zeros ? b : b + j, g->j - j,
+                           (uint32_t *)(void *)(s->right + j * r->x_length + q * 16));
     }
 }
 
@@ -311,8 +321,9 @@ static void add_band(const run *r, const group *g, const scratch *s, int64_t slo
 {
     tiles t;
     tile_begin(&t);
-    for (int64_t q = 0; q < steps; q += PART)
-        add_part(r, g, s, &t, slot, q, lgv_min_i64(q + PART, steps), first && q == 0);
+    int64_t parts = lgv_ceil_div(steps, PART);
+    for (int64_t i = 0; i < parts; i++)
+        add_part(r, g, s, &t, slot, i * steps / parts, (i + 1) * steps / parts, first && i == 0);
     tile_end(&t);
 }
 

@@ -1,12 +1,9 @@
 /* amx_product.c - the block product on tiles, and the epilogue that makes a result of its sums.
-   A step is 4 tile loads for 4 products, so that loads and products take equally long; the right operand
-   streams from L2 and is prefetched, the left one stays in L1 while the right one's blocks pass. */
+   A step is 4 tile loads for 4 products, so that loads and products take equally long. The right operand streams
+   from L2, and prefetching it into L1 costs more load slots than it saves; the left one stays in L1. */
 #include "amx_product.h"
 
-enum {
-    NEAR = 2, /* steps that the right operand is fetched into L1 ahead */
-    ROW_BYTES = BLOCK_COLUMNS * 4
-};
+enum { ROW_BYTES = BLOCK_COLUMNS * 4 };
 
 /* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */
 static inline vreal epilogue(const amx_result *r, vreal v, const void *residual, int64_t picture,
@@ -108,12 +105,6 @@ void amx_finish_rest(amx_finishing *f)
     while (f->tile < 2) finish_row(f);
 }
 
-static inline void prefetch_tile(const uint16_t *tile)
-{
-    LGV_UNROLL
-    for (int line = 0; line < TILE_ROWS; line++) __builtin_prefetch(tile + 32 * line, 0, 3);
-}
-
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
                  int64_t stride, amx_right right, amx_ahead ahead, bool add, float *sum,
                  amx_finishing *f)
@@ -144,10 +135,8 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_load(s, 4, a0 + offset, stride);
             tile_load(s, 6, b, TILE_BYTES);
             tile_dot(s, 0, 4, 6);
-            prefetch_tile(b + NEAR * right.step);
             tile_load(s, 7, b + right.half, TILE_BYTES);
             tile_dot(s, 1, 4, 7);
-            prefetch_tile(b + right.half + NEAR * right.step);
             tile_load(s, 5, a1 + offset, stride);
             tile_dot(s, 2, 5, 6);
             tile_dot(s, 3, 5, 7);
