@@ -6,8 +6,7 @@
 #include "amx_conv.h"
 
 enum {
-    LEFT_BYTES = 384 << 10,  /* of a band: with GROUP_BYTES less than L2 */
-    GROUP_BYTES = 640 << 10, /* of right operands that pass a band before the next ones do */
+    LEFT_BYTES = 384 << 10, /* of a band: it stays in L2 while all right operands pass */
     MAX_PIXELS = 1024,
     TASKS = 8, /* wanted at least; else columns are shared out too */
     SMALL_CHANNELS = 16
@@ -37,8 +36,7 @@ typedef struct run {
     amx_inner inner;
     int64_t pixels;                        /* of a band: IN_PLACE, GATHERED */
     int64_t rows, pictures, picture_bands; /* of a band: COPIED */
-    int64_t bands, splits, blocks,
-        group; /* splits: of the columns; group: blocks that pass at once */
+    int64_t bands, splits, blocks;         /* splits: of the columns */
     char *workspace;
     size_t thread_bytes;
 } run;
@@ -103,7 +101,6 @@ static void cut(run *r)
     }
     r->blocks = lgv_ceil_div(r->y.k, BLOCK_COLUMNS);
     r->splits = lgv_min_i64(r->blocks, lgv_ceil_div(TASKS, r->bands));
-    r->group = lgv_max_i64(1, GROUP_BYTES / lgv_max_i64(1, r->block_stride * 2));
 }
 
 static size_t left_bytes(const run *r)
@@ -225,9 +222,9 @@ typedef struct sums {
     amx_finishing f;
 } sums;
 
-/* Two tiles of rows times blocks [first, last). ahead: what comes into L2 meanwhile. */
-static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t tile, int64_t first,
-                     int64_t last, amx_ahead ahead)
+/* Two tiles of rows times block k of the columns. ahead: what comes into L2 meanwhile. */
+static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t tile, int64_t k,
+                     amx_ahead ahead)
 {
     int64_t count[2] = {0, 0}, pixel[2] = {tile_pixels(r, b, tile, &count[0]), 0};
     const uint16_t *a0 = tile_left(r, b, tile), *a1 = a0;
@@ -235,18 +232,16 @@ static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t til
         pixel[1] = tile_pixels(r, b, tile + 1, &count[1]);
         a1 = tile_left(r, b, tile + 1);
     }
-    for (int64_t k = first; k < last; k++) {
-        amx_right right = {r->right + k * r->block_stride, TILE_ELEMENTS, STEP_ELEMENTS};
-        float *sum = u->block[u->next];
-        amx_product(s, &r->inner, a0, a1, r->pitch * 2, right, ahead, false, sum, &u->f);
-        amx_finish_rest(&u->f);
-        u->f = amx_finish(&r->y, sum, pixel, count, k * BLOCK_COLUMNS);
-        u->next = !u->next;
-        ahead.p += ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
-    }
+    amx_right right = {r->right + k * r->block_stride, TILE_ELEMENTS, STEP_ELEMENTS};
+    float *sum = u->block[u->next];
+    amx_product(s, &r->inner, a0, a1, r->pitch * 2, right, ahead, false, sum, &u->f);
+    amx_finish_rest(&u->f);
+    u->f = amx_finish(&r->y, sum, pixel, count, k * BLOCK_COLUMNS);
+    u->next = !u->next;
 }
 
-/* A band times its share of the columns, group by group; the next group is fetched into L2 meanwhile. */
+/* A band times its share of the columns, block by block, so that a block's right operands pass the whole band
+   from L2; the next block's are fetched meanwhile. */
 static void run_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
@@ -260,13 +255,13 @@ static void run_task(void *arg, int64_t task, int thread)
     u.next = 0;
     u.f.tile = 2; /* nothing to finish yet */
     tile_begin(&s);
-    for (int64_t k = first; k < last; k += r->group) {
-        int64_t end = lgv_min_i64(k + r->group, last), next = end < last ? end : first;
+    for (int64_t k = first; k < last; k++) {
+        int64_t next = k + 1 < last ? k + 1 : first;
         amx_ahead ahead = {(const char *)(r->right + next * r->block_stride),
                            next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs)};
-        int64_t share = ahead.lines * 64 * (end - k) * (r->block_stride / STEP_ELEMENTS);
+        int64_t share = ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
         for (int64_t pair = 0; pair < pairs; pair++, ahead.p += share)
-            run_pair(r, &b, &s, &u, 2 * pair, k, end, ahead);
+            run_pair(r, &b, &s, &u, 2 * pair, k, ahead);
     }
     tile_end(&s);
     amx_finish_rest(&u.f);

@@ -15,7 +15,7 @@ enum {
     PIECE = 8192, /* positions at least: a piece's sums are written and read once more */
     FAR = 16,     /* positions to fetch ahead while packing */
     TASKS = 8,    /* wanted at least; else positions are cut */
-    PART = 10,    /* steps of a band that all taps use while they are in L1 */
+    PART = 12,    /* steps of a band that all taps use while they are in L1 */
     SUM = BLOCK_ELEMENTS
 };
 
