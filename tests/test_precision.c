@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "langevin/ops.h"
 #include "network.h"
 #include "plan/planner.h"
 #include "types.h"
@@ -75,6 +76,58 @@ static void test_pass(void **state)
         lgv_graph_free(g);
         network_close(&r);
     }
+}
+
+/* --- The host's side -------------------------------------------------------------------------------- */
+static lgv_plan *plan_graph(lgv_store *store, lgv_graph *g, int check)
+{
+    lgv_plan *plan = NULL;
+    lgv_program program = {"only", g};
+    OK(lgv_graph_status(g, &err));
+    OK(lgv_plan_new(store, 1, &program, &(lgv_plan_options){.check = check}, &plan, &err));
+    return plan;
+}
+
+/* bf16 inputs and outputs are floats to the host, rounded to nearest even on the way in; check mode looks into bf16
+   values too. */
+static void test_host_sees_floats(void **state)
+{
+    static const float in[6] = {1, -2.5f, 1.00390625f, 1.01171875f, 0, 3e38f},
+                       want[6] = {1, -2.5f, 1, 1.015625f, 0, 0x1.c4p127f};
+    float out[6];
+    lgv_device *device;
+    lgv_store *store;
+    (void)state;
+    OK(lgv_device_new("cpu", 1, &device, &err));
+    OK(lgv_store_new(device, &store, &err));
+    lgv_graph *g = lgv_graph_new();
+    lgv_id x = lgv_input(g, "x", LGV_BF16, 3, (int64_t[]){1, 2, 3});
+    lgv_id square = lgv_mul(g, x, x);
+    lgv_graph_output(g, lgv_affine(g, x, 1, 0), "same");
+    lgv_graph_output(g, square, "square");
+    lgv_plan *plan = plan_graph(store, g, 0), *check = plan_graph(store, g, 1);
+    OK(lgv_plan_write(plan, "x", in, 6, &err));
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "same", out, 6, &err));
+    for (int i = 0; i < 6; i++) assert_true(out[i] == want[i]);
+    OK(lgv_plan_read(plan, "square", out, 6, &err));
+    assert_true(out[1] == 6.25f && isinf(out[5]));
+    OK(lgv_plan_write(check, "x", in, 6, &err));
+    assert_int_equal(lgv_plan_run(check, NULL, &err), LGV_ERR_NUMERIC);
+    assert_non_null(strstr(err.text, "mul 'mul'"));
+    assert_non_null(strstr(err.text, "an infinity at element 5"));
+    lgv_plan_free(plan);
+    lgv_plan_free(check);
+    lgv_graph_free(g);
+    /* One type in a node, unless its record says otherwise. */
+    g = lgv_graph_new();
+    x = lgv_input(g, "x", LGV_BF16, 3, (int64_t[]){1, 2, 3});
+    assert_int_equal(lgv_add(g, x, lgv_cast(g, x, LGV_F32)), LGV_NONE);
+    assert_int_equal(lgv_graph_status(g, &err), LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "cast one"));
+    lgv_graph_free(g);
+    lgv_store_free(store);
+    lgv_device_free(device);
 }
 
 /* --- Whole networks --------------------------------------------------------------------------------- */
@@ -259,8 +312,9 @@ static void test_same_bits(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pass), cmocka_unit_test(test_networks),
-                                       cmocka_unit_test(test_as_near_as_autocast),
-                                       cmocka_unit_test(test_same_bits)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pass), cmocka_unit_test(test_host_sees_floats),
+        cmocka_unit_test(test_networks), cmocka_unit_test(test_as_near_as_autocast),
+        cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
 }
