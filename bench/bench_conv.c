@@ -101,15 +101,20 @@ int main(int argc, char **argv)
     }
     const char *kernel = argc > 3 && strcmp(argv[3], "any") ? argv[3] : NULL;
     lgv_dtype dtype = argc > 4 && !strcmp(argv[4], "bf16") ? LGV_BF16 : LGV_F32;
-    printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w\n",
+    printf("%s, %d threads; GFLOP/s per thread: forward, gradient for x, for w, all\n",
            lgv_device_name(d), d->threads);
     size_t all = sizeof shapes / sizeof *shapes, count = argc > 5 ? (size_t)atoi(argv[5]) : all;
     for (size_t i = 0; i < count && i < all; i++) {
         const shape *s = &shapes[i];
         printf("%3d x %4d -> %4d @ %3d, %dx%d/%d:", (int)s->n, (int)s->c, (int)s->k, (int)s->hw,
                s->window, s->window, s->stride);
-        for (int pass = 0; pass < 3; pass++) printf(" %7.1f", rate(d, s, pass, kernel, dtype));
-        printf("\n");
+        double seconds = 0; /* per GFLOP of a pass */
+        for (int pass = 0; pass < 3; pass++) {
+            double r = rate(d, s, pass, kernel, dtype);
+            printf(" %7.1f", r);
+            seconds += r > 0 ? 1 / r : 0;
+        }
+        printf(" %7.1f\n", seconds > 0 ? 3 / seconds : 0.0);
     }
     lgv_device_free(d);
     return 0;
