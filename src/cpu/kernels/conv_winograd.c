@@ -1,9 +1,11 @@
 /* conv_winograd.c - Winograd convolution: forward and gradient for data.
-   The gradient for data is the forward pass on dy with the weights rotated and transposed. A block of
-   tiles is transformed at a time, by all threads; then each task takes a group of outputs: it transforms
-   the group's weights into memory of its own and multiplies a few tiles in all 36 planes, whose
-   products stay in L2 until they are transformed back. So no transformed copy of the weights (four
-   times their size) is kept or goes through main memory, and layers with few tiles share the work by outputs. */
+   The gradient for data is the forward pass on dy with the weights rotated and transposed. Two schedules
+   give the same bits. Many tiles: the weights are transformed once; then each task takes some tiles through all
+   three steps in memory of its own. Few tiles: they are transformed by all threads into shared memory; then each
+   task takes a group of outputs, transforms its weights, multiplies and transforms back, so that the
+   transformed weights (four times their size) never go through main memory. In both, the products of some tiles with
+   a group of outputs stay in L2 until they are transformed back. No transformed weights are kept between runs:
+   making them costs less than reading four times the weights would. */
 #include "conv_winograd.h"
 
 enum {
@@ -20,36 +22,36 @@ typedef struct run {
     const real *w; /* w[k,c,3,3] by strides of k and c; taps dense, turned round for gradients */
     int64_t wk, wc;
     bool turned;
-    const conv_epilogue *e;        /* NULL: none */
-    int64_t tiles, first, count;   /* all; those of the current block */
-    int64_t groups, ranges, range; /* tasks: groups of outputs x ranges of tiles */
-    real *v;                       /* [36][block][channels]: transformed tiles */
+    const conv_epilogue *e; /* NULL: none */
+    int64_t tiles, groups;
+    bool many;                   /* the first schedule */
+    int64_t block, first, count; /* few: tiles of a block; those of the current one */
+    int64_t ranges, range;       /* few: tasks are groups x ranges of the block's tiles */
+    real *v;                     /* few: [36][block][channels], transformed tiles */
     int64_t v_row, v_plane;
-    char *threads;
-    size_t thread_bytes;
+    real *u; /* many: [group][36][PANELS][c][WINO_NR], transformed weights */
+    int64_t u_plane, m_plane;
+    char *threads; /* each thread's part, after shared_bytes */
+    size_t shared_bytes, thread_bytes;
 } run;
 
-/* A thread's part of the workspace. */
+/* What a task works on: the shared parts and those of its thread. */
 typedef struct scratch {
-    real *u; /* [36][PANELS][c][WINO_NR]: transformed weights */
+    real *v; /* many: [36][ROWS][channels] */
+    real *u; /* few: [36][PANELS][c][WINO_NR] */
     real *m; /* [36][ROWS][GROUP]: products */
-    int64_t u_plane, m_plane;
 } scratch;
 
 static scratch scratch_of(const run *r, int thread)
 {
-    scratch s = {.u_plane = wino_odd_lines(GROUP * r->c), .m_plane = wino_odd_lines(ROWS * GROUP)};
-    s.u = (real *)(void *)(r->threads + (size_t)thread * r->thread_bytes);
-    s.m = s.u + WINO_PLANES * s.u_plane;
+    real *own = (real *)(void *)(r->threads + (size_t)thread * r->thread_bytes);
+    scratch s = {.v = r->v, .u = r->u, .m = own};
+    own += WINO_PLANES * r->m_plane;
+    if (r->many)
+        s.v = own;
+    else
+        s.u = own;
     return s;
-}
-
-static int64_t tiles_a_block(const run *r)
-{
-    int64_t most =
-        lgv_max_i64(1, BLOCK_BYTES / ((int64_t)sizeof(real) * WINO_PLANES * r->v_row * ROWS));
-    int64_t parts = lgv_ceil_div(r->tiles, ROWS), blocks = lgv_ceil_div(parts, most);
-    return lgv_min_i64(wino_round(r->tiles, WINO_MR), lgv_ceil_div(parts, blocks) * ROWS);
 }
 
 /* --- Source ---------------------------------------------------------------------------------------- */
@@ -103,20 +105,26 @@ void wino_source_tile(const wino_picture *p, int64_t tile, real *v, int64_t step
     if (c < p->s.c) source_vector(&t, c, p->s.c - c, false, false, v, step);
 }
 
-/* Rows that fill up the last tile of products are zeros. */
+/* Tiles [t, stop) of those that begin at tile `first`, of which `count` exist; the rest, which fills up the
+   last tile of products, becomes zeros. */
+static void source_tiles(const run *r, int64_t first, int64_t count, int64_t t, int64_t stop,
+                         real *v)
+{
+    for (; t < stop; t++) {
+        if (t < count) {
+            wino_source_tile(&r->from, first + t, v + t * r->v_row, r->v_plane);
+        } else {
+            for (int p = 0; p < WINO_PLANES; p++)
+                memset(v + t * r->v_row + p * r->v_plane, 0, (size_t)r->c * sizeof(real));
+        }
+    }
+}
+
 static void source_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
     int64_t stop = lgv_min_i64((task + 1) * TILES, wino_round(r->count, WINO_MR));
-    for (int64_t t = task * TILES; t < stop; t++) {
-        real *v = r->v + t * r->v_row;
-        if (t < r->count) {
-            wino_source_tile(&r->from, r->first + t, v, r->v_plane);
-        } else {
-            for (int p = 0; p < WINO_PLANES; p++)
-                memset(v + p * r->v_plane, 0, (size_t)r->c * sizeof(real));
-        }
-    }
+    source_tiles(r, r->first, r->count, task * TILES, stop, r->v);
 }
 
 /* --- Weights ---------------------------------------------------------------------------------------- */
@@ -172,13 +180,19 @@ static void weights_block(const run *r, int64_t k, int64_t c, real *u, int64_t s
     }
 }
 
-static void group_weights(const run *r, const scratch *s, int64_t k0, int64_t panels)
+/* Panel `panel` of all outputs, of the group at u. */
+static void panel_weights(const run *r, int64_t panel, real *u)
 {
-    for (int64_t panel = 0; panel < panels; panel++)
-        for (int64_t c = 0; c < r->c; c += VL)
-            for (int64_t k = 0; k < WINO_NR; k += VL)
-                weights_block(r, k0 + panel * WINO_NR + k, c,
-                              s->u + (panel * r->c + c) * WINO_NR + k, s->u_plane);
+    u += panel % PANELS * WINO_NR * r->c;
+    for (int64_t c = 0; c < r->c; c += VL)
+        for (int64_t k = 0; k < WINO_NR; k += VL)
+            weights_block(r, panel * WINO_NR + k, c, u + c * WINO_NR + k, r->u_plane);
+}
+
+static void weights_task(void *arg, int64_t panel, int thread)
+{
+    const run *r = arg;
+    panel_weights(r, panel, r->u + panel / PANELS * WINO_PLANES * r->u_plane);
 }
 
 /* --- Products --------------------------------------------------------------------------------------- */
@@ -248,12 +262,12 @@ void wino_product(const wino_factors *f, int rows, bool dense_rows)
 
 /* Tiles [t, t + rows) of the block times one panel of one plane. Meanwhile the next piece of weights comes
    to L1 and the next plane's tiles come to L2. */
-static void multiply_panel(const run *r, const scratch *s, int plane, int panel, int64_t t,
+static void multiply_panel(const run *r, const scratch *s, int plane, int64_t panel, int64_t t,
                            int64_t rows)
 {
-    const real *v = r->v + plane * r->v_plane + t * r->v_row,
-               *u = s->u + plane * s->u_plane + panel * WINO_NR * r->c;
-    real *m = s->m + plane * s->m_plane + panel * WINO_NR;
+    const real *v = s->v + plane * r->v_plane + t * r->v_row,
+               *u = s->u + plane * r->u_plane + panel * WINO_NR * r->c;
+    real *m = s->m + plane * r->m_plane + panel * WINO_NR;
     int64_t pieces = lgv_ceil_div(r->c, WINO_KC), piece = lgv_ceil_div(r->c, pieces);
     for (int64_t c = 0; c < r->c; c += piece) {
         wino_factors f = {.n = lgv_min_i64(piece, r->c - c),
@@ -340,27 +354,47 @@ static void result_group(const run *r, const scratch *s, int64_t tile, int64_t r
         const real *m = s->m + row * GROUP + k;
         int64_t n = r->k - k0 - k;
         if (n >= VL)
-            result_vector(r, &t, k0 + k, VL, true, m, s->m_plane);
+            result_vector(r, &t, k0 + k, VL, true, m, r->m_plane);
         else
-            result_vector(r, &t, k0 + k, n, false, m, s->m_plane);
+            result_vector(r, &t, k0 + k, n, false, m, r->m_plane);
     }
 }
 
+/* Tiles [t, t+rows) of s->v, which are the picture's from `tile` on, times one group of outputs. */
+static void multiply_group(const run *r, const scratch *s, int64_t group, int64_t t, int64_t rows,
+                           int64_t tile)
+{
+    int64_t panels = lgv_min_i64(PANELS, lgv_ceil_div(r->k - group * GROUP, WINO_NR));
+    for (int plane = 0; plane < WINO_PLANES; plane++)
+        for (int64_t panel = 0; panel < panels; panel++)
+            multiply_panel(r, s, plane, panel, t, rows);
+    for (int64_t i = 0; i < rows; i++) result_group(r, s, tile + i, i, group * GROUP);
+}
+
+/* Many tiles: ROWS of them through all steps. */
+static void tiles_task(void *arg, int64_t task, int thread)
+{
+    const run *r = arg;
+    scratch s = scratch_of(r, thread);
+    int64_t first = task * ROWS, rows = lgv_min_i64(ROWS, r->tiles - first);
+    source_tiles(r, first, rows, 0, wino_round(rows, WINO_MR), s.v);
+    for (int64_t group = 0; group < r->groups; group++) {
+        s.u = r->u + group * WINO_PLANES * r->u_plane;
+        multiply_group(r, &s, group, 0, rows, first);
+    }
+}
+
+/* Few tiles: a range of the block times one group. */
 static void group_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
     scratch s = scratch_of(r, thread);
-    int64_t k0 = task / r->ranges * GROUP, start = task % r->ranges * r->range,
+    int64_t group = task / r->ranges, start = task % r->ranges * r->range,
             stop = lgv_min_i64(start + r->range, r->count);
-    int panels = (int)lgv_min_i64(PANELS, lgv_ceil_div(r->k - k0, WINO_NR));
-    group_weights(r, &s, k0, panels);
-    for (int64_t t = start; t < stop; t += ROWS) {
-        int64_t rows = lgv_min_i64(ROWS, stop - t);
-        for (int plane = 0; plane < WINO_PLANES; plane++)
-            for (int panel = 0; panel < panels; panel++)
-                multiply_panel(r, &s, plane, panel, t, rows);
-        for (int64_t i = 0; i < rows; i++) result_group(r, &s, r->first + t + i, i, k0);
-    }
+    for (int64_t panel = group * PANELS; panel < (group + 1) * PANELS; panel++)
+        if (panel * WINO_NR < r->k) panel_weights(r, panel, s.u);
+    for (int64_t t = start; t < stop; t += ROWS)
+        multiply_group(r, &s, group, t, lgv_min_i64(ROWS, stop - t), r->first + t);
 }
 
 /* --- The kernel ------------------------------------------------------------------------------------- */
@@ -384,12 +418,22 @@ static run describe(const lgv_call *c)
     r.tiles = wino_tiles(&r.to);
     r.groups = lgv_ceil_div(r.k, GROUP);
     r.v_row = wino_odd_lines(wino_round(r.c, VL));
-    r.v_plane = wino_odd_lines(wino_round(tiles_a_block(&r), WINO_MR) * r.v_row);
-    r.v = c->workspace;
-    r.threads = (char *)c->workspace + (size_t)(WINO_PLANES * r.v_plane) * sizeof(real);
-    r.thread_bytes =
-        (size_t)(WINO_PLANES * (wino_odd_lines(GROUP * r.c) + wino_odd_lines(ROWS * GROUP))) *
-        sizeof(real);
+    r.u_plane = wino_odd_lines(GROUP * r.c);
+    r.m_plane = wino_odd_lines(ROWS * GROUP);
+    int64_t parts = lgv_ceil_div(r.tiles, ROWS);
+    r.many = parts >= 4 * c->threads;
+    if (r.many) {
+        r.block = ROWS;
+    } else {
+        int64_t part_bytes = (int64_t)sizeof(real) * WINO_PLANES * r.v_row * ROWS,
+                blocks = lgv_ceil_div(parts, lgv_max_i64(1, BLOCK_BYTES / part_bytes));
+        r.block = lgv_ceil_div(parts, blocks) * ROWS;
+    }
+    r.v_plane = wino_odd_lines(lgv_min_i64(r.block, wino_round(r.tiles, WINO_MR)) * r.v_row);
+    int64_t v = WINO_PLANES * r.v_plane, u = WINO_PLANES * r.u_plane;
+    int64_t shared = r.many ? r.groups * u : v, own = WINO_PLANES * r.m_plane + (r.many ? v : u);
+    r.shared_bytes = (size_t)shared * sizeof(real);
+    r.thread_bytes = (size_t)own * sizeof(real);
     return r;
 }
 
@@ -411,20 +455,26 @@ bool wino_accepts(const lgv_call *c)
 size_t wino_workspace(const lgv_call *c)
 {
     run r = describe(c);
-    return (size_t)(WINO_PLANES * r.v_plane) * sizeof(real) + (size_t)c->threads * r.thread_bytes;
+    return r.shared_bytes + (size_t)c->threads * r.thread_bytes;
 }
 
 void wino_run(const lgv_call *c)
 {
     run r = describe(c);
+    r.v = r.u = c->workspace; /* one of the two is shared, and only that is used so */
+    r.threads = (char *)c->workspace + r.shared_bytes;
     conv_epilogue e;
     if (!r.turned) {
         e = conv_describe_epilogue(c);
         r.e = &e;
     }
-    int64_t block = tiles_a_block(&r);
-    for (r.first = 0; r.first < r.tiles; r.first += block) {
-        r.count = lgv_min_i64(block, r.tiles - r.first);
+    if (r.many) {
+        lgv_parallel(c, lgv_ceil_div(r.k, WINO_NR), weights_task, &r);
+        lgv_parallel(c, lgv_ceil_div(r.tiles, ROWS), tiles_task, &r);
+        return;
+    }
+    for (r.first = 0; r.first < r.tiles; r.first += r.block) {
+        r.count = lgv_min_i64(r.block, r.tiles - r.first);
         int64_t parts = lgv_ceil_div(r.count, ROWS);
         r.ranges = lgv_min_i64(parts, lgv_ceil_div(2 * c->threads, r.groups));
         r.range = lgv_ceil_div(parts, r.ranges) * ROWS;

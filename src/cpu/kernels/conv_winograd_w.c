@@ -194,9 +194,6 @@ static run describe(const lgv_call *c)
         r.inputs = wino_round(r.inputs / 2, VL);
     r.c_tasks = lgv_ceil_div(r.c, r.inputs);
     r.u_plane = wino_odd_lines(PANELS * wino_round(r.inputs, WINO_MR) * WINO_NR);
-    r.v = c->workspace;
-    r.d = r.v + WINO_PLANES * r.v_plane;
-    r.u = r.d + WINO_PLANES * r.d_plane;
     return r;
 }
 
@@ -216,6 +213,9 @@ size_t wino_w_workspace(const lgv_call *c)
 void wino_w_run(const lgv_call *c)
 {
     run r = describe(c);
+    r.v = c->workspace;
+    r.d = r.v + WINO_PLANES * r.v_plane;
+    r.u = r.d + WINO_PLANES * r.d_plane;
     for (r.first = 0; r.first < r.tiles; r.first += r.block) {
         r.count = lgv_min_i64(r.block, r.tiles - r.first);
         lgv_parallel(c, lgv_ceil_div(r.count, TILES), tile_task, &r);
