@@ -10,15 +10,24 @@ typedef struct tokens {
     int64_t n, length, sn, w, sh, sw;
 } tokens;
 
+/* Rows of a picture that follow each other without gaps are one long row. */
 static inline tokens as_tokens(const lgv_tensor *t)
 {
     lgv_nhwc a = lgv_as_nhwc(t);
+    if (a.h == 1 || a.sh == a.w * a.sw) {
+        a.w *= a.h;
+        a.h = 1;
+    }
     return (tokens){t->data, a.n, a.h * a.w, a.sn, a.w, a.sh, a.sw};
 }
 
 static inline real *token(const tokens *t, int64_t n, int64_t l, int64_t offset)
 {
-    return t->data + n * t->sn + l / t->w * t->sh + l % t->w * t->sw + offset;
+    real *row = t->data + n * t->sn + offset;
+    if (l < t->w)
+        return row +
+               l * t->sw; /* the common case: divisions cost more than a product of short rows */
+    return row + l / t->w * t->sh + l % t->w * t->sw;
 }
 
 /* Everything a task needs; kernels fill what they use. */

@@ -96,16 +96,21 @@ void attention_load_lanes(const tokens *x, int64_t n, int64_t first, int64_t m, 
                           int64_t d, real factor, real *to)
 {
     const vreal f = v_set1(factor);
-    for (int64_t i = 0; i < LANES; i += VL)
+    for (int64_t i = 0; i < LANES; i += VL) {
+        const real *row[VL];
+        for (int r = 0; r < VL; r++) row[r] = i + r < m ? token(x, n, first + i + r, offset) : NULL;
         for (int64_t c = 0; c < d; c += VL) {
             vreal a[VL];
-            for (int r = 0; r < VL; r++) {
-                const real *from = i + r < m ? token(x, n, first + i + r, offset) + c : NULL;
-                a[r] = !from ? v_zero() : d - c >= VL ? v_load(from) : v_load_n(from, d - c);
-            }
+            LGV_UNROLL
+            for (int r = 0; r < VL; r++)
+                a[r] = !row[r]       ? v_zero()
+                       : d - c >= VL ? v_load(row[r] + c)
+                                     : v_load_n(row[r] + c, d - c);
             v_transpose(a);
+            LGV_UNROLL
             for (int r = 0; r < VL; r++) v_store(to + (c + r) * LANES + i, v_mul(f, a[r]));
         }
+    }
 }
 
 void attention_store_lanes(const real *from, const real *factor, const tokens *y, int64_t n,
@@ -113,16 +118,18 @@ void attention_store_lanes(const real *from, const real *factor, const tokens *y
 {
     for (int64_t i = 0; i < m; i += VL) {
         const vreal f = v_load(factor + i);
+        real *row[VL] = {0};
+        for (int r = 0; r < VL && i + r < m; r++) row[r] = token(y, n, first + i + r, offset);
         for (int64_t c = 0; c < d; c += VL) {
             vreal a[VL];
+            LGV_UNROLL
             for (int r = 0; r < VL; r++) a[r] = v_mul(f, v_load(from + (c + r) * LANES + i));
             v_transpose(a);
             for (int r = 0; r < VL && i + r < m; r++) {
-                real *to = token(y, n, first + i + r, offset) + c;
                 if (d - c >= VL)
-                    v_store(to, a[r]);
+                    v_store(row[r] + c, a[r]);
                 else
-                    v_store_n(to, a[r], d - c);
+                    v_store_n(row[r] + c, a[r], d - c);
             }
         }
     }

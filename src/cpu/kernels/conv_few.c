@@ -100,15 +100,20 @@ static void narrow_products(const narrow *n, int64_t picture, int64_t first, int
     p += gemm_lines((size_t)(n->ring * n->x.w * n->ld + VL) * sizeof(real));
     const real **table = (const real **)(void *)p;
     gemm_row *row = (gemm_row *)(void *)(p + gemm_lines(GEMM_MB * sizeof(real *)));
-    int64_t pixels = (last - first) * n->x.w;
+    int64_t pixels = (last - first) * n->x.w, h = first, w = 0, slot = first % n->ring;
     for (int64_t done = 0; done < pixels; done += GEMM_MB) {
         int64_t m = lgv_min_i64(GEMM_MB, pixels - done),
                 filled = lgv_ceil_div(m, GEMM_MR) * GEMM_MR;
-        for (int64_t i = 0; i < filled; i++) {
-            int64_t q = done + lgv_min_i64(i, m - 1), h = first + q / n->x.w, w = q % n->x.w;
+        for (int64_t i = 0; i < m; i++) {
             table[i] = n->from + picture * n->x.sn + h * n->x.sh + w * n->x.sw;
-            if (i < m) row[i] = (gemm_row){products + (h % n->ring * n->x.w + w) * n->ld, NULL, 0};
+            row[i] = (gemm_row){products + (slot * n->x.w + w) * n->ld, NULL, 0};
+            if (++w == n->x.w) {
+                w = 0;
+                h++;
+                slot = slot + 1 == n->ring ? 0 : slot + 1;
+            }
         }
+        for (int64_t i = m; i < filled; i++) table[i] = table[m - 1];
         gemm_block b = {.m = m,
                         .taps = 1,
                         .c = n->x.c,
@@ -140,13 +145,15 @@ static void narrow_row(const narrow *n, int64_t picture, int64_t h, int thread)
             row.residual = n->epilogue->residual + picture * s->sn + h * s->sh + w * s->sw;
         int64_t first = lgv_max_i64(0, n->left - w),
                 last = lgv_min_i64(n->kw, n->x.w + n->left - w);
+        real lanes[VL];
         for (int64_t k = 0; k < n->y.c; k += VL) {
             vreal sum = v_zero();
             for (int i = 0; i < n->kh; i++)
                 for (int64_t j = first; line[i] && j < last; j++)
                     sum = v_add(sum, v_load(line[i] + (w + j - n->left) * n->ld + j * n->y.c + k));
             if (n->epilogue) sum = gemm_epilogue(n->epilogue, &row, k, n->y.c - k, sum);
-            v_store_n(row.y + k, sum, n->y.c - k);
+            v_store(lanes, sum); /* a masked store is slow on some processors */
+            for (int64_t i = 0; i < VL && k + i < n->y.c; i++) row.y[k + i] = lanes[i];
         }
     }
 }
@@ -235,28 +242,15 @@ bool conv_few_w_accepts(const lgv_call *c)
            (p.x.c < p.y.c || p.stride == 1);
 }
 
-/* One position's row: for each window row, the pixels inside are neighbours. */
-static void gather_row(const weights *w, int64_t n, int64_t h, int64_t x, real *row)
-{
-    int64_t c = w->few.c, left = x * w->step - w->left;
-    for (int i = 0; i < w->p.kh; i++) {
-        int64_t y = h * w->step + i - w->top;
-        for (int j = 0; j < w->p.kw; j++, row += c) {
-            bool inside = y >= 0 && y < w->few.h && left + j >= 0 && left + j < w->few.w;
-            const real *from = w->few_data + n * w->few.sn + y * w->few.sh + (left + j) * w->few.sw;
-            for (int64_t k = 0; k < c; k++) row[k] = inside ? from[k] : 0;
-        }
-    }
-}
-
 /* Positions [first, first+count): gathered rows as tiles a[tile][position][GEMM_MR]; where the wide side lies. */
 static void gather_block(const weights *w, int64_t first, int64_t count, real *a, const real **wide)
 {
-    real row[MAX_GATHERED + GEMM_MR] = {0};
+    real row[MAX_GATHERED + GEMM_MR + VL] = {0};
     int64_t x = first % w->wide.w, h = first / w->wide.w % w->wide.h,
             n = first / w->wide.w / w->wide.h;
     for (int64_t q = 0; q < count; q++) {
-        gather_row(w, n, h, x, row);
+        gemm_gather_window(w->few_data + n * w->few.sn, &w->few, w->p.kh, w->p.kw,
+                           h * w->step - w->top, x * w->step - w->left, row);
         for (int64_t t = 0; t < w->tiles; t++)
             memcpy(a + (t * BLOCK + q) * GEMM_MR, row + t * GEMM_MR, GEMM_MR * sizeof(real));
         wide[q] = w->wide_data + n * w->wide.sn + h * w->wide.sh + x * w->wide.sw;

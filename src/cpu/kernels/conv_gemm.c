@@ -15,7 +15,7 @@ typedef struct gather {
     int64_t n, gh, gw; /* the grid */
     const real *x;     /* the source */
     int64_t sn, sh, sw, ih, iw, c;
-    int step, taps;
+    int step, taps, window_h, window_w; /* taps are a window's, row by row */
     tap tap[GEMM_MAX_TAPS];
     real *y; /* the result: grid pixel (n, i, j) at y + n*yn + i*yh + j*yw */
     int64_t yn, yh, yw, k;
@@ -39,7 +39,8 @@ static size_t thread_bytes(int taps, int64_t c)
 {
     size_t bytes = gemm_lines(GEMM_MB * (size_t)taps * sizeof(real *)) +
                    gemm_lines(GEMM_MB * sizeof(gemm_row));
-    if (c < SMALL_CHANNELS) bytes += gemm_lines(GEMM_MB * (size_t)taps * (size_t)c * sizeof(real));
+    if (c < SMALL_CHANNELS)
+        bytes += gemm_lines((GEMM_MB * (size_t)taps * (size_t)c + VL) * sizeof(real));
     return bytes;
 }
 
@@ -60,20 +61,13 @@ static const real *source(const gather *g, int64_t n, int64_t i, int64_t j, tap 
     return g->x + n * g->sn + y * g->sh + x * g->sw;
 }
 
-static void copy_taps(const gather *g, int64_t n, int64_t i, int64_t j, real *row)
-{
-    for (int t = 0; t < g->taps; t++) {
-        const real *x = source(g, n, i, j, g->tap[t]);
-        for (int64_t c = 0; c < g->c; c++) *row++ = x ? x[c] : 0;
-    }
-}
-
 /* Pointers of m pixels from pixel `first` on; the rows that fill up the last tile repeat the last pixel. */
 static void fill(const gather *g, const scratch *s, int64_t first, int64_t m)
 {
     int64_t j = first % g->gw, i = first / g->gw % g->gh, n = first / g->gw / g->gh,
             k = g->taps * g->c;
     int64_t filled = lgv_ceil_div(m, GEMM_MR) * GEMM_MR;
+    const lgv_nhwc shape = {g->n, g->ih, g->iw, g->c, g->sn, g->sh, g->sw};
     const lgv_nhwc *rs = g->epilogue ? &g->epilogue->residual_shape : NULL;
     for (int64_t r = 0; r < filled; r++) {
         if (r < m) {
@@ -85,7 +79,10 @@ static void fill(const gather *g, const scratch *s, int64_t first, int64_t m)
         }
         int64_t tile = r / GEMM_MR, lane = r % GEMM_MR;
         if (g->copy) {
-            if (r < m) copy_taps(g, n, i, j, s->copy + r * k);
+            if (r < m)
+                gemm_gather_window(g->x + n * g->sn, &shape, g->window_h, g->window_w,
+                                   i * g->step + g->tap[0].y, j * g->step + g->tap[0].x,
+                                   s->copy + r * k);
             s->table[r] = s->copy + lgv_min_i64(r, m - 1) * k;
         } else {
             for (int t = 0; t < g->taps; t++)
@@ -228,6 +225,8 @@ void conv_gemm(const lgv_call *c)
                 .c = p.x.c,
                 .step = p.stride,
                 .taps = p.kh * p.kw,
+                .window_h = p.kh,
+                .window_w = p.kw,
                 .y = p.yd,
                 .yn = p.y.sn,
                 .yh = p.y.sh,
@@ -248,12 +247,20 @@ void conv_gemm(const lgv_call *c)
    so that the taps of a phase are contiguous whatever the padding. */
 enum { MAX_STRIDE = 8 };
 
-/* The taps of class (a, b) of a window with stride s: their indices i*kw + j into list; returns how many. */
+/* Window rows (or columns) of class a: a, a + s, ... below n. */
+static int class_size(int n, int a, int s)
+{
+    return a < n ? (n - 1 - a) / s + 1 : 0;
+}
+
+/* The taps of class (a, b) of a window with stride s, as indices i*kw + j into list: last first, so that the pixels of
+   dy they read come in order. Returns how many. */
 static int class_taps(const conv_problem *p, int a, int b, int *list)
 {
     int n = 0;
-    for (int i = a; i < p->kh; i += p->stride)
-        for (int j = b; j < p->kw; j += p->stride) list[n++] = i * p->kw + j;
+    for (int i = class_size(p->kh, a, p->stride) - 1; i >= 0; i--)
+        for (int j = class_size(p->kw, b, p->stride) - 1; j >= 0; j--)
+            list[n++] = (a + i * p->stride) * p->kw + b + j * p->stride;
     return n;
 }
 
@@ -383,6 +390,8 @@ static void run_phase(const lgv_call *c, const conv_problem *p, int a, int b)
                 .k = p->x.c,
                 .workspace = c->workspace};
     g.taps = class_taps(p, class_a, class_b, list);
+    g.window_h = class_size(p->kh, class_a, s);
+    g.window_w = class_size(p->kw, class_b, s);
     for (int t = 0; t < g.taps; t++) {
         int i = list[t] / p->kw, j = list[t] % p->kw;
         g.tap[t] = (tap){(a + p->top - i) / s, (b + p->left - j) / s};

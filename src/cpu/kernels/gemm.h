@@ -76,6 +76,26 @@ static inline vreal gemm_epilogue(const conv_epilogue *e, const gemm_row *row, i
     return v;
 }
 
+/* The window of kh x kw pixels of s from (y, x) on into one row, zeros outside. Writes up to VL elements behind it. */
+static inline void gemm_gather_window(const real *picture, const lgv_nhwc *s, int kh, int kw,
+                                      int64_t y, int64_t x, real *row)
+{
+    int64_t width = kw * s->c;
+    bool whole = x >= 0 && x + kw <= s->w && s->sw == s->c;
+    for (int i = 0; i < kh; i++, y++, row += width) {
+        const real *from = picture + y * s->sh + x * s->sw;
+        if (y < 0 || y >= s->h) {
+            for (int64_t v = 0; v < width; v += VL) v_store(row + v, v_zero());
+        } else if (whole) {
+            for (int64_t v = 0; v < width; v += VL) v_store(row + v, v_load_n(from + v, width - v));
+        } else {
+            for (int j = 0; j < kw; j++)
+                for (int64_t c = 0; c < s->c; c++)
+                    row[j * s->c + c] = x + j >= 0 && x + j < s->w ? from[j * s->sw + c] : 0;
+        }
+    }
+}
+
 /* The kernels "gemm" of the six operators (conv_gemm.c, conv_gemm_w.c). */
 #define conv_gemm_accepts     LGV_AT(lgv_conv_gemm_accepts)
 #define conv_gemm_pack        LGV_AT(lgv_conv_gemm_pack)
@@ -103,11 +123,11 @@ size_t conv_gemm_w_workspace(const lgv_call *c);
 void conv_gemm_w(const lgv_call *c);
 
 /* The kernels "few" (conv_few.c): from or to a few channels. */
-#define conv_few_accepts    LGV_AT(lgv_conv_few_accepts)
-#define conv_few_pack       LGV_AT(lgv_conv_few_pack)
-#define conv_few_run_pack   LGV_AT(lgv_conv_few_run_pack)
-#define conv_few_workspace  LGV_AT(lgv_conv_few_workspace)
-#define conv_few            LGV_AT(lgv_conv_few)
+#define conv_few_accepts     LGV_AT(lgv_conv_few_accepts)
+#define conv_few_pack        LGV_AT(lgv_conv_few_pack)
+#define conv_few_run_pack    LGV_AT(lgv_conv_few_run_pack)
+#define conv_few_workspace   LGV_AT(lgv_conv_few_workspace)
+#define conv_few             LGV_AT(lgv_conv_few)
 #define conv_few_w_accepts   LGV_AT(lgv_conv_few_w_accepts)
 #define conv_few_w_workspace LGV_AT(lgv_conv_few_w_workspace)
 #define conv_few_w           LGV_AT(lgv_conv_few_w)
