@@ -95,7 +95,7 @@ static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stri
 #else
 
 typedef struct tiles {
-    uint8_t byte[8][TILE_ROWS][TILE_BYTES];
+    _Alignas(64) uint8_t byte[8][TILE_ROWS][TILE_BYTES];
 } tiles;
 
 static inline void tile_begin(tiles *s)
@@ -120,25 +120,35 @@ static inline void tile_store(const tiles *s, int t, void *p, int64_t stride)
 {
     for (int r = 0; r < TILE_ROWS; r++) memcpy((char *)p + r * stride, s->byte[t][r], TILE_BYTES);
 }
+/* The halves of 16 pairs as floats. */
+static inline void split_pairs(const uint8_t *from, float even[TILE_F32], float odd[TILE_F32])
+{
+    uint32_t pair[TILE_F32];
+    memcpy(pair, from, sizeof pair);
+    for (int i = 0; i < TILE_F32; i++) {
+        even[i] = bf16_to_real((uint16_t)pair[i]);
+        odd[i] = bf16_to_real((uint16_t)(pair[i] >> 16));
+    }
+}
 static inline void tile_dot(tiles *s, int c, int a, int b)
 {
-    float even[TILE_ROWS][TILE_F32], odd[TILE_ROWS][TILE_F32], sum[TILE_F32];
-    for (int p = 0; p < TILE_ROWS; p++)
-        for (int n = 0; n < TILE_F32; n++) {
-            uint32_t pair;
-            memcpy(&pair, s->byte[b][p] + 4 * n, sizeof pair);
-            even[p][n] = bf16_to_real((uint16_t)pair);
-            odd[p][n] = bf16_to_real((uint16_t)(pair >> 16));
-        }
+    enum { VECTORS = TILE_F32 / VL };
+    float even[TILE_ROWS][TILE_F32], odd[TILE_ROWS][TILE_F32], x[TILE_F32], y[TILE_F32];
+    for (int p = 0; p < TILE_ROWS; p++) split_pairs(s->byte[b][p], even[p], odd[p]);
     for (int m = 0; m < TILE_ROWS; m++) {
-        memcpy(sum, s->byte[c][m], sizeof sum);
+        float *row = (float *)(void *)s->byte[c][m];
+        vreal sum[VECTORS];
+        split_pairs(s->byte[a][m], x, y);
+        for (int v = 0; v < VECTORS; v++) sum[v] = v_load(row + v * VL);
         for (int p = 0; p < TILE_ROWS; p++) {
-            uint32_t pair;
-            memcpy(&pair, s->byte[a][m] + 4 * p, sizeof pair);
-            float x = bf16_to_real((uint16_t)pair), y = bf16_to_real((uint16_t)(pair >> 16));
-            for (int n = 0; n < TILE_F32; n++) sum[n] += x * even[p][n] + y * odd[p][n];
+            const vreal x0 = v_set1(x[p]), y0 = v_set1(y[p]);
+            LGV_UNROLL
+            for (int v = 0; v < VECTORS; v++) {
+                sum[v] = v_fma(x0, v_load(even[p] + v * VL), sum[v]);
+                sum[v] = v_fma(y0, v_load(odd[p] + v * VL), sum[v]);
+            }
         }
-        memcpy(s->byte[c][m], sum, sizeof sum);
+        for (int v = 0; v < VECTORS; v++) v_store(row + v * VL, sum[v]);
     }
 }
 static inline void store_row(uint16_t *to, const vreal v[BLOCK_COLUMNS / VL])
