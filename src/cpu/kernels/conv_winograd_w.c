@@ -6,12 +6,11 @@
 #include "conv_winograd.h"
 
 enum {
-    PANELS = 2,
-    GROUP = PANELS * WINO_NR, /* outputs of a task */
-    INPUTS = 128,             /* channels of x of a task, at most */
-    SUM = 96,                 /* tiles summed in registers */
-    BLOCK_BYTES = 8 << 20,    /* of transformed tiles */
-    TILES = 4                 /* of a transform task */
+    PANELS = 2,            /* of outputs of a task, at most */
+    INPUTS = 128,          /* channels of x of a task, at most */
+    SUM = 96,              /* tiles summed in registers */
+    BLOCK_BYTES = 8 << 20, /* of transformed tiles */
+    TILES = 4              /* of a transform task */
 };
 
 typedef struct run {
@@ -21,7 +20,8 @@ typedef struct run {
     int64_t wk; /* dw[k,c,3,3] by its stride of k; the rest is dense */
     bool accumulate;
     int64_t tiles, block, first, count; /* all; of a block; those of the current block */
-    int64_t inputs, c_tasks, k_tasks;   /* of a task; tasks along c and k */
+    int64_t inputs, panels;             /* of a task */
+    int64_t c_tasks, k_tasks;           /* tasks along c and k */
     real *v;                            /* [36][block][c]: transformed x */
     int64_t v_row, v_plane;
     real *d; /* [36][panel][block][WINO_NR]: transformed dy */
@@ -139,7 +139,7 @@ static void store_transposed(vreal *from, real *to, int64_t step, int64_t lanes,
 static void write_weights(const run *r, const real *u, int64_t k0, int64_t c0, int64_t c1)
 {
     vreal g[9 * VL + VL];
-    for (int64_t k = 0; k < GROUP && k0 + k < r->k; k += VL) {
+    for (int64_t k = 0; k < r->panels * WINO_NR && k0 + k < r->k; k += VL) {
         const real *from = u + k / WINO_NR * r->inputs * WINO_NR + k % WINO_NR;
         for (int64_t c = c0; c < c1; c += VL) {
             int64_t n = lgv_min_i64(VL, c1 - c);
@@ -154,9 +154,9 @@ static void write_weights(const run *r, const real *u, int64_t k0, int64_t c0, i
 static void weights_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
-    int64_t k0 = task / r->c_tasks * GROUP, c0 = task % r->c_tasks * r->inputs,
+    int64_t k0 = task / r->c_tasks * r->panels * WINO_NR, c0 = task % r->c_tasks * r->inputs,
             c1 = lgv_min_i64(c0 + r->inputs, r->c);
-    int64_t panels = lgv_min_i64(PANELS, lgv_ceil_div(r->k - k0, WINO_NR));
+    int64_t panels = lgv_min_i64(r->panels, lgv_ceil_div(r->k - k0, WINO_NR));
     real *u = r->u + (r->own ? thread : task) * WINO_PLANES * r->u_plane;
     for (int plane = 0; plane < WINO_PLANES; plane++)
         for (int64_t t = 0; t < r->count; t += SUM)
@@ -188,12 +188,15 @@ static run describe(const lgv_call *c)
     r.v_plane = wino_odd_lines(r.block * r.v_row);
     r.d_panel = wino_odd_lines(r.block * WINO_NR);
     r.d_plane = wino_odd_lines(columns / WINO_NR * r.d_panel);
-    r.k_tasks = lgv_ceil_div(r.k, GROUP);
+    /* Every thread wants two tasks: first by fewer outputs, since halves of x's rows are read less well. */
     r.inputs = lgv_min_i64(INPUTS, wino_round(r.c, VL));
+    r.c_tasks = lgv_ceil_div(r.c, r.inputs);
+    r.panels = lgv_ceil_div(r.k, PANELS * WINO_NR) * r.c_tasks < 2 * c->threads ? 1 : PANELS;
+    r.k_tasks = lgv_ceil_div(r.k, r.panels * WINO_NR);
     while (r.inputs > 2 * VL && r.k_tasks * lgv_ceil_div(r.c, r.inputs) < 2 * c->threads)
         r.inputs = wino_round(r.inputs / 2, VL);
     r.c_tasks = lgv_ceil_div(r.c, r.inputs);
-    r.u_plane = wino_odd_lines(PANELS * wino_round(r.inputs, WINO_MR) * WINO_NR);
+    r.u_plane = wino_odd_lines(r.panels * wino_round(r.inputs, WINO_MR) * WINO_NR);
     return r;
 }
 
