@@ -177,10 +177,7 @@ static void test_bits(void **state)
 int main(void)
 {
     bool any = false;
-    for (int d = 0; d < SPECS; d++) {
-        any = any || runs(specs[d]);
-        if (!runs(specs[d])) print_message("skipped: %s does not run here\n", specs[d]);
-    }
+    for (int d = 0; d < SPECS; d++) any = any || runs(specs[d]);
     if (!any) return 77;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),

@@ -112,9 +112,23 @@ static void test_memory(void **state)
     }
 }
 
+/* The tests of kernels go through the levels of this machine; a level that it lacks is counted here. */
+static void test_level_is_here(void **state)
+{
+    const char *level = *state;
+    if (!lgv_cpu_has(level)) {
+        print_message("skipped: no kernel of level %s was tested, this processor lacks it\n",
+                      level);
+        skip();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(test_level_is_here, "avx2"),
+        cmocka_unit_test_prestate(test_level_is_here, "avx512"),
+        cmocka_unit_test_prestate(test_level_is_here, "amx"),
         cmocka_unit_test(test_specs),
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_amx_takes_bf16_only),

@@ -252,8 +252,7 @@ static lgv_id build_grad_w(lgv_graph *g, const conv_case *c)
     X(same3)                                                                                       \
     X(one_channel)                                                                                 \
     X(three_out)                                                                                   \
-    X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches) X(oblong) X(tiny) X(wide)         \
-        X(tiles)
+    X(three_in) X(pointwise) X(stride2) X(asymmetric) X(patches) X(oblong) X(tiny) X(wide) X(tiles)
 #define BUILD(name)                                                                                \
     static lgv_id forward_##name(lgv_graph *g)                                                     \
     {                                                                                              \
