@@ -1,6 +1,6 @@
 """compare_conv.py - 3x3 convolutions, forward and both gradients, beside PyTorch's: the same shapes in turns.
 
-    python bench/compare_conv.py build/bench_conv [DEVICE [THREADS [ROUNDS]]]
+    python bench/compare_conv.py build/bench_conv [DEVICE [THREADS [ROUNDS [f32|bf16]]]]
 
 Each round runs bench_conv's first six shapes and then the same in PyTorch, NCHW and channels_last; a shape's
 time is the median over the rounds of the best time within each. Prints GFLOP/s of all threads together (2 per
@@ -24,11 +24,11 @@ def flops(shape):
     return 3 * 2.0 * n * hw * hw * c * c * 9
 
 
-def torch_rate(shape, layout):
+def torch_rate(shape, layout, dtype):
     n, c, hw = shape
-    x = torch.randn(n, c, hw, hw).contiguous(memory_format=layout).requires_grad_()
-    w = (0.01 * torch.randn(c, c, 3, 3)).contiguous(memory_format=layout).requires_grad_()
-    dy = torch.randn(n, c, hw, hw).contiguous(memory_format=layout)
+    x = torch.randn(n, c, hw, hw).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    w = (0.01 * torch.randn(c, c, 3, 3)).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    dy = torch.randn(n, c, hw, hw).to(dtype).contiguous(memory_format=layout)
     best, total, runs = 1e9, 0.0, 0
     while runs < 3 or total < SECONDS:
         x.grad = w.grad = None
@@ -39,9 +39,9 @@ def torch_rate(shape, layout):
     return flops(shape) / best * 1e-9
 
 
-def our_rates(bench, device, threads):
+def our_rates(bench, device, threads, precision):
     """The last column of each line: forward and gradients together, per thread."""
-    out = subprocess.run([bench, device, str(threads), "any", "f32", str(len(SHAPES))], check=True,
+    out = subprocess.run([bench, device, str(threads), "any", precision, str(len(SHAPES))], check=True,
                          capture_output=True, text=True).stdout.splitlines()
     return [float(line.split()[-1]) * threads for line in out[1:]]
 
@@ -51,13 +51,15 @@ def main():
     device = sys.argv[2] if len(sys.argv) > 2 else "cpu"
     threads = int(sys.argv[3]) if len(sys.argv) > 3 else 2
     rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
+    precision = sys.argv[5] if len(sys.argv) > 5 else "f32"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.set_num_threads(threads)
     ours, nchw, last = [], [], []
     for _ in range(rounds):
-        ours.append(our_rates(bench, device, threads))
-        nchw.append([torch_rate(s, torch.contiguous_format) for s in SHAPES])
-        last.append([torch_rate(s, torch.channels_last) for s in SHAPES])
-    print(f"PyTorch {torch.__version__}, {device}, {threads} threads, {rounds} rounds; GFLOP/s forward + backward")
+        ours.append(our_rates(bench, device, threads, precision))
+        nchw.append([torch_rate(s, torch.contiguous_format, dtype) for s in SHAPES])
+        last.append([torch_rate(s, torch.channels_last, dtype) for s in SHAPES])
+    print(f"PyTorch {torch.__version__}, {device}, {precision}, {threads} threads, {rounds} rounds; GFLOP/s forward + backward")
     print("shape                 ours    NCHW  channels_last   ratio (spread)")
     product = 0.0
     for i, (n, c, hw) in enumerate(SHAPES):
