@@ -104,6 +104,7 @@ void *lgv_block_alloc(size_t bytes)
 {
     if (!alloc_allowed()) return NULL;
     if (bytes >= large_block) return map_block(bytes);
+    if (bytes > SIZE_MAX - 2 * BLOCK_ALIGN) return NULL;
     char *base = calloc(bytes + 2 * BLOCK_ALIGN, 1);
     if (!base) return NULL;
     return block_at(base + BLOCK_ALIGN + (-(uintptr_t)base & (BLOCK_ALIGN - 1)), base, 0);

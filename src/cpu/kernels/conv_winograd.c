@@ -168,13 +168,11 @@ static void weights_block(const run *r, int64_t k, int64_t c, real *u, int64_t s
         return;
     }
     for (int64_t i = 0; i < n; i++, w += r->wc) {
-        load_transposed(w, r->wk, lanes, VL < 9 ? VL : 9, g);
-        if (VL > 1 && VL < 9) { /* the ninth tap alone */
+        load_transposed(w, r->wk, lanes, VL == 8 ? 8 : 9, g);
+        if (VL == 8) { /* the ninth tap alone */
             real last[VL];
             for (int l = 0; l < VL; l++) last[l] = l < lanes ? w[l * r->wk + 8] : 0;
             g[8] = v_load(last);
-        } else if (VL == 1) {
-            for (int l = 1; l < 9; l++) g[l] = v_set1(w[l]);
         }
         transform_weights(g, true, u + i * WINO_NR, step);
     }
