@@ -328,11 +328,6 @@ static size_t pack_arena(lgv_prog *p, item *items, size_t n, int32_t *placed)
     return top;
 }
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
-}
-
 lgv_status lgv_place_memory(lgv_plan *plan, lgv_prog *p, size_t *io_bytes, lgv_error *err)
 {
     lgv_graph *g = p->g;
@@ -354,7 +349,7 @@ lgv_status lgv_place_memory(lgv_plan *plan, lgv_prog *p, size_t *io_bytes, lgv_e
             r->bytes =
                 layout_elements(v, r->halo) * plan->device->element_size(plan->device, v->dtype);
         }
-        r->bytes = round_up(r->bytes);
+        r->bytes = lgv_round_up(r->bytes);
         if (r->kind == LGV_ROOT_IO) {
             r->offset = *io_bytes;
             *io_bytes += r->bytes;

@@ -203,11 +203,6 @@ static lgv_status first_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
     return LGV_OK;
 }
 
-static size_t round_up(size_t bytes)
-{
-    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
-}
-
 /* The kernel for the real strides. */
 static lgv_status final_kernel(lgv_plan *plan, const lgv_node *n, lgv_action *a, lgv_error *err)
 {
@@ -261,10 +256,10 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
                     return lgv_fail(err, LGV_ERR_MEMORY,
                                     "out of memory while packing weights of '%s'", n->name);
             } else {
-                a->pack_bytes = round_up(pack.bytes);
+                a->pack_bytes = lgv_round_up(pack.bytes);
             }
         }
-        a->workspace_bytes = a->kernel->workspace ? round_up(a->kernel->workspace(c)) : 0;
+        a->workspace_bytes = a->kernel->workspace ? lgv_round_up(a->kernel->workspace(c)) : 0;
         size_t scratch = a->workspace_bytes + a->pack_bytes + (a->wide ? a->wide->bytes : 0);
         if (scratch) {
             LGV_TRY(lgv_grow(&p->root, &p->cap_roots, p->n_roots + 1, sizeof *p->root, err));

@@ -8,8 +8,7 @@
 
 static size_t copy_bytes(const lgv_device *d, const lgv_tensor *t)
 {
-    size_t bytes = (size_t)lgv_tensor_elements(t) * d->element_size(d, LGV_F32);
-    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+    return lgv_round_up((size_t)lgv_tensor_elements(t) * d->element_size(d, LGV_F32));
 }
 
 static bool is_bf16(const lgv_tensor *t)
