@@ -18,6 +18,9 @@ need pkg-config command -v pkg-config
 need libjansson-dev has_module jansson
 need libpng-dev has_module libpng
 need libjpeg-dev has_module libjpeg
+need libwebp-dev has_module libwebp
+need libgif-dev test -e /usr/include/gif_lib.h
+need libarchive-dev has_module libarchive
 need zlib1g-dev has_module zlib
 need libpopt-dev has_module popt
 need libcairo2-dev has_module cairo
