@@ -247,6 +247,12 @@ static int watched(void *user, const lgv_sample_progress *progress)
     assert_int_equal(progress->done, w->calls);
     w->last_total = progress->total;
     assert_int_equal(progress->sample != NULL, progress->step == progress->steps);
+    for (int64_t i = 0; i < progress->images * IMAGE; i++) {
+        assert_true(fabsf(progress->x0[i]) <= 1); /* clipped */
+        /* The last step of DDIM ends in the picture it predicts. */
+        if (progress->sample) assert_true(fabsf(progress->x[i] - progress->x0[i]) < 1e-5f);
+    }
+    if (progress->sample) assert_ptr_equal(progress->sample, progress->x);
     if (progress->sample) w->pictures += progress->images;
     return w->calls == w->stop_at;
 }

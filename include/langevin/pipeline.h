@@ -51,9 +51,11 @@ typedef struct lgv_sample_progress {
     int64_t done, total;         /* network calls over the whole job */
     int64_t step, steps;         /* of this batch; done with step (1 .. steps) */
     int64_t first_image, images; /* this batch: pictures first_image .. first_image+images-1 */
-    /* [images,C,H,W] with the last call of the batch, else NULL; valid in the callback */
-    const float *sample;
-    double began; /* when the first network call began, in seconds of CLOCK_MONOTONIC */
+    /* [images,C,H,W], valid in the callback: x after the call, and the finished picture that the
+       call predicts (x0, clipped where the scheduler clips) */
+    const float *x, *x0;
+    const float *sample; /* x with the last call of the batch, else NULL */
+    double began;        /* when the first network call began, in seconds of CLOCK_MONOTONIC */
 } lgv_sample_progress;
 /* Returns not 0 to stop: lgv_pipeline_sample then returns LGV_ERR_CANCELLED. */
 typedef int (*lgv_sample_callback)(void *user, const lgv_sample_progress *progress);

@@ -10,7 +10,7 @@
 
 /* ---- plans ---- */
 
-/* x' of one step for rows pictures of H x W. */
+/* x' of one step for rows pictures of H x W, and the picture it predicts. */
 static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, int64_t H,
                              int64_t W, lgv_noise_source noise, lgv_error *err)
 {
@@ -24,7 +24,9 @@ static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, 
     LGV_TRY(lgv_model_build(p->model, g, &inputs, &out, err));
     if (noise == LGV_NOISE_NODE) z = lgv_random_normal(g, 4, dim, lgv_rng_stream("sample.step"));
     if (noise == LGV_NOISE_INPUT) z = lgv_input(g, "z", LGV_F32, 4, dim);
-    lgv_graph_output(g, lgv_sampler_step(g, inputs.sample, out, z), "x_next");
+    lgv_id x_next = lgv_sampler_step(g, inputs.sample, out, z);
+    lgv_graph_output(g, x_next, "x_next");
+    lgv_graph_output(g, lgv_output_of(g, x_next, 1), "x0");
     return lgv_graph_status(g, err);
 }
 

@@ -7,7 +7,7 @@
 /* Where a plan's step noise comes from. */
 typedef enum lgv_noise_source { LGV_NOISE_NONE, LGV_NOISE_NODE, LGV_NOISE_INPUT } lgv_noise_source;
 
-/* One denoising step of `rows` pictures: inputs "x" (and "z"), output "x_next". */
+/* One denoising step of `rows` pictures: inputs "x" (and "z"), outputs "x_next" and "x0". */
 typedef struct lgv_batch_plan {
     int64_t rows, H, W;
     lgv_noise_source noise;

@@ -18,6 +18,7 @@ typedef struct job {
     int64_t steps, calls_done, calls_total;
     lgv_noise_source noise;
     float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
+    float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
     float *scratch;       /* [H,W,C] */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
     lgv_samples *out;     /* NULL: discarded */
@@ -141,6 +142,7 @@ static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int
     }
     if (!j->began) j->began = lgv_now();
     LGV_TRY(lgv_plan_run(plan, NULL, err));
+    if (j->x0) LGV_TRY(lgv_plan_read_nchw(plan, "x0", j->x0, elements, err));
     return lgv_plan_read_nchw(plan, "x_next", j->x, elements, err);
 }
 
@@ -154,6 +156,8 @@ static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_er
                                     .steps = j->steps,
                                     .first_image = first,
                                     .images = count,
+                                    .x = j->x,
+                                    .x0 = j->x0,
                                     .sample = i + 1 == j->steps ? j->x : NULL,
                                     .began = j->began};
     if (!j->o->callback(j->o->user, &progress)) return LGV_OK;
@@ -252,6 +256,7 @@ static lgv_status allocate(job *j, lgv_error *err)
                         : o->rng == LGV_SAMPLE_TORCH ? (size_t)j->batch
                                                      : 1;
     int bad = !(j->x = lgv_zalloc((size_t)j->batch * image, sizeof(float))) ||
+              (o->callback && !(j->x0 = lgv_alloc((size_t)j->batch * image, sizeof(float)))) ||
               !(j->z = lgv_zalloc(j->noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1,
                                   sizeof(float))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
@@ -303,6 +308,7 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     lgv_status status = run_job(&j, err);
     lgv_sampler_free(j.sampler);
     lgv_free(j.x);
+    lgv_free(j.x0);
     lgv_free(j.z);
     lgv_free(j.scratch);
     lgv_free(j.torch);
