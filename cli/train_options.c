@@ -115,7 +115,9 @@ static struct poptOption table[] = {
     {"rng", 0, TEXT, &opt.rng, 0,
      "philox (default), or torch: draw for draw what a PyTorch script draws", "NAME"},
     {"memory-budget", 0, TEXT, &opt.budget, 0,
-     "memory to stay below by computing things twice, such as 2G", "SIZE"},
+     "memory to stay below by computing things twice, such as 2G (default: no limit, but more than "
+     "2 GiB of activations are thinned out that way)",
+     "SIZE"},
     {"checkpointing-steps", 0, COUNT, &opt.checkpointing, CHECKPOINTING,
      "steps between checkpoints; 0: only at the end (default: 500 steps or 10 minutes)", "N"},
     {"checkpoints-total-limit", 0, COUNT, &opt.keep, KEEP,

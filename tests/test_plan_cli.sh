@@ -87,6 +87,14 @@ holds "$(value arena_bytes) < 0.7 * $arena" "bf16"
 run 0 plan $configs/article_unet128.json --mode train --batch-size 10000 --json --threads 1
 holds "$(value total_bytes) > 1e12" "a huge plan"
 
+# ---- more than 2 GiB of activations: cheap nodes are recomputed unless a budget says otherwise ----
+run 0 plan "$configs/ddpm_cifar10.json" --mode train --batch-size 128 --json
+thin=$(value arena_bytes)
+holds "$(value recomputed) > 0" "nodes recomputed by default"
+run 0 plan "$configs/ddpm_cifar10.json" --mode train --batch-size 128 --memory-budget 9G --json
+holds "$(value recomputed) == 0" "nodes recomputed within an ample budget"
+holds "$thin < 0.7 * $(value arena_bytes)" "arena with and without recomputing"
+
 # ---- what it refuses ----
 refuse 2 "which network" plan --mode train
 refuse 2 "--mode train or --mode sample" plan unet-32

@@ -364,6 +364,9 @@ static size_t plan_bytes(const lgv_plan *plan)
     return bytes;
 }
 
+/* An arena beyond this is worth a few percent of the time: without a budget, cheap nodes are then recomputed. */
+static const size_t AMPLE_ARENA = (size_t)2 << 30;
+
 /* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, packed weights
    are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
@@ -373,8 +376,10 @@ static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_er
     for (int fleeting = 0; fleeting <= (budget ? 1 : 0); fleeting++) {
         plan->fleeting_packs = fleeting;
         LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
-        if (!budget || plan_bytes(plan) <= budget) return LGV_OK;
+        if (budget ? plan_bytes(plan) <= budget : plan->arena_bytes <= AMPLE_ARENA) return LGV_OK;
     }
+    if (!budget)
+        return plan->options.recompute ? LGV_OK : build_all(plan, programs, 1, -1, &n, err);
     for (int level = 1; level <= 2; level++) {
         if (level < plan->options.recompute) continue;
         LGV_TRY(build_all(plan, programs, level, -1, &n, err));
