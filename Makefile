@@ -1,18 +1,24 @@
-# Langevin: `make` builds, `make test` tests, `make demo` trains on Fashion-MNIST and samples.
+# Langevin: `make` builds, `make test` tests, `make demo` trains on Fashion-MNIST and samples, `make install`
+# installs to DESTDIR and PREFIX (default /usr/local).
 # `make deps` installs what is missing (Debian); demo and test call it. Nothing else touches the network.
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 DEMO ?= demo
+PREFIX ?=
 
-.PHONY: all build deps test test-long demo clean
+.PHONY: all build deps install test test-long demo clean
 
 all: build
 
 build:
 	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) > /dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
+
+# What is installed is relocatable, so PREFIX needs no build of its own.
+install: build
+	@cmake --install $(BUILD) $(if $(PREFIX),--prefix $(PREFIX))
 
 deps:
 	@sh tools/deps.sh

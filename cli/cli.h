@@ -10,6 +10,7 @@
 
 #include "langevin/plan.h"
 #include "langevin/status.h"
+#include "langevin/version.h"
 
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 

@@ -12,6 +12,7 @@
 #include "langevin/pipeline.h"
 #include "langevin/rng.h"
 #include "langevin/train.h"
+#include "langevin/version.h"
 #include "loader.h"
 
 enum { LGV_BAD_STEPS = 10 };        /* non-finite gradients in a row that end a run */

@@ -1,0 +1,37 @@
+# What `make install` puts where: the program, the library with headers, pkg-config file and CMake package.
+include(CMakePackageConfigHelpers)
+
+set(LGV_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/Langevin)
+set(LGV_BINARY_DIR ${PROJECT_BINARY_DIR}/package)
+
+install(TARGETS langevin_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY include/langevin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
+
+# Two sets, so that who links the shared library needs none of the libraries below it.
+set_target_properties(langevin_shared PROPERTIES EXPORT_NAME langevin)
+set_target_properties(langevin PROPERTIES EXPORT_NAME langevin_static)
+install(TARGETS langevin_shared EXPORT LangevinTargets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS langevin EXPORT LangevinStaticTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT LangevinTargets NAMESPACE Langevin:: DESTINATION ${LGV_PACKAGE_DIR})
+install(EXPORT LangevinStaticTargets NAMESPACE Langevin:: DESTINATION ${LGV_PACKAGE_DIR})
+string(REPLACE ";" " " LGV_PC_REQUIRES "${LGV_MODULES}")
+configure_package_config_file(cmake/LangevinConfig.cmake.in ${LGV_BINARY_DIR}/LangevinConfig.cmake
+  INSTALL_DESTINATION ${LGV_PACKAGE_DIR} NO_SET_AND_CHECK_MACRO)
+# Below 1.0 a minor version may change anything.
+write_basic_package_version_file(${LGV_BINARY_DIR}/LangevinConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${LGV_BINARY_DIR}/LangevinConfig.cmake ${LGV_BINARY_DIR}/LangevinConfigVersion.cmake
+  DESTINATION ${LGV_PACKAGE_DIR})
+
+# Paths are relative to where the file lies, so that `cmake --install --prefix` and DESTDIR need no second build.
+file(RELATIVE_PATH LGV_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" LGV_PC_PREFIX "${LGV_PC_PREFIX}")
+set(LGV_PC_LIBS "-pthread -lm")
+foreach(library ${LGV_LIBRARIES})
+  string(PREPEND LGV_PC_LIBS "-l${library} ")
+endforeach()
+configure_file(cmake/langevin.pc.in ${LGV_BINARY_DIR}/langevin.pc @ONLY)
+install(FILES ${LGV_BINARY_DIR}/langevin.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
