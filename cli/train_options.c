@@ -55,7 +55,9 @@ static bool stated[STATED];
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
 static struct poptOption table[] = {
     {"data", 0, TEXT, &opt.data, 0,
-     "folder of PNG and JPEG pictures, or of IDX files (MNIST family), or one IDX file", "PATH"},
+     "folder of pictures (PNG, JPEG, WebP, GIF, BMP), or of IDX files (MNIST family), or one IDX "
+     "file",
+     "PATH"},
     {"train-data-dir", 0, TEXT | HIDDEN, &opt.data, 0, NULL, NULL},
     {"output", 'o', TEXT, &opt.output, 0, "folder for the model, checkpoints, samples and log",
      "DIR"},

@@ -208,7 +208,7 @@ static void every_kind_of_file(void **state)
                           &(lgv_dataset_options){.resolution = 64}, &d, &err),
          &err);
     assert_int_equal(lgv_dataset_channels(d), 3);
-    assert_true(lgv_dataset_count(d) >= 25);
+    assert_true(lgv_dataset_count(d) >= 50);
     for (int64_t i = 0; i < lgv_dataset_count(d); i++)
         must(lgv_dataset_read(d, 0, i, 1, 2, pixels, NULL, &err), &err);
     assert_int_equal(lgv_dataset_skipped(d), 0);

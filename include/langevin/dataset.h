@@ -1,4 +1,4 @@
-/* dataset.h - pictures to train on: a folder of PNG and JPEG files, or IDX files of the MNIST family.
+/* dataset.h - pictures to train on: a folder of picture files, or IDX files of the MNIST family.
    Pictures become square uint8 [resolution][resolution][channels]; the network sees x/127.5 - 1.
    A folder is listed recursively, links to folders followed once (a loop ends), files taken by their
    content and not by their name, sorted by the bytes of their path: the same folder gives the same

@@ -1,4 +1,4 @@
-/* image.h - pictures: PNG and JPEG in, PNG out, and the changes of size and shape that training
+/* image.h - pictures: PNG, JPEG, WebP, GIF and BMP in, PNG out, and the changes of size and shape that training
    needs. Where Pillow (PIL) and torchvision have a rule, it is theirs, bit for bit, so that a data
    set looks the same here and in a PyTorch script. */
 #ifndef LANGEVIN_IMAGE_H
@@ -34,21 +34,30 @@ LGV_API lgv_status lgv_image_new(int width, int height, int channels, int bits, 
 LGV_API void lgv_image_free(lgv_image *image);
 
 /* ---- reading ---- */
-typedef enum lgv_image_type { LGV_IMAGE_UNKNOWN = 0, LGV_IMAGE_PNG, LGV_IMAGE_JPEG } lgv_image_type;
+typedef enum lgv_image_type {
+    LGV_IMAGE_UNKNOWN = 0,
+    LGV_IMAGE_PNG,
+    LGV_IMAGE_JPEG,
+    LGV_IMAGE_WEBP,
+    LGV_IMAGE_GIF,
+    LGV_IMAGE_BMP
+} lgv_image_type;
+LGV_API const char *lgv_image_type_name(lgv_image_type type); /* "JPEG"; never NULL */
 
 typedef struct lgv_image_info {
     lgv_image_type type;
     int width, height, channels, bits; /* what decoding gives (after the EXIF rotation) */
 } lgv_image_info;
 
-/* The type by content: `size` bytes from the start of a file (8 are enough). */
+/* The type by content: `size` bytes from the start of a file (18 are enough). */
 LGV_API lgv_image_type lgv_image_type_of(const void *data, size_t size);
 /* Header only, without decoding: for listing data sets. */
 LGV_API lgv_status lgv_image_probe(const char *path, lgv_image_info *out, lgv_error *err);
 LGV_API lgv_status lgv_image_probe_memory(const void *data, size_t size, const char *name,
                                           lgv_image_info *out, lgv_error *err);
 /* Decodes PNG (all colour types and depths; palettes become RGB, tRNS becomes alpha, gAMA is
-   ignored as PIL does) or JPEG (grey, RGB, CMYK as PIL converts it), applies the EXIF orientation.
+   ignored as PIL does), JPEG (grey, RGB, CMYK and YCCK as PIL converts them), WebP and GIF (of an
+   animation the first frame), BMP (1 to 32 bits, run-length too); applies the EXIF orientation.
    A truncated or damaged file is LGV_ERR_FORMAT. `name` is what messages call the data. */
 LGV_API lgv_status lgv_image_load(const char *path, lgv_image *out, lgv_error *err);
 LGV_API lgv_status lgv_image_decode(const void *data, size_t size, const char *name, lgv_image *out,

@@ -1,5 +1,5 @@
 /* image.c - pictures in memory: reading by content, rotation, conversion, cropping, tiling.
-   The formats are in png.c and jpeg.c, resizing in resize.c. */
+   The formats are in png.c, jpeg.c, webp.c, gif.c and bmp.c, resizing in resize.c. */
 #include "langevin/image.h"
 
 #include <string.h>
@@ -59,18 +59,56 @@ void lgv_image_free(lgv_image *image)
 
 /* ---- reading ---- */
 
+typedef struct format {
+    lgv_image_type type;
+    const char *name;
+    lgv_status (*probe)(const uint8_t *data, size_t size, const char *name, lgv_image_info *out,
+                        int *orientation, lgv_error *err);
+    lgv_status (*decode)(const uint8_t *data, size_t size, const char *name, lgv_image *out,
+                         int *orientation, lgv_error *err);
+} format;
+
+static const format formats[] = {
+    {LGV_IMAGE_UNKNOWN, "unknown", NULL, NULL},
+    {LGV_IMAGE_PNG, "PNG", lgv_png_probe, lgv_png_decode},
+    {LGV_IMAGE_JPEG, "JPEG", lgv_jpeg_probe, lgv_jpeg_decode},
+    {LGV_IMAGE_WEBP, "WebP", lgv_webp_probe, lgv_webp_decode},
+    {LGV_IMAGE_GIF, "GIF", lgv_gif_probe, lgv_gif_decode},
+    {LGV_IMAGE_BMP, "BMP", lgv_bmp_probe, lgv_bmp_decode},
+};
+
+/* "BM" alone would take a text for a picture: the header's length must be one that exists. */
+static bool is_bmp(const uint8_t *p, size_t size)
+{
+    static const uint8_t lengths[] = {12, 40, 52, 56, 64, 108, 124};
+    return size >= 18 && p[0] == 'B' && p[1] == 'M' && !p[15] && !p[16] && !p[17] &&
+           memchr(lengths, p[14], sizeof lengths);
+}
+
 lgv_image_type lgv_image_type_of(const void *data, size_t size)
 {
     static const uint8_t png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'},
                          jpeg[3] = {0xff, 0xd8, 0xff};
-    if (size >= 8 && memcmp(data, png, 8) == 0) return LGV_IMAGE_PNG;
-    if (size >= 3 && memcmp(data, jpeg, 3) == 0) return LGV_IMAGE_JPEG;
-    return LGV_IMAGE_UNKNOWN;
+    const uint8_t *p = data;
+    if (size >= 8 && memcmp(p, png, 8) == 0) return LGV_IMAGE_PNG;
+    if (size >= 3 && memcmp(p, jpeg, 3) == 0) return LGV_IMAGE_JPEG;
+    if (size >= 12 && memcmp(p, "RIFF", 4) == 0 && memcmp(p + 8, "WEBP", 4) == 0)
+        return LGV_IMAGE_WEBP;
+    if (size >= 6 && (memcmp(p, "GIF87a", 6) == 0 || memcmp(p, "GIF89a", 6) == 0))
+        return LGV_IMAGE_GIF;
+    return is_bmp(p, size) ? LGV_IMAGE_BMP : LGV_IMAGE_UNKNOWN;
+}
+
+const char *lgv_image_type_name(lgv_image_type type)
+{
+    size_t n = sizeof formats / sizeof *formats;
+    return formats[(size_t)type < n ? (size_t)type : 0].name;
 }
 
 static lgv_status unknown_type(const char *name, lgv_error *err)
 {
-    return lgv_fail(err, LGV_ERR_FORMAT, "%s: not a PNG or JPEG picture (by its content)", name);
+    return lgv_fail(err, LGV_ERR_FORMAT,
+                    "%s: not a PNG, JPEG, WebP, GIF or BMP picture (by its content)", name);
 }
 
 lgv_status lgv_image_probe_memory(const void *data, size_t size, const char *name,
@@ -78,11 +116,9 @@ lgv_status lgv_image_probe_memory(const void *data, size_t size, const char *nam
 {
     int orientation = 1;
     lgv_image_info info = {0};
-    switch (lgv_image_type_of(data, size)) {
-    case LGV_IMAGE_PNG: LGV_TRY(lgv_png_probe(data, size, name, &info, &orientation, err)); break;
-    case LGV_IMAGE_JPEG: LGV_TRY(lgv_jpeg_probe(data, size, name, &info, &orientation, err)); break;
-    default: return unknown_type(name, err);
-    }
+    const format *f = &formats[lgv_image_type_of(data, size)];
+    if (!f->probe) return unknown_type(name, err);
+    LGV_TRY(f->probe(data, size, name, &info, &orientation, err));
     if (orientation >= 5) {
         int width = info.width;
         info.width = info.height;
@@ -137,13 +173,9 @@ lgv_status lgv_image_decode(const void *data, size_t size, const char *name, lgv
 {
     int orientation = 1;
     lgv_image image = {0};
-    switch (lgv_image_type_of(data, size)) {
-    case LGV_IMAGE_PNG: LGV_TRY(lgv_png_decode(data, size, name, &image, &orientation, err)); break;
-    case LGV_IMAGE_JPEG:
-        LGV_TRY(lgv_jpeg_decode(data, size, name, &image, &orientation, err));
-        break;
-    default: return unknown_type(name, err);
-    }
+    const format *f = &formats[lgv_image_type_of(data, size)];
+    if (!f->decode) return unknown_type(name, err);
+    LGV_TRY(f->decode(data, size, name, &image, &orientation, err));
     lgv_status status = turn_upright(&image, orientation, err);
     if (status)
         lgv_image_free(&image);
@@ -211,6 +243,11 @@ lgv_status lgv_image_convert(const lgv_image *in, int channels, const uint8_t ba
     bool colour = in->channels >= 3, alpha = in->channels % 2 == 0;
     size_t n = (size_t)in->width * (size_t)in->height, step = (size_t)in->channels;
     uint8_t *dst = image.pixels;
+    if (in->bits == 8 && in->channels == channels) {
+        memcpy(dst, in->pixels, n * step);
+        *out = image;
+        return LGV_OK;
+    }
     for (size_t i = 0; i < n; i++) {
         unsigned rgb[3];
         for (size_t c = 0; c < 3; c++) {

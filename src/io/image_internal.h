@@ -8,16 +8,20 @@
 /* LGV_ERR_UNSUPPORTED beyond the limits of image.h, LGV_ERR_FORMAT for an empty picture. */
 lgv_status lgv_image_check_size(const char *name, int64_t width, int64_t height, lgv_error *err);
 
-/* Width and height as stored; *orientation 1 to 8 as in EXIF, 1 when there is none. */
-lgv_status lgv_png_probe(const uint8_t *data, size_t size, const char *name, lgv_image_info *out,
-                         int *orientation, lgv_error *err);
-lgv_status lgv_jpeg_probe(const uint8_t *data, size_t size, const char *name, lgv_image_info *out,
-                          int *orientation, lgv_error *err);
-/* Pixels as stored, before the rotation. */
-lgv_status lgv_png_decode(const uint8_t *data, size_t size, const char *name, lgv_image *out,
-                          int *orientation, lgv_error *err);
-lgv_status lgv_jpeg_decode(const uint8_t *data, size_t size, const char *name, lgv_image *out,
-                           int *orientation, lgv_error *err);
+/* The readers, one file a format. All take (bytes, length) and trust nothing in them; `name` stands in
+   messages. A probe gives width and height as stored and *orientation 1 to 8 as in EXIF, 1 when there is
+   none; decoding gives the pixels as stored, before the rotation. lgv_image_probe_memory and
+   lgv_image_decode choose among them by content. */
+#define LGV_IMAGE_READER(format)                                                                   \
+    lgv_status lgv_##format##_probe(const uint8_t *data, size_t size, const char *name,            \
+                                    lgv_image_info *out, int *orientation, lgv_error *err);        \
+    lgv_status lgv_##format##_decode(const uint8_t *data, size_t size, const char *name,           \
+                                     lgv_image *out, int *orientation, lgv_error *err)
+LGV_IMAGE_READER(png);
+LGV_IMAGE_READER(jpeg);
+LGV_IMAGE_READER(webp);
+LGV_IMAGE_READER(gif);
+LGV_IMAGE_READER(bmp);
 
 /* The orientation tag of an EXIF block (a TIFF header follows an optional "Exif\0\0"), 1 when there
    is none. */

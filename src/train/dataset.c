@@ -203,7 +203,7 @@ static lgv_status open_folder(lgv_dataset *d, lgv_error *err)
     if (!d->list.count && d->list.others)
         return lgv_fail(
             err, LGV_ERR_FORMAT,
-            "'%s' holds no PNG, JPEG or IDX pictures, only %zu other files such as '%s'", d->path,
+            "'%s' holds no pictures, only %zu other files such as '%s'", d->path,
             d->list.others, d->list.other);
     if (!d->list.count)
         return lgv_fail(err, LGV_ERR_FORMAT, "'%s' holds no pictures: it is empty", d->path);

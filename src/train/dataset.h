@@ -36,7 +36,7 @@ typedef struct lgv_picture_list {
     char *other;   /* one of them; owned */
 } lgv_picture_list;
 
-/* Everything below the folder whose content is PNG or JPEG, sorted by path bytes. Names that begin
+/* Everything below the folder whose content is a picture, sorted by path bytes. Names that begin
    with a dot are left out. */
 lgv_status lgv_pictures_list(const char *folder, lgv_picture_list *out, lgv_error *err);
 void lgv_pictures_free(lgv_picture_list *list);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden pictures for tests/test_image.c: what PIL decodes, converts and resizes.
 
-Writes tests/golden/images/*.{png,jpg} (most of them written by PIL) and images.json: for each the FNV-1a-64 of the
+Writes tests/golden/images/*.{png,jpg,webp,gif,bmp} (most of them written by PIL) and images.json: for each the FNV-1a-64 of the
 pixels as PIL decodes them, the same for resized pseudo-random pictures, torchvision's size rules, the versions used.
 Run from anywhere: python tools/golden/resize.py   (needs Pillow >= 13 and numpy)
 """
@@ -190,10 +190,94 @@ def write_pictures():
     exif[0x0112] = 6
     save(image, "exif6.png", exif=exif)
     note("exif6.png", 3, 8, np.asarray(ImageOps.exif_transpose(Image.open(os.path.join(OUT, "exif6.png")))))
+    more_pictures(note, image, grey, rgba)
     converted = {"rgb8.png": fnv(np.asarray(image.convert("L")).tobytes())}
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     white.paste(Image.fromarray(rgba, "RGBA"), (0, 0), Image.fromarray(alpha.astype(np.uint8)))
     return expect, converted, fnv(np.asarray(white.convert("RGB")).tobytes())
+
+
+def ycck(data):
+    """The same CMYK JPEG, its Adobe marker saying that the first three components are YCC."""
+    at = data.index(b"Adobe")
+    return data[:at + 11] + b"\2" + data[at + 12:]
+
+
+def raw_bmp(width, height, bits, compression, body, masks=b"", palette=b"", header=40):
+    info = struct.pack("<IiiHHIIiiII", header, width, height, 1, bits, compression, len(body), 2835, 2835, len(palette) // 4, 0)
+    info += masks
+    info += b"\0" * (header - len(info))
+    at = 14 + len(info) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", at + len(body), 0, 0, at) + info + palette + body
+
+
+def more_pictures(note, image, grey, rgba):
+    """YCCK, the PNGs with transparency that are rare, WebP, GIF and BMP: files and what PIL makes of them."""
+    def opened(name, mode="RGB"):
+        return Image.open(os.path.join(OUT, name)).convert(mode)
+
+    write("ycck.jpg", ycck(open(os.path.join(OUT, "cmyk.jpg"), "rb").read()))
+    note("ycck.jpg", 3, 8, np.asarray(opened("ycck.jpg")))
+    rgb = np.asarray(image)
+    write("rgb8t.png", raw_png(27, 19, 8, 2, [r.tobytes() for r in rgb],
+                               chunk(b"tRNS", struct.pack(">HHH", *[int(v) for v in rgb[4, 6]]))))
+    note("rgb8t.png", 4, 8, np.asarray(opened("rgb8t.png", "RGBA")))
+    la16 = np.stack([np.asarray(grey).astype(np.uint16) * 257 + 3, np.arange(27 * 19, dtype=np.uint16).reshape(19, 27) * 127], -1)
+    write("la16.png", raw_png(27, 19, 16, 4, [r.astype(">u2").tobytes() for r in la16]))
+    note("la16.png", 2, 16, la16)
+    few = image.quantize(4)
+    save(few, "palette2t.png", bits=2, transparency=bytes([255, 0, 128]))
+    note("palette2t.png", 4, 8, np.asarray(opened("palette2t.png", "RGBA")))
+
+    alpha = Image.fromarray(rgba, "RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(image, "lossless.webp", lossless=True, quality=60)
+    save(image, "lossy.webp", quality=80)
+    save(alpha, "alpha.webp", lossless=True, exact=True)
+    save(alpha, "lossya.webp", quality=70, alpha_quality=60)
+    save(image, "exif6.webp", lossless=True, exif=exif)
+    save(alpha, "animated.webp", save_all=True, append_images=[alpha.transpose(Image.Transpose.ROTATE_180)], lossless=True)
+    for name in ("lossless.webp", "lossy.webp", "alpha.webp", "lossya.webp", "exif6.webp", "animated.webp"):
+        upright = ImageOps.exif_transpose(Image.open(os.path.join(OUT, name)))
+        note(name, 4 if upright.mode == "RGBA" else 3, 8, np.asarray(upright))
+
+    colours = image.quantize(32)
+    save(colours, "plain.gif")
+    save(colours, "interlaced.gif", interlace=1)
+    save(colours, "transparent.gif", transparency=5)
+    save(colours, "animated.gif", save_all=True, append_images=[colours.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], duration=50)
+    small = bytearray(open(os.path.join(OUT, "plain.gif"), "rb").read())
+    small[6:10] = struct.pack("<HH", 33, 21)  # the screen is larger than the frame, which begins at (3, 2)
+    at = small.index(b"\x2c\0\0\0\0\x1b\0\x13\0")
+    small[at + 1:at + 5] = struct.pack("<HH", 3, 2)
+    write("offset.gif", bytes(small))
+    for name in ("plain.gif", "interlaced.gif", "transparent.gif", "animated.gif", "offset.gif"):
+        mode = "RGBA" if "transparency" in Image.open(os.path.join(OUT, name)).info else "RGB"
+        note(name, len(mode), 8, np.asarray(opened(name, mode)))
+
+    save(image, "rgb24.bmp")
+    save(grey, "grey8.bmp")
+    save(image.convert("1"), "bits1.bmp")
+    save(colours, "palette8.bmp")
+    save(alpha, "alpha32.bmp")
+    five = rgb.astype(np.uint16) >> 3
+    pad = np.zeros((19, 1), np.uint16)
+    v555 = np.concatenate([five[..., 0] << 10 | five[..., 1] << 5 | five[..., 2], pad], 1)
+    write("rgb555.bmp", raw_bmp(27, -19, 16, 0, v555.astype("<u2").tobytes()))  # top-down
+    v565 = np.concatenate([five[..., 0] << 11 | rgb[..., 1].astype(np.uint16) >> 2 << 5 | five[..., 2], pad], 1)[::-1]
+    write("rgb565.bmp", raw_bmp(27, 19, 16, 3, v565.astype("<u2").tobytes(), struct.pack("<III", 0xF800, 0x7E0, 0x1F)))
+    table = b"".join(bytes([b, g, r, 0]) for r, g, b in np.asarray(colours.getpalette(), np.uint8).reshape(-1, 3)[:16])
+    write("rle8.bmp", raw_bmp(9, 3, 8, 1, b"\5\1\4\2\0\0" b"\0\5\1\2\3\4\5\0\0\0" b"\0\2\2\0\7\2\0\0\0\1", b"", table))
+    write("rle4.bmp", raw_bmp(9, 3, 4, 2, b"\5\x12\4\x34\0\0" b"\0\5\x12\x34\x50\0\0\0" b"\7\x67\0\0\0\1", b"", table))
+    packed = np.pad(np.asarray(grey) >> 4, ((0, 0), (0, 5)))
+    four = (packed[:, ::2] << 4 | packed[:, 1::2]).astype(np.uint8)[::-1]
+    write("palette4.bmp", raw_bmp(27, 19, 4, 0, four.tobytes(), b"", table))
+    for name in ("rgb24.bmp", "grey8.bmp", "bits1.bmp", "palette8.bmp", "alpha32.bmp", "rgb555.bmp", "rgb565.bmp",
+                 "rle8.bmp", "rle4.bmp", "palette4.bmp"):
+        mode = Image.open(os.path.join(OUT, name)).mode
+        mode = {"1": "L", "P": "RGB"}.get(mode, mode)
+        note(name, len(mode), 8, np.asarray(opened(name, mode)))
 
 
 def main():
