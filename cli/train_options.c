@@ -14,7 +14,7 @@ static struct {
         *background;
     long long resolution, channels, timesteps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
-    double lr, cycles, power, grad_norm, ema, snr_gamma, noise_offset;
+    double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
     double beta1, beta2, weight_decay, epsilon;
     int center_crop, random_flip, strict, allow_data_change, overwrite;
     cli_device_options dev;
@@ -37,6 +37,7 @@ enum {
     CYCLES,
     POWER,
     GRAD_NORM,
+    LOSS_GROWTH,
     EMA,
     SNR_GAMMA,
     NOISE_OFFSET,
@@ -101,6 +102,10 @@ static struct poptOption table[] = {
     {"adam-epsilon", 0, NUMBER, &opt.epsilon, EPSILON, "default: 1e-8", "F"},
     {"max-grad-norm", 0, NUMBER, &opt.grad_norm, GRAD_NORM,
      "clip the gradient's norm; 0: off (default: 1)", "F"},
+    {"max-loss-growth", 0, NUMBER, &opt.loss_growth, LOSS_GROWTH,
+     "stop when the loss stays above its best by this factor or is not finite; 0: never (default: "
+     "5)",
+     "F"},
     {"ema-decay", 0, NUMBER, &opt.ema, EMA,
      "largest decay of the averaged weights; 0: off (default: 0.9999)", "F"},
     {"prediction-type", 0, TEXT, &opt.prediction_type, 0, "epsilon (default), sample, v_prediction",
@@ -186,6 +191,7 @@ static const number_row numbers[] = {
     ROW(WEIGHT_DECAY, "adam-weight-decay", weight_decay, adam_weight_decay, ZERO_OFF),
     ROW(EPSILON, "adam-epsilon", epsilon, adam_epsilon, ZERO_OFF),
     ROW(GRAD_NORM, "max-grad-norm", grad_norm, max_grad_norm, ZERO_OFF),
+    ROW(LOSS_GROWTH, "max-loss-growth", loss_growth, max_loss_growth, ZERO_OFF),
     ROW(EMA, "ema-decay", ema, ema_decay, ZERO_OFF),
     ROW(SNR_GAMMA, "snr-gamma", snr_gamma, snr_gamma, ZERO_VALUE),
     ROW(NOISE_OFFSET, "noise-offset", noise_offset, noise_offset, ZERO_VALUE),

@@ -208,7 +208,7 @@ code=${PIPESTATUS[0]}
 pass; pass
 
 # ---- not a number ----
-refuse 1 "not finite in 10 steps in a row.*last good checkpoint is c/$last.*learning-rate" \
+refuse 1 "not finite in 10 steps in a row.*last good checkpoint is 'c/$last'.*learning-rate" \
     $train --output c --resume-from-checkpoint latest --learning-rate 9e5 --max-grad-norm 0 --max-train-steps 1000
 run 0 train --output c --resume-from-checkpoint c/$last --max-train-steps $((at + 6)) $one # still good
 refuse 1 "not finite in 10 steps in a row.*there is no checkpoint yet" \

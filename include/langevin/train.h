@@ -62,8 +62,11 @@ typedef struct lgv_train_options {
     double adam_beta1, adam_beta2, adam_epsilon; /* 0.95, 0.999, 1e-8; LGV_OFF: 0 */
     double adam_weight_decay;                    /* 1e-6; LGV_OFF: 0 */
     double max_grad_norm;                        /* 1; LGV_OFF: no clipping */
-    double ema_decay;                            /* largest decay, 0.9999; LGV_OFF: no EMA */
-    double snr_gamma;                            /* min-SNR weighting (schedule.h); 0: none */
+    double
+        max_loss_growth; /* 5: the run stops when its smoothed loss has stayed above 5 times its best,
+                               or after ten non-finite losses or gradients in a row; LGV_OFF: never */
+    double ema_decay;    /* largest decay, 0.9999; LGV_OFF: no EMA */
+    double snr_gamma;    /* min-SNR weighting (schedule.h); 0: none */
     double noise_offset; /* noise += noise_offset * one normal number per row and channel */
     uint64_t seed;       /* 0 */
     lgv_rng_kind rng;
@@ -160,8 +163,8 @@ typedef struct lgv_train_report {
     double epoch;              /* passes over the data, with fraction */
 } lgv_train_report;
 
-/* One optimizer step. LGV_ERR_NUMERIC after ten non-finite gradients in a row; the sentence names the last
-   good checkpoint. */
+/* One optimizer step. LGV_ERR_NUMERIC when the loss has exploded (max_loss_growth); the sentence names the
+   last good checkpoint. After another error the step has not been done and may be tried again. */
 LGV_API lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err);
 
 /* Loss (unweighted mean squared error) on the EMA weights over the validation pictures (up to 500), with
@@ -172,7 +175,10 @@ typedef struct lgv_validation {
 } lgv_validation;
 LGV_API lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *err);
 
-/* Writes OUTPUT/checkpoint-N, refreshes the pipeline in OUTPUT, deletes checkpoints beyond the limit. */
+/* Writes OUTPUT/checkpoint-N, refreshes the pipeline in OUTPUT, deletes checkpoints beyond the limit; only the
+   first while the loss is not finite or too high, so that nothing good is replaced. LGV_ERR_NUMERIC, and
+   nothing is written, when weights are not finite. After a failure everything saved before is still there,
+   and the call may be tried again. */
 LGV_API lgv_status lgv_trainer_save(lgv_trainer *t, lgv_error *err);
 /* Draws the sample grid (EMA weights, DDIM, fixed noise) and writes it as PNG; NULL: OUTPUT/samples/STEP.png. */
 LGV_API lgv_status lgv_trainer_sample(lgv_trainer *t, const char *path, lgv_error *err);

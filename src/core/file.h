@@ -34,6 +34,9 @@ bool lgv_exists(const char *path);
 lgv_status lgv_make_dir(const char *path, lgv_error *err); /* and its parents; existing is fine */
 lgv_status lgv_remove_tree(const char *path,
                            lgv_error *err); /* never follows links; missing is fine */
+/* Removes what killed processes left half-written in a folder: the temporary files of lgv_atomic. Only where
+   nobody else is writing. */
+lgv_status lgv_remove_drafts(const char *folder, lgv_error *err);
 lgv_status lgv_rename(const char *from, const char *to,
                       lgv_error *err); /* then fsyncs the parent of `to` */
 lgv_status lgv_sync_dir(const char *path, lgv_error *err);

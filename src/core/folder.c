@@ -113,6 +113,38 @@ lgv_status lgv_remove_tree(const char *path, lgv_error *err)
     return status;
 }
 
+/* "name.tmp-PID-N" (create_temporary in file.c). */
+static bool is_draft(const char *name)
+{
+    const char *end = NULL;
+    for (const char *s = name; (s = strstr(s, ".tmp-")); s++) end = s;
+    if (!end || end == name) return false;
+    end += 5;
+    size_t pid = strspn(end, "0123456789");
+    if (!pid || end[pid] != '-') return false;
+    end += pid + 1;
+    size_t n = strspn(end, "0123456789");
+    return n && !end[n];
+}
+
+lgv_status lgv_remove_drafts(const char *folder, lgv_error *err)
+{
+    lgv_names names = {0};
+    LGV_TRY(lgv_list_dir(folder, &names, err));
+    lgv_status status = LGV_OK;
+    for (size_t i = 0; i < names.count && !status; i++) {
+        if (!is_draft(names.name[i])) continue;
+        char *path = lgv_path_join(folder, names.name[i]);
+        if (!path)
+            status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory: clearing '%s'", folder);
+        else if (unlink(path) && errno != ENOENT)
+            status = lgv_fail(err, LGV_ERR_IO, "cannot remove '%s': %s", path, strerror(errno));
+        lgv_free(path);
+    }
+    lgv_names_free(&names);
+    return status;
+}
+
 char *lgv_path_join(const char *a, const char *b)
 {
     size_t length = strlen(a);

@@ -166,8 +166,17 @@ void lgv_checkpoint_free(lgv_checkpoint *c)
 
 /* ---- finding ---- */
 
-/* The newest whole checkpoint of `output` before `step`; NULL: none. */
-static char *good_before(const char *output, int64_t step)
+static bool saved_healthy(const lgv_checkpoint *c)
+{
+    const json_t *state = json_object_get(c->root, "state");
+    const json_t *watch = json_object_get(state, "loss_watch");
+    return !json_integer_value(json_object_get(state, "skipped_in_a_row")) &&
+           !json_integer_value(json_object_get(watch, "high"));
+}
+
+/* The newest whole checkpoint of `output` before `step`, with `healthy` one saved in good health; NULL:
+   none. */
+static char *good_before(const char *output, int64_t step, bool healthy)
 {
     int64_t *list;
     size_t count;
@@ -176,12 +185,18 @@ static char *good_before(const char *output, int64_t step)
     for (size_t i = count; i-- > 0 && !found;) {
         lgv_checkpoint *c = NULL;
         char *path = list[i] < step ? lgv_checkpoint_folder(output, list[i]) : NULL;
-        if (path && !checkpoint_open(path, &c, NULL)) found = lgv_strdup(path);
+        if (path && !checkpoint_open(path, &c, NULL) && (!healthy || saved_healthy(c)))
+            found = lgv_strdup(path);
         lgv_checkpoint_free(c);
         lgv_free(path);
     }
     lgv_free(list);
     return found;
+}
+
+char *lgv_checkpoint_last_good(const char *output)
+{
+    return good_before(output, INT64_MAX, true);
 }
 
 /* Opens; when it is damaged, says which earlier one is whole. */
@@ -197,7 +212,7 @@ static lgv_status open_or_advise(const char *folder, lgv_checkpoint **out, lgv_e
     int64_t step = parent ? step_of(slash ? slash + 1 : parent) : -1;
     if (step >= 0) {
         if (slash) *slash = 0;
-        good = good_before(slash ? parent : ".", step);
+        good = good_before(slash ? parent : ".", step, false);
     }
     if (good)
         s = lgv_fail(err, s, "%s; the newest whole checkpoint before it is '%s'", why.text, good);
@@ -433,17 +448,28 @@ static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_
                       "not bit-exact: the noise schedule or the prediction type has changed");
 }
 
+/* Losses before and after can be compared only when their weights are the same. */
+static bool same_weighting(const lgv_checkpoint *c, const lgv_trainer *t)
+{
+    const json_t *options = json_object_get(c->root, "options");
+    return json_number_value(json_object_get(options, "snr_gamma")) == t->options.snr_gamma;
+}
+
 lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
 {
     bool torch = t->options.rng == LGV_RNG_TORCH;
+    size_t notes = t->notes;
     LGV_TRY(compare_data(c, t, err));
-    LGV_TRY(compare_machine(c, t, err));
     LGV_TRY(compare_schedule(c, t, err));
+    bool other_loss = t->notes != notes || !same_weighting(c, t);
+    LGV_TRY(compare_machine(c, t, err));
     LGV_TRY(lgv_train_state_parse(json_object_get(c->root, "state"), torch, &t->state, err));
+    if (other_loss) t->state.watch = (lgv_loss_watch){0};
     LGV_TRY(lgv_model_load_weights_from(t->model, t->store, "weight", c->unet, err));
     LGV_TRY(restore_ema(c, t, err));
     LGV_TRY(restore_optimizer(c, t, err));
-    if (!(t->last_checkpoint = lgv_strdup(c->path)))
+    if (!(t->last_saved = lgv_strdup(c->path)) ||
+        (saved_healthy(c) && !(t->last_checkpoint = lgv_strdup(c->path))))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     t->saved = t->state.step;
     return LGV_OK;

@@ -65,6 +65,7 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err)
     LGV_TRY(check_number("adam_epsilon", o->adam_epsilon, 0, 1e6, true, err));
     LGV_TRY(check_number("adam_weight_decay", o->adam_weight_decay, 0, 1e6, true, err));
     LGV_TRY(check_number("max_grad_norm", o->max_grad_norm, 0, 1e30, true, err));
+    LGV_TRY(check_number("max_loss_growth", o->max_loss_growth, 1.1, 1e9, true, err));
     LGV_TRY(check_number("ema_decay", o->ema_decay, 0, 1, true, err));
     LGV_TRY(check_number("snr_gamma", o->snr_gamma, 0, 1e30, false, err));
     LGV_TRY(check_number("noise_offset", o->noise_offset, 0, 1e6, false, err));
@@ -103,6 +104,7 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
     default_double(&o->adam_epsilon, 1e-8);
     default_double(&o->adam_weight_decay, 1e-6);
     default_double(&o->max_grad_norm, 1);
+    default_double(&o->max_loss_growth, 5);
     default_double(&o->ema_decay, 0.9999);
     default_i64(&o->checkpoints_total_limit, 3);
     default_i64(&o->sample_count, 16);
@@ -152,6 +154,7 @@ static const field train_fields[] = {
     T(adam_epsilon, KIND_DOUBLE, false),
     T(adam_weight_decay, KIND_DOUBLE, false),
     T(max_grad_norm, KIND_DOUBLE, false),
+    T(max_loss_growth, KIND_DOUBLE, false),
     T(ema_decay, KIND_DOUBLE, false),
     T(snr_gamma, KIND_DOUBLE, false),
     T(noise_offset, KIND_DOUBLE, false),

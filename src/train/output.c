@@ -23,8 +23,34 @@ static lgv_status no_path(lgv_error *err)
 
 /* ---- one trainer at a time ---- */
 
-static lgv_status lock_folder(lgv_trainer *t, lgv_error *err)
+enum { OWNER_TEXT = 320 };
+
+/* "process 1234 on host" into the file that is locked, for whoever finds it so. Only people read it. */
+static void sign(int lock)
 {
+    char text[OWNER_TEXT], host[256] = "";
+    if (gethostname(host, sizeof host - 1)) host[0] = 0;
+    int n = snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(),
+                     host[0] ? host : "an unnamed host");
+    if (ftruncate(lock, 0) || pwrite(lock, text, (size_t)n, 0) != n) return; /* a full disk */
+}
+
+static lgv_status is_locked(const lgv_trainer *t, lgv_error *err)
+{
+    char text[OWNER_TEXT];
+    ssize_t n = pread(t->lock, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    text[strcspn(text, "\n")] = 0;
+    return lgv_fail(err, LGV_ERR_EXISTS,
+                    "another training run is writing to '%s'%s%s%s; wait for its end, stop it, or "
+                    "choose another folder",
+                    t->output, *text ? " (" : "", text, *text ? ")" : "");
+}
+
+/* The kernel drops the lock with the process, however that ends: no stale lock can be left, only a file. */
+lgv_status lgv_output_lock(lgv_trainer *t, lgv_error *err)
+{
+    if (t->lock >= 0) return LGV_OK;
     char *path = lgv_path_join(t->output, ".lock");
     if (!path) return no_path(err);
     t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -32,8 +58,8 @@ static lgv_status lock_folder(lgv_trainer *t, lgv_error *err)
     lgv_free(path);
     if (t->lock < 0)
         return lgv_fail(err, LGV_ERR_IO, "cannot write to '%s': %s", t->output, strerror(saved));
-    if (flock(t->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        return lgv_fail(err, LGV_ERR_EXISTS, "another training run is writing to '%s'", t->output);
+    if (flock(t->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) return is_locked(t, err);
+    sign(t->lock);
     return LGV_OK; /* a file system without locks is no reason to stop */
 }
 
@@ -48,7 +74,7 @@ static lgv_status remove_named(const char *output, const char *name, lgv_error *
 }
 
 /* Removes what a kill left half-written, and with `all` what an earlier run made. */
-static lgv_status clear(const char *output, bool all, lgv_error *err)
+static lgv_status clear_run(const char *output, bool all, lgv_error *err)
 {
     lgv_names names = {0};
     LGV_TRY(lgv_list_dir(output, &names, err));
@@ -62,6 +88,20 @@ static lgv_status clear(const char *output, bool all, lgv_error *err)
         if (draft || (all && (checkpoint || made))) s = remove_named(output, name, err);
     }
     lgv_names_free(&names);
+    return s;
+}
+
+/* Files that a kill left half-written under the names of lgv_atomic, in the folders that are refreshed in place.
+   The lock is held, so nobody is writing them now. */
+static lgv_status clear_drafts(const char *output, lgv_error *err)
+{
+    static const char *const folder[] = {"", "unet", "scheduler", "samples"};
+    lgv_status s = LGV_OK;
+    for (size_t i = 0; i < sizeof folder / sizeof *folder && !s; i++) {
+        char *path = *folder[i] ? lgv_path_join(output, folder[i]) : lgv_strdup(output);
+        s = !path ? no_path(err) : lgv_is_dir(path) ? lgv_remove_drafts(path, err) : LGV_OK;
+        lgv_free(path);
+    }
     return s;
 }
 
@@ -123,8 +163,13 @@ lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_
 static json_t *class_names(const lgv_dataset *data)
 {
     json_t *list = json_array();
-    for (int i = 0; list && i < lgv_dataset_classes(data); i++)
-        json_array_append_new(list, json_string(lgv_dataset_class_name(data, i)));
+    for (int i = 0; list && i < lgv_dataset_classes(data); i++) {
+        json_t *name = json_string(lgv_dataset_class_name(data, i));
+        if (!name) name = json_sprintf("class %d", i); /* not UTF-8 */
+        if (!json_array_append_new(list, name)) continue;
+        json_decref(list);
+        list = NULL;
+    }
     return list;
 }
 
@@ -144,7 +189,8 @@ static lgv_status write_run(const lgv_trainer *t, lgv_error *err)
                              lgv_device_name(t->device), "threads", lgv_device_threads(t->device));
     if (!root)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "langevin.json cannot be written: a path or class name is not UTF-8");
+                        "langevin.json cannot be written: the path of the data is not UTF-8, or "
+                        "memory is out");
     return save_json(t->output, "langevin.json", root, err);
 }
 
@@ -211,6 +257,7 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
         return s;
     }
     text[size] = '\n'; /* over the final NUL */
+    off_t end = lseek(t->log, 0, SEEK_END);
     for (size_t at = 0; at < size + 1 && !s;) {
         ssize_t n = write(t->log, text + at, size + 1 - at);
         if (n > 0)
@@ -219,6 +266,7 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
             s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output,
                          strerror(errno));
     }
+    if (s && end >= 0 && ftruncate(t->log, end)) s = LGV_ERR_IO; /* half a line would spoil the next */
     lgv_free(text);
     return s;
 }
@@ -249,8 +297,8 @@ static lgv_status set_aside(lgv_trainer *t, const int64_t *step, size_t count, l
     return s;
 }
 
-static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count, bool resume,
-                              lgv_error *err)
+static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count,
+                              const lgv_checkpoint *resume, lgv_error *err)
 {
     if (!resume && count && !t->options.overwrite)
         return lgv_fail(err, LGV_ERR_EXISTS,
@@ -258,9 +306,11 @@ static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count,
                         "latest), or --overwrite it",
                         t->output);
     LGV_TRY(lgv_make_dir(t->output, err));
-    LGV_TRY(lock_folder(t, err));
-    LGV_TRY(clear(t->output, !resume, err));
+    LGV_TRY(lgv_output_lock(t, err));
+    LGV_TRY(clear_run(t->output, !resume, err));
+    LGV_TRY(clear_drafts(t->output, err));
     LGV_TRY(check_room(t, err));
+    if (resume) LGV_TRY(lgv_trainer_repair(t, resume, err));
     if (resume) LGV_TRY(set_aside(t, step, count, err));
     LGV_TRY(lgv_output_write_index(t, t->output, err));
     LGV_TRY(write_run(t, err));
@@ -272,7 +322,7 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
     int64_t *step;
     size_t count;
     LGV_TRY(lgv_checkpoints_list(t->output, &step, &count, err));
-    lgv_status s = open_folder(t, step, count, resume != NULL, err);
+    lgv_status s = open_folder(t, step, count, resume, err);
     lgv_free(step);
     return s;
 }

@@ -4,12 +4,15 @@
 #include "trainer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/file.h"
 #include "langevin/image.h"
 
 enum { DEFAULT_CHECKPOINT_STEPS = 500, CHECKPOINT_SECONDS = 600 };
+/* A checkpoint that could not be saved is tried again after so long, for so long: time to make room. */
+enum { RETRY_SECONDS = 60, GIVE_UP_SECONDS = 3600 };
 static const double sample_share = 0.05; /* of the run's time, for grids */
 
 typedef struct run {
@@ -18,13 +21,25 @@ typedef struct run {
     void *user;
     int stop;
     int64_t broken;      /* broken pictures already told */
+    bool due;            /* a checkpoint is */
+    bool log_failed;     /* told once */
+    int64_t unsaved;     /* step whose checkpoint failed last, -1 none */
     double last_save;    /* clock */
+    double last_try;     /* to save, clock; 0: the last one succeeded */
+    double failing;      /* clock of the first of the failures since; 0 none */
     double grid_seconds; /* the last grid took so long, 0 none yet */
 } run;
 
 static void tell(run *r, lgv_train_event event)
 {
     if (r->callback && r->callback(r->user, &event)) r->stop = 1;
+}
+
+static void note(run *r, const char *what, const char *why, const char *then)
+{
+    char text[LGV_ERROR_TEXT + 256];
+    snprintf(text, sizeof text, "%s%s%s", what, why, then);
+    tell(r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = text});
 }
 
 /* ---- sample grids ---- */
@@ -143,6 +158,10 @@ static lgv_status grid(run *r, bool last, lgv_error *err)
     char *path = NULL;
     lgv_status s = sample(t, r, NULL, &path, err);
     if (s == LGV_ERR_CANCELLED && r->stop) return LGV_OK;
+    if (s == LGV_ERR_IO || s == LGV_ERR_MEMORY) { /* a picture is not worth the run */
+        note(r, "no sample grid: ", err ? err->text : lgv_status_name(s), "");
+        return LGV_OK;
+    }
     if (s) return s;
     r->grid_seconds = t->state.sample_seconds - before;
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAMPLED, .text = path});
@@ -157,6 +176,16 @@ static json_t *number(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+/* A log that cannot be written (a full disk) is told once and stops nothing: the weights are what matters. */
+static lgv_status write_log(run *r, json_t *line, lgv_error *err)
+{
+    lgv_status s = lgv_output_log(r->t, line, err);
+    if (s != LGV_ERR_IO && s != LGV_ERR_MEMORY) return s;
+    if (!r->log_failed) note(r, "", err ? err->text : "the log", "; lines of it are lost");
+    r->log_failed = true;
+    return LGV_OK;
+}
+
 static lgv_status log_step(run *r, const lgv_train_report *p, lgv_error *err)
 {
     lgv_trainer *t = r->t;
@@ -169,19 +198,19 @@ static lgv_status log_step(run *r, const lgv_train_report *p, lgv_error *err)
         number(p->ema_decay), "epoch", number(p->epoch), "seconds", number(p->seconds),
         "loader_wait", number(p->loader_wait), "skipped_updates", (json_int_t)p->skipped_updates,
         "broken_pictures", (json_int_t)p->broken_pictures);
-    return lgv_output_log(t, line, err);
+    return write_log(r, line, err);
 }
 
 static lgv_status log_validation(run *r, const lgv_validation *v, lgv_error *err)
 {
     if (r->t->log < 0) return LGV_OK;
-    return lgv_output_log(
-        r->t,
-        json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)r->t->state.step,
-                  "validation_loss", number(v->loss), "validation_quartiles",
-                  number(v->quartile[0]), number(v->quartile[1]), number(v->quartile[2]),
-                  number(v->quartile[3]), "validation_pictures", (json_int_t)v->pictures),
-        err);
+    return write_log(r,
+                     json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)r->t->state.step,
+                               "validation_loss", number(v->loss), "validation_quartiles",
+                               number(v->quartile[0]), number(v->quartile[1]),
+                               number(v->quartile[2]), number(v->quartile[3]),
+                               "validation_pictures", (json_int_t)v->pictures),
+                     err);
 }
 
 static void tell_broken(run *r)
@@ -208,10 +237,31 @@ static void tell_skipped(run *r, const lgv_train_report *p)
 static lgv_status save(run *r, lgv_error *err)
 {
     lgv_trainer *t = r->t;
-    if (!t->output || t->saved == t->state.step) return LGV_OK;
-    LGV_TRY(lgv_trainer_save(t, err));
+    if (!t->output) return LGV_OK;
+    int64_t before = t->saved;
+    lgv_status s = lgv_trainer_save(t, err);
+    if (t->saved != before)
+        tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAVED, .text = t->last_saved});
+    if (s) r->unsaved = t->state.step;
+    if (s) return s;
+    r->due = false;
     r->last_save = lgv_now();
-    tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAVED, .text = t->last_checkpoint});
+    r->last_try = r->failing = 0;
+    return LGV_OK;
+}
+
+/* A checkpoint between the first and the last step. Nothing is lost while the process lives, so a failure (a full
+   disk, a file server that is away) is told and tried again, until that has gone on for too long. */
+static lgv_status save_between(run *r, lgv_error *err)
+{
+    lgv_error why = {0};
+    r->last_try = lgv_now();
+    lgv_status s = save(r, &why);
+    if (!s) return LGV_OK;
+    if (!r->failing) r->failing = r->last_try;
+    if ((s != LGV_ERR_IO && s != LGV_ERR_MEMORY) || lgv_now() - r->failing > GIVE_UP_SECONDS)
+        return lgv_fail(err, s, "%s", why.text);
+    note(r, "", why.text, "; training goes on and tries again every minute, for an hour");
     return LGV_OK;
 }
 
@@ -235,36 +285,58 @@ static bool save_due(const run *r)
            lgv_now() - r->last_save >= CHECKPOINT_SECONDS;
 }
 
+/* While the loss is not what it should be, checkpoints wait. */
+static bool save_now(run *r)
+{
+    r->due = r->due || save_due(r);
+    return r->due && lgv_watch_healthy(&r->t->state) &&
+           (!r->last_try || lgv_now() - r->last_try >= RETRY_SECONDS);
+}
+
 static lgv_status after_step(run *r, lgv_error *err)
 {
     int64_t step = r->t->state.step;
-    bool last = step >= r->t->options.max_train_steps, due = last || save_due(r);
-    if (due) LGV_TRY(save(r, err));
+    bool last = step >= r->t->options.max_train_steps, due = last || save_now(r);
+    if (due) LGV_TRY(last ? save(r, err) : save_between(r, err));
     if (due && !r->stop) LGV_TRY(validate(r, err));
     bool shown = step == 100 || step == 300 || step == 1000 || step == 3000 || (due && step > 3000);
     if ((shown || last) && !r->stop && r->t->output) LGV_TRY(grid(r, last, err));
     return LGV_OK;
 }
 
+/* A step that could not be done (pictures have vanished): what was done before is kept. */
+static lgv_status save_and_fail(run *r, lgv_status status, lgv_error *err)
+{
+    lgv_trainer *t = r->t;
+    lgv_error why = {0};
+    if (!t->output || status == LGV_ERR_NUMERIC || !t->state.step || t->saved == t->state.step ||
+        r->unsaved == t->state.step)
+        return status;
+    lgv_error first = err ? *err : why;
+    if (save(r, &why)) return lgv_fail(err, status, "%s; %s", first.text, why.text);
+    return lgv_fail(err, status, "%s; the run up to step %lld is saved as '%s'", first.text,
+                    (long long)t->state.step, t->last_saved);
+}
+
 lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err)
 {
-    run r = {.t = t, .callback = callback, .user = user, .last_save = lgv_now()};
+    run r = {.t = t, .callback = callback, .user = user, .unsaved = -1, .last_save = lgv_now()};
     for (size_t i = 0; i < t->notes; i++)
         tell(&r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = t->note[i]});
     while (t->state.step < t->options.max_train_steps && !r.stop) {
         lgv_train_report p = {0};
         lgv_status s = lgv_trainer_step(t, &p, err);
-        if (s && p.step == 0) return s;
+        if (s && p.step == 0) return save_and_fail(&r, s, err);
         LGV_TRY(log_step(&r, &p, s ? NULL : err));
         tell(&r, (lgv_train_event){.kind = LGV_TRAIN_STEPPED, .report = &p});
         if (p.skipped) tell_skipped(&r, &p);
         tell_broken(&r);
         if (s) return s;
-        LGV_TRY(after_step(&r, err));
+        if ((s = after_step(&r, err))) return save_and_fail(&r, s, err);
     }
     if (!r.stop) return LGV_OK;
     LGV_TRY(save(&r, err));
     return lgv_fail(err, LGV_ERR_CANCELLED, "stopped after step %lld%s%s", (long long)t->state.step,
-                    t->last_checkpoint ? "; saved as " : "",
-                    t->last_checkpoint ? t->last_checkpoint : "");
+                    t->saved == t->state.step && t->last_saved ? "; saved as " : "",
+                    t->saved == t->state.step && t->last_saved ? t->last_saved : "");
 }

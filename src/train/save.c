@@ -74,19 +74,28 @@ static json_t *kernel_list(const lgv_plan *plan)
         lgv_plan_node_at(plan, i, &node);
         snprintf(text, sizeof text, "%s: %s", node.op, node.kernel);
         if (json_object_get(set, text)) continue;
-        json_object_set_new(set, text, json_true());
-        json_array_append_new(list, json_string(text));
+        if (json_object_set_new(set, text, json_true()) ||
+            json_array_append_new(list, json_string(text))) {
+            json_decref(list);
+            list = NULL;
+        }
     }
+    if (!set) json_decref(list);
     json_decref(set);
-    return list;
+    return set ? list : NULL;
 }
 
 static json_t *broken_list(lgv_dataset *data)
 {
     json_t *list = json_array();
     int64_t n = lgv_dataset_skipped(data);
-    for (int64_t i = 0; list && i < n && i < 1000; i++)
-        json_array_append_new(list, json_string(lgv_dataset_skipped_at(data, i)));
+    for (int64_t i = 0; list && i < n && i < 1000; i++) {
+        json_t *text = json_string(lgv_dataset_skipped_at(data, i));
+        if (!text) text = json_string("a picture whose name is not UTF-8");
+        if (!json_array_append_new(list, text)) continue;
+        json_decref(list);
+        list = NULL;
+    }
     return list;
 }
 
@@ -225,36 +234,115 @@ static lgv_status rotate(const lgv_trainer *t, lgv_error *err)
 }
 
 /* OUTPUT itself is a pipeline with the averaged weights. */
-static lgv_status refresh(const lgv_trainer *t, lgv_error *err)
+static lgv_status refresh(lgv_trainer *t, lgv_error *err)
 {
-    return save_network(t, t->ema ? "ema" : "weight", t->output, "unet", err);
+    if (t->refreshed == t->state.step) return LGV_OK;
+    lgv_status s = save_network(t, t->ema ? "ema" : "weight", t->output, "unet", err);
+    if (s) return lgv_fail_prefix(err, s, "the model in '%s' was not refreshed", t->output);
+    t->refreshed = t->state.step;
+    return LGV_OK;
+}
+
+/* A kill between checkpoint and refresh leaves the older model in OUTPUT, another program perhaps a damaged
+   one: what lies there must be what the checkpoint recorded. */
+lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_error *err)
+{
+    static const char weights[] = "diffusion_pytorch_model.safetensors";
+    char hex[65], *name = lgv_format("%s/%s", t->ema ? "unet_ema" : "unet", weights),
+                  *path = lgv_format("%s/unet/%s", t->output, weights);
+    const char *want =
+        name ? json_string_value(json_object_get(json_object_get(from->root, "files"), name))
+             : NULL;
+    lgv_status s =
+        name && path ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    if (!s && want && !lgv_sha256_file(path, hex, NULL) && !strcmp(hex, want))
+        t->refreshed = t->state.step;
+    if (!s && lgv_watch_healthy(&t->state)) s = refresh(t, err);
+    lgv_free(name);
+    lgv_free(path);
+    return s;
+}
+
+/* ---- bad weights are not written ---- */
+
+static bool all_finite(const float *x, int64_t n)
+{
+    float sum = 0; /* of x * 0: NaN as soon as one is not finite */
+    for (int64_t i = 0; i < n; i++) sum += x[i] * 0;
+    return sum == 0;
+}
+
+static lgv_status check_finite(const lgv_trainer *t, lgv_error *err)
+{
+    const char *set[] = {"weight", "ema"};
+    float *x = lgv_alloc((size_t)lgv_store_parameters(t->store), sizeof *x);
+    if (!x) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while checking the weights");
+    lgv_status s = LGV_OK;
+    for (int k = 0; k < (t->ema ? 2 : 1); k++) {
+        for (int i = 0; i < lgv_store_count(t->store) && !s; i++) {
+            int rank, frozen;
+            int64_t dim[LGV_MAX_RANK], n = 1;
+            const char *name = lgv_store_at(t->store, i, &rank, dim, &frozen);
+            for (int d = 0; d < rank; d++) n *= dim[d];
+            s = lgv_store_read(t->store, set[k], i, x, n, err);
+            if (!s && !all_finite(x, n))
+                s = lgv_fail(err, LGV_ERR_NUMERIC, "'%s' (%s) holds numbers that are not finite",
+                             name, set[k]);
+        }
+    }
+    lgv_free(x);
+    return s;
+}
+
+static lgv_status save_folder(lgv_trainer *t, const char *path, lgv_error *err)
+{
+    char *draft = lgv_format("%s/.tmp-%lld", t->output, (long long)t->state.step);
+    if (!draft) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    lgv_status s = check_finite(t, err);
+    if (!s) s = lgv_remove_tree(draft, err);
+    if (!s) {
+        s = fill_folder(t, draft, err);
+        if (!s) s = publish(draft, path, err);
+        if (s) lgv_remove_tree(draft, NULL);
+    }
+    lgv_free(draft);
+    return s;
+}
+
+static void replace(char **text, char *by)
+{
+    lgv_free(*text);
+    *text = by;
+}
+
+/* Everything that can fail for want of memory comes before the checkpoint has its name. */
+static lgv_status save_checkpoint(lgv_trainer *t, bool healthy, lgv_error *err)
+{
+    char *path = lgv_checkpoint_folder(t->output, t->state.step);
+    char *copy = path ? lgv_strdup(path) : NULL;
+    lgv_status s = copy ? save_folder(t, path, err)
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    if (s) {
+        lgv_free(path);
+        lgv_free(copy);
+        return lgv_fail_prefix(err, s, "checkpoint %lld was not saved", (long long)t->state.step);
+    }
+    t->saved = t->state.step;
+    replace(&t->last_saved, path);
+    if (healthy)
+        replace(&t->last_checkpoint, copy);
+    else
+        lgv_free(copy);
+    return LGV_OK;
 }
 
 lgv_status lgv_trainer_save(lgv_trainer *t, lgv_error *err)
 {
     if (!t->output)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the trainer has no output folder to save to");
-    if (t->saved == t->state.step) return LGV_OK;
-    char *path = lgv_checkpoint_folder(t->output, t->state.step);
-    char *draft = lgv_format("%s/.tmp-%lld", t->output, (long long)t->state.step);
-    lgv_status s =
-        path && draft ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
-    if (!s) s = lgv_remove_tree(draft, err);
-    if (!s) {
-        s = fill_folder(t, draft, err);
-        if (!s) s = publish(draft, path, err);
-        if (s) lgv_remove_tree(draft, NULL);
-        if (s)
-            s = lgv_fail_prefix(err, s, "checkpoint %lld was not saved", (long long)t->state.step);
-    }
-    lgv_free(draft);
-    if (s) {
-        lgv_free(path);
-        return s;
-    }
-    lgv_free(t->last_checkpoint);
-    t->last_checkpoint = path;
-    t->saved = t->state.step;
+    bool healthy = lgv_watch_healthy(&t->state);
+    if (t->saved != t->state.step) LGV_TRY(save_checkpoint(t, healthy, err));
+    if (!healthy) return LGV_OK;
     LGV_TRY(refresh(t, err));
     return rotate(t, err);
 }

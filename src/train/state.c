@@ -60,12 +60,16 @@ static bool torch_parse(const json_t *root, lgv_torch_rng *rng)
 json_t *lgv_train_state_json(const lgv_trainer *t)
 {
     const lgv_train_state *s = &t->state;
+    const lgv_loss_watch *w = &s->watch;
+    json_t *watch = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "sum", w->sum, "weight", w->weight,
+                              "best", w->best, "best_step", (json_int_t)w->best_step, "seen",
+                              (json_int_t)w->seen, "high", (json_int_t)w->high);
     json_t *root =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "step", (json_int_t)s->step,
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:o}", "step", (json_int_t)s->step,
                   "updates", (json_int_t)s->updates, "position", (json_int_t)s->position, "epoch",
                   (json_int_t)(s->position / t->per_epoch), "skipped_updates",
                   (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->bad, "seconds",
-                  s->seconds, "sample_seconds", s->sample_seconds);
+                  s->seconds, "sample_seconds", s->sample_seconds, "loss_watch", watch);
     if (!root || t->options.rng != LGV_RNG_TORCH) return root;
     if (json_object_set_new(root, "generator", torch_json(&s->torch)) ||
         json_object_set_new(root, "generator_at_epoch", torch_json(&s->torch_epoch))) {
@@ -82,6 +86,15 @@ static bool count(const json_t *root, const char *key, int64_t *out)
     return json_is_integer(v) && *out >= 0 && *out < INT64_C(1) << 56;
 }
 
+static bool watch_parse(const json_t *root, lgv_loss_watch *w)
+{
+    w->sum = json_number_value(json_object_get(root, "sum"));
+    w->weight = json_number_value(json_object_get(root, "weight"));
+    w->best = json_number_value(json_object_get(root, "best"));
+    return count(root, "best_step", &w->best_step) && count(root, "seen", &w->seen) &&
+           count(root, "high", &w->high) && w->weight >= 0;
+}
+
 lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out,
                                  lgv_error *err)
 {
@@ -91,6 +104,9 @@ lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state
         !count(root, "skipped_in_a_row", &s.bad) || s.updates > s.step)
         return lgv_fail(err, LGV_ERR_FORMAT,
                         "trainer.json: the counters of 'state' are missing or make no sense");
+    const json_t *watch = json_object_get(root, "loss_watch"); /* not in older checkpoints */
+    if (watch && !watch_parse(watch, &s.watch))
+        return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: 'loss_watch' makes no sense");
     s.seconds = json_number_value(json_object_get(root, "seconds"));
     s.sample_seconds = json_number_value(json_object_get(root, "sample_seconds"));
     if (torch && (!torch_parse(json_object_get(root, "generator"), &s.torch) ||

@@ -138,6 +138,7 @@ static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
 static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
                        const lgv_checkpoint *resume, lgv_error *err)
 {
+    if (t->output && lgv_is_dir(t->output)) LGV_TRY(lgv_output_lock(t, err));
     LGV_TRY(lgv_scheduler_config_switch(cfg, "DDPMScheduler", &t->cfg, err));
     LGV_TRY(lgv_schedule_new(&t->cfg, &t->schedule, err));
     LGV_TRY(make_shapes(t, err));
@@ -166,7 +167,7 @@ lgv_status lgv_trainer_new(lgv_model *model, lgv_dataset *data, const lgv_schedu
     t->data = data;
     t->device = device;
     t->lock = t->log = -1;
-    t->saved = -1;
+    t->saved = t->refreshed = -1;
     if (options) t->options = *options;
     lgv_status s = LGV_OK;
     if (t->options.output_dir && !(t->output = lgv_strdup(t->options.output_dir)))
@@ -200,6 +201,7 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_free(t->offset);
     lgv_free(t->t);
     lgv_free(t->order);
+    lgv_free(t->last_saved);
     lgv_free(t->last_checkpoint);
     lgv_free(t->output);
     lgv_free(t);
@@ -358,17 +360,6 @@ static lgv_status update(lgv_trainer *t, lgv_train_report *r, lgv_error *err)
     return LGV_OK;
 }
 
-static lgv_status too_many_bad(const lgv_trainer *t, lgv_error *err)
-{
-    return lgv_fail(err, LGV_ERR_NUMERIC,
-                    "the gradient was not finite in %d steps in a row (up to step %lld); %s%s; try "
-                    "a lower --learning-rate",
-                    LGV_BAD_STEPS, (long long)t->state.step,
-                    t->last_checkpoint ? "the last good checkpoint is "
-                                       : "there is no checkpoint yet",
-                    t->last_checkpoint ? t->last_checkpoint : "");
-}
-
 static void measure(lgv_trainer *t, double begin, lgv_train_report *r)
 {
     r->seconds = lgv_now() - begin;
@@ -382,27 +373,41 @@ static void measure(lgv_trainer *t, double begin, lgv_train_report *r)
     r->epoch = (double)t->state.position / (double)t->per_epoch;
 }
 
-lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err)
+/* The step without its counters. */
+static lgv_status compute(lgv_trainer *t, lgv_train_report *r, lgv_error *err)
 {
-    lgv_train_report r = {0};
-    double begin = lgv_now();
-    if (t->state.bad >= LGV_BAD_STEPS) return too_many_bad(t, err);
     if (t->options.rng == LGV_RNG_TORCH) give_order(t);
-    LGV_TRY(fetch(t, &r.loader_wait, err));
+    LGV_TRY(fetch(t, &r->loader_wait, err));
     if (t->options.rng == LGV_RNG_TORCH)
         draw_torch(t);
     else
         draw_philox(t);
-    LGV_TRY(accumulate(t, &r.loss, err));
-    LGV_TRY(update(t, &r, err));
+    LGV_TRY(accumulate(t, &r->loss, err));
+    return update(t, r, err);
+}
+
+lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err)
+{
+    lgv_train_report r = {0};
+    double begin = lgv_now();
+    LGV_TRY(lgv_watch_check(t, err));
+    lgv_train_state before = t->state;
+    int64_t order = t->loaded_epoch;
+    lgv_status s = compute(t, &r, err);
+    if (s) { /* as if it had not begun: it may be tried again, and what is saved now is step's */
+        t->state = before;
+        t->loaded_epoch = order;
+        return s;
+    }
     t->state.step++;
     t->state.position += t->effective;
     t->state.updates += !r.skipped;
     t->state.skipped += r.skipped;
-    t->state.bad = r.skipped ? t->state.bad + 1 : 0;
+    t->state.bad = r.skipped || !isfinite(r.loss) ? t->state.bad + 1 : 0;
+    lgv_watch_loss(t, r.loss);
     measure(t, begin, &r);
     if (report) *report = r;
-    return t->state.bad >= LGV_BAD_STEPS ? too_many_bad(t, err) : LGV_OK;
+    return lgv_watch_check(t, err);
 }
 
 /* ---- validation ---- */

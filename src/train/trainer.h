@@ -15,16 +15,26 @@
 #include "langevin/version.h"
 #include "loader.h"
 
-enum { LGV_BAD_STEPS = 10 };        /* non-finite gradients in a row that end a run */
+enum { LGV_BAD_STEPS = 10 }; /* steps in a row, loss or gradient not finite, that end a run */
 enum { LGV_VALIDATION_MOST = 500 }; /* pictures of one validation */
+
+/* The course of the loss (watch.c); means are those of its logarithm. */
+typedef struct lgv_loss_watch {
+    double sum, weight; /* exponentially weighted: the mean is sum / weight */
+    double best;        /* lowest mean so far */
+    int64_t best_step;
+    int64_t seen; /* steps in it */
+    int64_t high; /* steps in a row whose mean lies too far above the best */
+} lgv_loss_watch;
 
 /* Everything a checkpoint must bring back besides weights, optimizer and options. */
 typedef struct lgv_train_state {
-    int64_t step;          /* optimizer steps done */
-    int64_t updates;       /* of these, those that changed the weights */
-    int64_t position;      /* samples consumed */
-    int64_t skipped;       /* non-finite gradients so far */
-    int64_t bad;           /* of these, how many in a row just now */
+    int64_t step;     /* optimizer steps done */
+    int64_t updates;  /* of these, those that changed the weights */
+    int64_t position; /* samples consumed */
+    int64_t skipped;  /* non-finite gradients so far */
+    int64_t bad;      /* steps in a row just now whose loss or gradient was not finite */
+    lgv_loss_watch watch;
     double seconds;        /* spent in steps */
     double sample_seconds; /* spent in sample grids */
     lgv_torch_rng torch,
@@ -64,9 +74,11 @@ struct lgv_trainer {
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
     lgv_train_state state;
-    double rate;   /* samples per second, smoothed */
-    int64_t saved; /* step of the newest checkpoint, -1 none */
-    char *last_checkpoint;
+    double rate;           /* samples per second, smoothed */
+    int64_t saved;         /* step of the newest checkpoint, -1 none */
+    int64_t refreshed;     /* step of the weights in output/unet, -1 unknown */
+    char *last_saved;      /* path of the newest checkpoint */
+    char *last_checkpoint; /* of the newest that was saved in good health */
     char **note;
     size_t notes, note_capacity;
 
@@ -85,6 +97,13 @@ lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...
    LGV_RNG_TORCH draws no order. Before the first step. */
 void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, int64_t count);
 
+/* ---- watch.c ---- */
+void lgv_watch_loss(lgv_trainer *t, double loss); /* of the step just done */
+/* Nothing speaks against these weights: automatic checkpoints wait for it. */
+bool lgv_watch_healthy(const lgv_train_state *s);
+/* LGV_ERR_NUMERIC when the run is not worth going on; names the last good checkpoint. */
+lgv_status lgv_watch_check(lgv_trainer *t, lgv_error *err);
+
 /* ---- state.c ---- */
 json_t *lgv_train_state_json(const lgv_trainer *t);
 lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state *out,
@@ -101,12 +120,18 @@ struct lgv_checkpoint {
 /* Checkpoints of a folder, ascending. Free *step with lgv_free. */
 lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *count, lgv_error *err);
 char *lgv_checkpoint_folder(const char *output, int64_t step); /* OUTPUT/checkpoint-N */
+/* The newest whole checkpoint of the folder that was saved in good health; NULL: none. lgv_free. */
+char *lgv_checkpoint_last_good(const char *output);
 /* Hash of trainer.json's own content, without the field "checksum". */
 lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err);
+/* OUTPUT/unet is what the checkpoint resumed from says it must be. */
+lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_error *err);
 /* Weights, optimizer and state into the trainer, with notes about what is not bit-exact. */
 lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err);
 
 /* ---- output.c ---- */
+/* Takes the lock of the run's folder; a folder that does not exist yet is left so. */
+lgv_status lgv_output_lock(lgv_trainer *t, lgv_error *err);
 /* Prepares the folder of a run. Called last in making a trainer. */
 lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err);
 void lgv_output_close(lgv_trainer *t);
