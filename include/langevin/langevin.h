@@ -3,6 +3,7 @@
 #ifndef LANGEVIN_LANGEVIN_H
 #define LANGEVIN_LANGEVIN_H
 
+#include "animation.h"
 #include "dataset.h"
 #include "dtype.h"
 #include "graph.h"
