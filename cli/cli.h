@@ -74,6 +74,16 @@ bool cli_parse_size(const char *text, size_t *bytes);
 /* A seed: 0 .. 2^64-1, or -1 to draw one (of 31 bits, so that it is short to type again). False when it is neither. */
 bool cli_parse_seed(const char *text, uint64_t *seed);
 
+/* --- Manual pages and completion, from the same tables -------------------------------------------------- */
+/* First words of a command's argv that cli_parse answers itself. */
+#define CLI_MANUAL   "--man"
+#define CLI_COMPLETE "--complete"
+int cli_manual_page(const cli_command *self, const struct poptOption *table);
+int cli_manual_overview(const cli_command *const *commands, int n);
+int cli_complete_options(const cli_command *self, const struct poptOption *table, int argc,
+                         const char **argv);
+int cli_complete_commands(const cli_command *const *commands, int n, const char *word);
+
 /* --- Messages ---------------------------------------------------------------------------------------- */
 /* "langevin NAME: sentence" on stderr; returns code. */
 int cli_error(const cli_command *self, int code, const char *fmt, ...) LGV_PRINTF(3, 4);

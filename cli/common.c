@@ -202,6 +202,9 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
         {"help", 'h', POPT_ARG_NONE, NULL, HELP, "this text", NULL},
         POPT_TABLEEND,
     };
+    if (argc > 1 && !strcmp(argv[1], CLI_MANUAL)) return cli_manual_page(self, table);
+    if (argc > 1 && !strcmp(argv[1], CLI_COMPLETE))
+        return cli_complete_options(self, table, argc - 2, argv + 2);
     /* The normalised copies stay for the life of the process: the caller keeps pointers into them. */
     static const char **args;
     args = normalise(argc, argv);

@@ -15,10 +15,42 @@ static void print_usage(FILE *to)
         " - train and sample diffusion models of images\n\nUsage: langevin COMMAND [options]\n\n");
     for (int i = 0; i < COMMANDS; i++)
         fprintf(to, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(to, "\nlangevin COMMAND --help shows the options of a command, with examples.\n"
+    fprintf(to, "\nlangevin help COMMAND shows the options of a command, with examples.\n"
                 "\nExamples:\n"
                 "  langevin train --data pictures --output model\n"
                 "  langevin sample model --output samples.png --num-images 16\n");
+}
+
+static int run(const char *name, int argc, const char **argv)
+{
+    for (int i = 0; i < COMMANDS; i++)
+        if (!strcmp(name, commands[i]->name)) return commands[i]->run(commands[i], argc, argv);
+    return cli_error(NULL, CLI_USAGE, "'%s' is not a command; see 'langevin --help'", name);
+}
+
+/* help [COMMAND]; and for the build and the shell: help --man [COMMAND], help --complete WORD... */
+static int help(int argc, const char **argv)
+{
+    const char *what = argc > 0 ? argv[0] : "";
+    if (!strcmp(what, CLI_COMPLETE)) {
+        if (argc < 3) return cli_complete_commands(commands, COMMANDS, argc > 1 ? argv[1] : "");
+        const char *command = argv[1];
+        for (int i = 0; i < COMMANDS; i++)
+            if (!strcmp(command, commands[i]->name)) {
+                argv[1] = CLI_COMPLETE;
+                return commands[i]->run(commands[i], argc, argv);
+            }
+        if (!strcmp(command, "help") && argc == 3)
+            cli_complete_commands(commands, COMMANDS, argv[2]);
+        return CLI_OK;
+    }
+    if (!strcmp(what, CLI_MANUAL)) {
+        if (argc < 2) return cli_manual_overview(commands, COMMANDS);
+        return run(argv[1], 2, (const char *[]){argv[1], CLI_MANUAL, NULL});
+    }
+    if (argc > 0) return run(what, 2, (const char *[]){what, "--help", NULL});
+    print_usage(stdout);
+    return CLI_OK;
 }
 
 int main(int argc, const char **argv)
@@ -28,16 +60,11 @@ int main(int argc, const char **argv)
         return CLI_USAGE;
     }
     const char *name = argv[1];
-    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
-        print_usage(stdout);
-        return CLI_OK;
-    }
+    if (!strcmp(name, "help")) return help(argc - 2, argv + 2);
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) return help(0, NULL);
     if (!strcmp(name, "--version")) {
-        printf("langevin " LGV_VERSION "\n");
+        printf("langevin %s\n", lgv_version());
         return CLI_OK;
     }
-    for (int i = 0; i < COMMANDS; i++)
-        if (!strcmp(name, commands[i]->name))
-            return commands[i]->run(commands[i], argc - 1, argv + 1);
-    return cli_error(NULL, CLI_USAGE, "'%s' is not a command; see 'langevin --help'", name);
+    return run(name, argc - 1, argv + 1);
 }

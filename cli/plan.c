@@ -13,7 +13,7 @@ static struct {
 } opt;
 
 static struct poptOption table[] = {
-    {"mode", 0, POPT_ARG_STRING, &opt.mode, 0, "train or sample", "MODE"},
+    {"mode", 0, POPT_ARG_STRING, &opt.mode, 0, "what to plan", "train|sample"},
     {"batch-size", 0, POPT_ARG_INT, &opt.batch, 0, "rows of a batch (default: 1)", "N"},
     {"resolution", 0, POPT_ARG_INT, &opt.resolution, 0, "height and width (default: the network's)",
      "N"},

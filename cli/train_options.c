@@ -120,7 +120,7 @@ static struct poptOption table[] = {
      "noise shared by all pixels of a channel; 0: off (default)", "F"},
     {"seed", 0, TEXT, &opt.seed, 0, "default: 0; -1 draws one", "N"},
     {"rng", 0, TEXT, &opt.rng, 0,
-     "philox (default), or torch: draw for draw what a PyTorch script draws", "NAME"},
+     "philox (default), or torch: draw for draw what a PyTorch script draws", "philox|torch"},
     {"memory-budget", 0, TEXT, &opt.budget, 0,
      "memory to stay below by computing things twice, such as 2G (default: no limit, but more than "
      "2 GiB of activations are thinned out that way)",

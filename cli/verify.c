@@ -23,7 +23,7 @@ static struct poptOption table[] = {
     {"tolerance", 0, POPT_ARG_DOUBLE, &opt.tolerance, 0,
      "largest error relative to the largest value (default: 1e-4; bf16: 0.1)", "F"},
     {"weights", 0, POPT_ARG_STRING, &opt.weights, 0,
-     "ema or raw, where the model has both (default: ema)", "WHICH"},
+     "where the model has both (default: ema)", "ema|raw"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
     CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),

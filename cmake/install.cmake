@@ -5,6 +5,9 @@ set(LGV_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/Langevin)
 set(LGV_BINARY_DIR ${PROJECT_BINARY_DIR}/package)
 
 install(TARGETS langevin_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY ${PROJECT_BINARY_DIR}/man/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES cli/langevin.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+  RENAME langevin)
 install(DIRECTORY include/langevin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
 
 # Two sets, so that who links the shared library needs none of the libraries below it.
