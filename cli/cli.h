@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "langevin/dataset.h"
 #include "langevin/plan.h"
 #include "langevin/status.h"
 #include "langevin/version.h"
@@ -65,6 +66,10 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
 int cli_read_precision(const cli_command *self, const char *text, lgv_mixed_precision *out);
 /* "float32" or "bf16 mixed precision", for the first lines. */
 const char *cli_precision(lgv_mixed_precision m);
+
+/* The texts of --data (POPT_ARG_ARGV; NULL: none), each PATH or PATH=WEIGHT, as sources; free(*out). -1 to go on,
+   else the exit code. The texts are shortened and must live as long. */
+int cli_read_sources(const cli_command *self, char **texts, lgv_data_source **out, int *n);
 
 lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err);
 

@@ -75,7 +75,7 @@ static lgv_status find_run(job *j, lgv_error *err)
     if (a->resume && !j->resume)
         printf("no checkpoint in '%s' yet: starting from the beginning\n", j->output);
     if (!j->resume)
-        return a->data
+        return a->n_data
                    ? LGV_OK
                    : fail(err, LGV_ERR_ARGUMENT, "which pictures? give a folder with --data PATH");
     printf("going on from %s (step %lld)\n", lgv_checkpoint_path(j->resume),
@@ -84,7 +84,7 @@ static lgv_status find_run(job *j, lgv_error *err)
     for (int i = 0; i < lgv_checkpoint_changes(j->resume); i++)
         printf("note: %s\n", lgv_checkpoint_change_at(j->resume, i));
     train_args_zeros(&a->train);
-    if (!a->data) a->data = lgv_checkpoint_data(j->resume);
+    if (!a->n_data) a->n_data = lgv_checkpoint_sources(j->resume, &a->data);
     return LGV_OK;
 }
 
@@ -159,7 +159,7 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
     if (!status && !what && a->pictures.resolution && !preset_for(a->pictures.resolution))
         status = fail(err, LGV_ERR_ARGUMENT,
                       "there is no default model above 128x128; give one with --model");
-    if (!status) status = lgv_dataset_open(a->data, &a->pictures, &j->data, err);
+    if (!status) status = lgv_dataset_open_sources(a->data, a->n_data, &a->pictures, &j->data, err);
     if (status) return status;
     lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
                            .resolution = lgv_dataset_resolution(j->data)};

@@ -6,7 +6,9 @@
 #include "langevin/train.h"
 
 typedef struct train_args {
-    const char *data, *output; /* NULL where not stated */
+    const lgv_data_source *data; /* n_data of them */
+    int n_data;
+    const char *output; /* NULL where not stated */
     const char *model, *resume;
     lgv_train_options train; /* zero where not stated */
     lgv_dataset_options pictures;

@@ -9,7 +9,7 @@
 #include "train.h"
 
 static struct {
-    char *data, *output, *model, *resume;
+    char **data, *output, *model, *resume;
     char *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng, *precision, *budget,
         *background;
     long long resolution, channels, timesteps;
@@ -55,11 +55,11 @@ static bool stated[STATED];
 #define SWITCH POPT_ARG_NONE
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
 static struct poptOption table[] = {
-    {"data", 0, TEXT, &opt.data, 0,
-     "folder of pictures (PNG, JPEG, WebP, GIF, BMP), or of IDX files (MNIST family), or one IDX "
-     "file",
-     "PATH"},
-    {"train-data-dir", 0, TEXT | HIDDEN, &opt.data, 0, NULL, NULL},
+    {"data", 0, POPT_ARG_ARGV, &opt.data, 0,
+     "folder of pictures or of tar shards, a tar, IDX or CIFAR files; may be given several times, "
+     "=WEIGHT shows its pictures that often",
+     "PATH[=WEIGHT]"},
+    {"train-data-dir", 0, POPT_ARG_ARGV | HIDDEN, &opt.data, 0, NULL, NULL},
     {"output", 'o', TEXT, &opt.output, 0, "folder for the model, checkpoints, samples and log",
      "DIR"},
     {"output-dir", 0, TEXT | HIDDEN, &opt.output, 0, NULL, NULL},
@@ -297,7 +297,7 @@ static int check_paths(const cli_command *self, train_args *a)
                          "--resume-from-checkpoint and --overwrite exclude each other");
     if (!a->output && !folder)
         return cli_error(self, CLI_USAGE, "where to? give an output folder with --output DIR");
-    if (!a->data && !a->resume)
+    if (!a->n_data && !a->resume)
         return cli_error(self, CLI_USAGE, "which pictures? give a folder with --data PATH");
     if (stated[STEPS] && stated[EPOCHS])
         return cli_error(self, CLI_USAGE,
@@ -311,13 +311,15 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     const char *unused;
     int n, code = cli_parse(self, table, argc, argv, 0, &unused, &n, note_stated, NULL);
     if (code >= 0) return code;
-    a.data = opt.data;
     a.output = opt.output;
     a.model = opt.model;
     a.resume = opt.resume;
     a.device = opt.dev;
     a.train.allow_data_change = opt.allow_data_change;
     a.train.overwrite = opt.overwrite;
+    lgv_data_source *sources; /* lives as long as the program */
+    if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
+    a.data = sources;
     if ((code = check_paths(self, &a)) >= 0) return code;
     if ((code = read_counts(self, &a.train)) >= 0) return code;
     if ((code = read_numbers(self, &a.train)) >= 0) return code;

@@ -111,7 +111,7 @@ mkdir empty
 refuse 1 "empty.*no pictures|no pictures.*empty" train --data empty --output a --model tiny.json
 mkdir words
 echo "no picture" >words/a.png
-refuse 1 "'words' holds no PNG" train --data words --output a --model tiny.json
+refuse 1 "'words' holds no pictures, only 1 other files such as 'a.png'" train --data words --output a --model tiny.json
 refuse 1 "multiples of 2" $train --output a --resolution 17
 network odd.json "9, 18"
 refuse 1 "norm_num_groups|groups" $base --data data --output a --model odd.json
@@ -352,6 +352,17 @@ refuse 1 "cut.png" train --data many --output g --model tiny.json --train-batch-
 run 0 train --data many --output h --model a --train-batch-size 2 --max-train-steps 1 --prediction-type v_prediction $one
 says "fine-tuned"
 says "v_prediction"
+# Shards and weights: the run remembers its sources, and going on changes no bit.
+golden=$(cd "$configs/../../tests/golden" && pwd)
+cp -r "$golden/webdataset" shards
+mix="train --data shards=2.5 --data shards/{000000..000001}.tar --model tiny.json --train-batch-size 4 $one"
+run 0 $mix --output mix1 --max-train-steps 12
+run 0 $mix --output mix2 --max-train-steps 5
+run 0 train --output mix2 --resume-from-checkpoint latest --max-train-steps 12 $one
+same mix1/unet/diffusion_pytorch_model.safetensors mix2/unet/diffusion_pytorch_model.safetensors
+refuse 1 "knows no weights" $mix --output mix3 --max-train-steps 5 --rng torch
+refuse 2 "'heavy' is no weight" train --data data=heavy --output mix3 --model tiny.json
+refuse 2 "between 0.001 and 1000" train --data data=0 --output mix3 --model tiny.json
 run 0 train --data data --output t --model tiny.json --rng torch --train-batch-size 4 --gradient-accumulation-steps 2 --max-train-steps 2 $one
 
 # ---- mixed precision ----

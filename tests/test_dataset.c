@@ -157,7 +157,6 @@ static void idx_padding_and_pairs(void **state)
     put_labels("idx/train-labels-idx1-ubyte", 10, 3);
     put_idx("idx/t10k-images-idx3-ubyte", 4, 28, 28);
     lgv_dataset *d = open_data("idx", NULL);
-    assert_int_equal(lgv_dataset_is_idx(d), 1);
     assert_int_equal(lgv_dataset_count(d), 10);
     assert_int_equal(lgv_dataset_validation_count(d), 4);
     assert_int_equal(lgv_dataset_resolution(d), 32);
@@ -181,21 +180,46 @@ static void idx_padding_and_pairs(void **state)
     lgv_dataset_free(d);
 }
 
-static void split_of_a_large_folder(void **state)
+/* The pictures held back, by number; count of them in *n. */
+static uint8_t *held_back(const char *name, const lgv_dataset_options *o, int total, int64_t *n)
 {
-    put_idx("large/train-images-idx3-ubyte", 2000, 4, 4);
-    lgv_dataset *d = open_data("large", NULL);
-    assert_int_equal(lgv_dataset_count(d), 1900);
-    assert_int_equal(lgv_dataset_validation_count(d), 100);
-    uint8_t *seen = calloc(2000, 1);
-    for (int64_t i = 0; i < 1900; i++) seen[d->train[i]]++;
-    for (int64_t i = 0; i < 100; i++) seen[d->validation[i]]++;
-    for (int i = 0; i < 2000; i++) assert_int_equal(seen[i], 1);
+    lgv_dataset *d = open_data(name, o);
+    uint8_t *held = calloc((size_t)total, 1), *seen = calloc((size_t)total, 1);
+    *n = lgv_dataset_validation_count(d);
+    for (int64_t i = 0; i < *n; i++) held[d->validation[i]] = 1;
+    for (int64_t i = 0; i < *n; i++) seen[d->validation[i]]++;
+    for (int64_t i = 0; i < lgv_dataset_count(d); i++) seen[d->train[i]]++;
+    for (int i = 0; i < total; i++) assert_int_equal(seen[i], 1);
     free(seen);
     lgv_dataset_free(d);
-    d = open_data("large", &(lgv_dataset_options){.validation = LGV_OFF});
-    assert_int_equal(lgv_dataset_count(d), 2000);
-    lgv_dataset_free(d);
+    return held;
+}
+
+static void the_split_is_stable(void **state)
+{
+    int64_t n, more;
+    put_idx("large/train-images-idx3-ubyte", 2000, 4, 4);
+    uint8_t *before = held_back("large", NULL, 2000, &n);
+    assert_in_range(n, 70, 130); /* about 5 % */
+    put_idx("large/train-images-idx3-ubyte", 9000, 4, 4);
+    uint8_t *after = held_back("large", NULL, 9000, &more);
+    assert_in_range(more, 350, 500);
+    assert_memory_equal(before, after, 2000); /* below the limit nothing changes sides */
+    free(before);
+    free(after);
+    put_idx("large/train-images-idx3-ubyte", 900, 4, 4);
+    free(held_back("large", NULL, 900, &n));
+    assert_int_equal(n, 0); /* few pictures: none */
+    before = held_back("large", &(lgv_dataset_options){.validation = 50}, 900, &n);
+    assert_int_equal(n, 50);
+    put_idx("large/train-images-idx3-ubyte", 2000, 4, 4);
+    after = held_back("large", &(lgv_dataset_options){.validation = 50}, 2000, &n);
+    for (int i = 0; i < 900; i++) /* none moves from training to validation */
+        if (after[i]) assert_true(before[i]);
+    free(before);
+    free(after);
+    free(held_back("large", &(lgv_dataset_options){.validation = LGV_OFF}, 2000, &n));
+    assert_int_equal(n, 0);
 }
 
 /* Every kind of PNG and JPEG that the reader knows: 1 to 16 bits, palettes, alpha, CMYK, EXIF. */
@@ -376,7 +400,7 @@ int main(void)
         cmocka_unit_test(classes_are_folders),
         cmocka_unit_test(clear_errors),
         cmocka_unit_test(idx_padding_and_pairs),
-        cmocka_unit_test(split_of_a_large_folder),
+        cmocka_unit_test(the_split_is_stable),
         cmocka_unit_test(every_kind_of_file),
         cmocka_unit_test(broken_pictures_are_replaced),
         cmocka_unit_test(loader_bits_do_not_depend_on_threads),

@@ -31,29 +31,51 @@ typedef struct lgv_dataset_options {
     size_t
         memory_limit; /* bytes of resized pictures to keep; 0: 1 GiB. The rest is kept in a temporary file */
     int64_t
-        validation; /* pictures held back; 0: none below 1,000, else min(5 %, 500); LGV_OFF: none.
-                           Where t10k-* files exist they are the validation pictures */
+        validation; /* pictures held back; 0: none below 1,000, else about min(5 %, 500); LGV_OFF: none.
+                           Chosen by a hash of the name: adding pictures never moves one from training to
+                           validation. Where t10k-* or test_batch.bin exist, these are used instead */
 } lgv_dataset_options;
 
-/* path: a folder of pictures (or holding train-images-idx3-ubyte[.gz]), or one IDX images file.
+/* path: a folder of pictures, of tar shards or with metadata.csv/.jsonl; a tar (.tar, .tar.gz ...), or
+   several as "shards/{000..012}.tar"; a folder of IDX files (train-images-idx3-ubyte[.gz]) or one IDX images
+   file; a folder of CIFAR-10/100 binary files or one of them. docs/data.md describes them all.
    options NULL: all defaults. Errors: nothing there, no pictures (says what was found), bad options. */
 LGV_API lgv_status lgv_dataset_open(const char *path, const lgv_dataset_options *options,
                                     lgv_dataset **out, lgv_error *err);
+
+/* Several of them as one data set. A picture of a source of weight w is shown w times an epoch: 2 twice, 0.5
+   in every other epoch; exactly, not by chance. */
+typedef struct lgv_data_source {
+    const char *path;
+    double weight; /* 0.001 to 1000; 0: 1 */
+} lgv_data_source;
+LGV_API lgv_status lgv_dataset_open_sources(const lgv_data_source *sources, int n,
+                                            const lgv_dataset_options *options, lgv_dataset **out,
+                                            lgv_error *err);
 LGV_API void lgv_dataset_free(lgv_dataset *data); /* after its trainers */
 
-LGV_API const char *lgv_dataset_path(const lgv_dataset *data);
+LGV_API const char *lgv_dataset_path(const lgv_dataset *data); /* all sources, for messages */
+/* The sources; *out is valid while data lives. */
+LGV_API int lgv_dataset_sources(const lgv_dataset *data, const lgv_data_source **out);
 LGV_API int lgv_dataset_resolution(const lgv_dataset *data);
 LGV_API int lgv_dataset_channels(const lgv_dataset *data);
 /* What was decided, defaults filled in. */
 LGV_API void lgv_dataset_settings(const lgv_dataset *data, lgv_dataset_options *out);
 LGV_API int64_t lgv_dataset_count(const lgv_dataset *data);            /* to train on, at least 1 */
 LGV_API int64_t lgv_dataset_validation_count(const lgv_dataset *data); /* held back */
-LGV_API int lgv_dataset_is_idx(const lgv_dataset *data);
+/* Draws that make an epoch: the pictures to train on, times the weights of their sources. */
+LGV_API int64_t lgv_dataset_epoch_length(const lgv_dataset *data);
+/* Sentences that a person should read, such as names in metadata.csv that are not there. */
+LGV_API int lgv_dataset_notes(const lgv_dataset *data);
+LGV_API const char *lgv_dataset_note_at(const lgv_dataset *data, int i);
 
-/* Classes: subfolders of the folder (sorted; none unless every picture lies in one), or the labels of
-   IDX files ("0", "1" ...). */
+/* Classes: the labels that metadata files, shards, IDX and CIFAR files bring; else the folders, when every
+   picture lies in one (folders common to all do not count). Names stand in byte order; when all labels are
+   whole numbers, class i is the number i. 0: there are none. */
 LGV_API int lgv_dataset_classes(const lgv_dataset *data);
 LGV_API const char *lgv_dataset_class_name(const lgv_dataset *data, int i);
+/* Class of picture i (numbered as for lgv_dataset_read), -1 none. */
+LGV_API int lgv_dataset_label(const lgv_dataset *data, int validation, int64_t i);
 
 /* What the sampled headers said. */
 typedef struct lgv_dataset_probe {
@@ -64,7 +86,8 @@ typedef struct lgv_dataset_probe {
 } lgv_dataset_probe;
 LGV_API void lgv_dataset_probed(const lgv_dataset *data, lgv_dataset_probe *out);
 
-/* 64 hex digits that name the pictures: SHA-256 over every path, size, and first and last 64 bytes. */
+/* 64 hex digits that name the pictures: SHA-256 over every path, size, first and last 64 bytes, and the
+   labels and weights that files and options bring. */
 LGV_API const char *lgv_dataset_fingerprint(const lgv_dataset *data);
 
 /* Picture i < count (validation != 0: i < validation count) as uint8 HWC. `seed` and `sample` name the

@@ -105,8 +105,8 @@ LGV_API const char *lgv_checkpoint_path(const lgv_checkpoint *c);
 LGV_API int64_t lgv_checkpoint_step(const lgv_checkpoint *c);
 /* Folder of the network's weights (not averaged), to load the model from. */
 LGV_API const char *lgv_checkpoint_unet(const lgv_checkpoint *c);
-/* The folder of pictures and scheduler configuration the run was started with. */
-LGV_API const char *lgv_checkpoint_data(const lgv_checkpoint *c);
+/* The data sources and the scheduler configuration the run was started with; *out is valid while c lives. */
+LGV_API int lgv_checkpoint_sources(const lgv_checkpoint *c, const lgv_data_source **out);
 LGV_API lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out,
                                             lgv_error *err);
 /* Puts the run's value where the caller's option is zero. Options the caller stated otherwise are kept;

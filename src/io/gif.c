@@ -121,7 +121,7 @@ static lgv_status read_rows(GifFileType *gif, const char *name, int transparent,
 static lgv_status read_open(GifFileType *gif, size_t size, const char *name, lgv_image_info *info,
                             lgv_image *image, lgv_error *err)
 {
-    int transparent, width, height;
+    int transparent, width = 0, height = 0;
     LGV_TRY(find_frame(gif, name, &transparent, err));
     LGV_TRY(check_frame(gif, size, name, &width, &height, err));
     if (!colours(gif))

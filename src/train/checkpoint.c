@@ -119,6 +119,24 @@ static lgv_status check_files(const char *folder, json_t *root, lgv_error *err)
     return LGV_OK;
 }
 
+/* The paths stay in the checkpoint's JSON. */
+static lgv_status read_sources(lgv_checkpoint *c, const char *folder, lgv_error *err)
+{
+    const json_t *list = json_object_get(json_object_get(c->root, "data"), "sources"), *item;
+    size_t i, n = json_array_size(list);
+    c->source = lgv_zalloc(n, sizeof *c->source);
+    if (!c->source) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
+    json_array_foreach(list, i, item)
+    {
+        const char *path = json_string_value(json_object_get(item, "path"));
+        c->source[i] = (lgv_data_source){path, json_number_value(json_object_get(item, "weight"))};
+        if (!path) n = 0;
+    }
+    c->sources = (int)n;
+    return n ? LGV_OK
+             : lgv_fail(err, LGV_ERR_FORMAT, "'%s/trainer.json' names no data sources", folder);
+}
+
 static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_error *err)
 {
     lgv_checkpoint *c = lgv_zalloc(1, sizeof *c);
@@ -135,12 +153,9 @@ static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_
     if (!s) s = check_trainer(folder, j.root, err);
     if (!s) s = check_files(folder, j.root, err);
     if (!s) {
-        const char *data =
-            json_string_value(json_object_get(json_object_get(j.root, "data"), "path"));
         c->root = json_incref(j.root);
         c->step = json_integer_value(json_object_get(json_object_get(j.root, "state"), "step"));
-        if (!(c->data = lgv_strdup(data ? data : "")))
-            s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
+        s = read_sources(c, folder, err);
     }
     lgv_json_free(&j);
     lgv_free(path);
@@ -160,7 +175,7 @@ void lgv_checkpoint_free(lgv_checkpoint *c)
     json_decref(c->root);
     lgv_free(c->path);
     lgv_free(c->unet);
-    lgv_free(c->data);
+    lgv_free(c->source);
     lgv_free(c);
 }
 
@@ -292,9 +307,10 @@ const char *lgv_checkpoint_unet(const lgv_checkpoint *c)
 {
     return c->unet;
 }
-const char *lgv_checkpoint_data(const lgv_checkpoint *c)
+int lgv_checkpoint_sources(const lgv_checkpoint *c, const lgv_data_source **out)
 {
-    return c->data;
+    *out = c->source;
+    return c->sources;
 }
 int lgv_checkpoint_changes(const lgv_checkpoint *c)
 {

@@ -1,16 +1,12 @@
-/* dataset.c - opening a data set: what lies there, and what is decided from it (resolution,
-   channels, classes, the pictures held back). Decoding is in pictures.c, the order and the threads
-   in loader.c. */
-#include <errno.h>
+/* dataset.c - opening a data set, and what is decided from what lies there: resolution, channels, the
+   pictures held back, the fingerprint. dataset.h says where the rest is. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "core/file.h"
 #include "dataset.h"
-#include "langevin/image.h"
-#include "langevin/rng.h"
 
 enum { PROBES = 256, DEFAULT_VALIDATION = 500, FEW = 1000, SMALL_SIDE = 48 };
 
@@ -28,141 +24,45 @@ static lgv_status check_options(const lgv_dataset_options *o, lgv_error *err)
     return LGV_OK;
 }
 
-/* ---- IDX ---- */
-
-/* The file of folder whose name begins with prefix and that is IDX; NULL when there is none. */
-static char *find_idx(const char *folder, const char *prefix)
+lgv_status lgv_dataset_add_note(lgv_dataset *d, lgv_error *err, const char *fmt, ...)
 {
-    lgv_names names = {0};
-    if (lgv_list_dir(folder, &names, NULL)) return NULL;
-    char *found = NULL;
-    for (size_t i = 0; i < names.count && !found; i++) {
-        if (strncmp(names.name[i], prefix, strlen(prefix))) continue;
-        found = lgv_path_join(folder, names.name[i]);
-        if (found && !lgv_idx_is(found)) {
-            lgv_free(found);
-            found = NULL;
-        }
-    }
-    lgv_names_free(&names);
-    return found;
-}
-
-/* The labels that belong to an images file: "train-images-idx3-ubyte" -> "train-labels-idx1-ubyte".
- */
-static char *labels_beside(const char *images)
-{
-    char *path = lgv_strdup(images);
-    const char *slash = path ? strrchr(path, '/') : NULL;
-    char *word = path ? strstr(slash ? slash : path, "images") : NULL;
-    if (word) {
-        memcpy(word, "labels", 6);
-        char *three = strstr(word, "idx3");
-        if (three) three[3] = '1';
-    }
-    if (path && (!word || !lgv_is_file(path))) {
-        lgv_free(path);
-        path = NULL;
-    }
-    return path;
-}
-
-static lgv_status number_classes(lgv_dataset *d, int classes, lgv_error *err)
-{
-    d->class_name = lgv_zalloc((size_t)classes, sizeof *d->class_name);
-    if (!d->class_name)
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %d class names", classes);
-    d->classes = classes;
-    for (int i = 0; i < classes; i++)
-        if (!(d->class_name[i] = lgv_format("%d", i)))
-            return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %d class names", classes);
+    char text[LGV_ERROR_TEXT];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    LGV_TRY(lgv_grow(&d->note, &d->note_capacity, d->notes + 1, sizeof *d->note, err));
+    if (!(d->note[d->notes] = lgv_strdup(text)))
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a note");
+    d->notes++;
     return LGV_OK;
 }
 
-static lgv_status idx_classes(lgv_dataset *d, const char *images, lgv_error *err)
-{
-    char *path = labels_beside(images);
-    if (!path) return LGV_OK;
-    lgv_idx labels = {0};
-    lgv_status s = lgv_idx_labels(path, &labels, err);
-    if (!s && labels.n != d->idx.n)
-        s = lgv_fail(err, LGV_ERR_FORMAT, "'%s' has %lld labels for %lld pictures", path,
-                     (long long)labels.n, (long long)d->idx.n);
-    int most = -1;
-    for (int64_t i = 0; !s && i < labels.n; i++)
-        if (labels.data[i] > most) most = labels.data[i];
-    if (!s && most >= 0) s = number_classes(d, most + 1, err);
-    lgv_idx_free(&labels);
-    lgv_free(path);
-    return s;
-}
-
-static void hash_file(lgv_sha256 *sha, const char *name, int64_t size, uint64_t digest)
+void lgv_dataset_hash(lgv_dataset *d, const char *name, int64_t size, uint64_t digest)
 {
     char line[64];
     snprintf(line, sizeof line, "%lld %016llx ", (long long)size, (unsigned long long)digest);
-    lgv_sha256_update(sha, line, strlen(line));
-    lgv_sha256_update(sha, name, strlen(name) + 1);
+    lgv_sha256_update(&d->sha, line, strlen(line));
+    lgv_sha256_update(&d->sha, name, strlen(name) + 1);
 }
 
-static lgv_status hash_idx(lgv_sha256 *sha, const char *path, lgv_error *err)
+static void part_free(lgv_part *part)
 {
-    int64_t size;
-    uint64_t digest;
-    uint8_t head[64];
-    size_t head_bytes;
-    LGV_TRY(lgv_file_digest(path, &size, &digest, head, &head_bytes, err));
-    const char *slash = strrchr(path, '/');
-    hash_file(sha, slash ? slash + 1 : path, size, digest);
-    return LGV_OK;
+    lgv_free(part->path);
+    lgv_free(part->pixels);
 }
 
-static lgv_status open_idx(lgv_dataset *d, const char *images, const char *validation,
-                           lgv_error *err)
+lgv_status lgv_dataset_add_part(lgv_dataset *d, lgv_part part, lgv_error *err)
 {
-    lgv_sha256 sha;
-    lgv_sha256_init(&sha);
-    d->is_idx = 1;
-    LGV_TRY(lgv_idx_images(images, &d->idx, err));
-    LGV_TRY(hash_idx(&sha, images, err));
-    if (d->idx.n < 1) return lgv_fail(err, LGV_ERR_FORMAT, "'%s' holds no pictures", images);
-    LGV_TRY(idx_classes(d, images, err));
-    if (validation && d->options.validation != LGV_OFF) {
-        LGV_TRY(lgv_idx_images(validation, &d->idx_validation, err));
-        LGV_TRY(hash_idx(&sha, validation, err));
-    }
-    lgv_sha256_hex(&sha, d->fingerprint);
-    int side = d->idx.width < d->idx.height ? d->idx.width : d->idx.height;
-    int sampled = d->idx.n < PROBES ? (int)d->idx.n : PROBES;
-    d->probe = (lgv_dataset_probe){sampled, sampled, side, side, side};
-    return LGV_OK;
+    lgv_status s = lgv_grow(&d->part, &d->part_capacity, d->parts + 1, sizeof *d->part, err);
+    if (s)
+        part_free(&part);
+    else
+        d->part[d->parts++] = part;
+    return s;
 }
 
-/* ---- a folder ---- */
-
-/* Classes are the first folders of the paths, when every picture lies in one. The list is sorted by
-   path bytes, so equal folders stand together. */
-static lgv_status folder_classes(lgv_dataset *d, lgv_error *err)
-{
-    lgv_picture_list *list = &d->list;
-    size_t capacity = 0;
-    for (size_t i = 0; i < list->count; i++)
-        if (!strchr(list->item[i].path, '/')) return LGV_OK;
-    for (size_t i = 0; i < list->count; i++) {
-        const char *path = list->item[i].path;
-        size_t n = (size_t)(strchr(path, '/') - path);
-        const char *last = d->classes ? d->class_name[d->classes - 1] : NULL;
-        if (!last || strlen(last) != n || memcmp(last, path, n)) {
-            LGV_TRY(lgv_grow(&d->class_name, &capacity, (size_t)d->classes + 1,
-                             sizeof *d->class_name, err));
-            char *name = lgv_format("%.*s", (int)n, path);
-            if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for class names");
-            d->class_name[d->classes++] = name;
-        }
-        list->item[i].label = d->classes - 1;
-    }
-    return LGV_OK;
-}
+/* ---- what the headers say ---- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -170,19 +70,15 @@ static int by_value(const void *a, const void *b)
 }
 
 /* Looks at the headers of up to 256 pictures, spread over the list. */
-static lgv_status probe_folder(lgv_dataset *d, lgv_error *err)
+static lgv_status probe(lgv_dataset *d, lgv_error *err)
 {
     int side[PROBES], n = 0, grey = 0;
     int64_t count = (int64_t)d->list.count, probes = count < PROBES ? count : PROBES;
     lgv_error first = {0};
     for (int64_t k = 0; k < probes; k++) {
-        char *path = lgv_path_join(d->path, d->list.item[k * count / probes].path);
-        if (!path)
-            return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", d->path);
         lgv_image_info info;
         lgv_error e;
-        lgv_status s = lgv_image_probe(path, &info, &e);
-        lgv_free(path);
+        lgv_status s = lgv_picture_probe(d, &d->list.item[k * count / probes], &info, &e);
         if (s == LGV_ERR_MEMORY) return lgv_fail(err, s, "%s", e.text);
         if (s && !first.status) first = e;
         if (s) continue;
@@ -197,95 +93,96 @@ static lgv_status probe_folder(lgv_dataset *d, lgv_error *err)
     return LGV_OK;
 }
 
-static lgv_status open_folder(lgv_dataset *d, lgv_error *err)
-{
-    LGV_TRY(lgv_pictures_list(d->path, &d->list, err));
-    if (!d->list.count && d->list.others)
-        return lgv_fail(
-            err, LGV_ERR_FORMAT,
-            "'%s' holds no pictures, only %zu other files such as '%s'", d->path,
-            d->list.others, d->list.other);
-    if (!d->list.count)
-        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' holds no pictures: it is empty", d->path);
-    lgv_sha256 sha;
-    lgv_sha256_init(&sha);
-    for (size_t i = 0; i < d->list.count; i++)
-        hash_file(&sha, d->list.item[i].path, d->list.item[i].size, d->list.item[i].digest);
-    lgv_sha256_hex(&sha, d->fingerprint);
-    LGV_TRY(folder_classes(d, err));
-    return probe_folder(d, err);
-}
-
 /* ---- the pictures held back ---- */
 
-static int64_t default_validation(int64_t n)
+/* A picture's place in the choice is a hash of its name, so adding pictures never moves one from training to
+   validation. */
+typedef struct candidate {
+    uint64_t hash;
+    int64_t number;
+} candidate;
+
+static uint64_t name_hash(const lgv_picture *p)
 {
-    if (n < FEW) return 0;
-    return n / 20 < DEFAULT_VALIDATION ? n / 20 : DEFAULT_VALIDATION;
+    char number[24];
+    const char *name = p->path;
+    if (!name) {
+        snprintf(number, sizeof number, "%lld", (long long)p->at);
+        name = number;
+    }
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (; *name; name++) h = (h ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
+    h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd); /* MurmurHash3's last mixing step */
+    h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return h ^ h >> 33;
 }
 
-static int by_number(const void *a, const void *b)
+static int by_hash(const void *a, const void *b)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
+    const candidate *x = a, *y = b;
+    if (x->hash != y->hash) return x->hash < y->hash ? -1 : 1;
+    return (x->number > y->number) - (x->number < y->number);
 }
 
-/* The choice is a function of the number of pictures only, so every run holds back the same ones.
- */
+/* How many of the n sorted candidates are held back. By default those whose hash lies in the lowest twentieth,
+   but at most 500. */
+static int64_t how_many(int64_t asked, const candidate *c, int64_t n)
+{
+    if (asked == LGV_OFF || (asked == 0 && n < FEW)) return 0;
+    if (asked) return asked;
+    int64_t held = 0;
+    while (held < n && held < DEFAULT_VALIDATION && c[held].hash < UINT64_MAX / 20) held++;
+    return held;
+}
+
+/* Marks the pictures held back by hash. */
+static lgv_status choose(lgv_dataset *d, lgv_error *err)
+{
+    int64_t n = (int64_t)d->list.count;
+    candidate *c = lgv_alloc((size_t)n, sizeof *c);
+    if (!c) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)n);
+    for (int64_t i = 0; i < n; i++) c[i] = (candidate){name_hash(&d->list.item[i]), i};
+    qsort(c, (size_t)n, sizeof *c, by_hash);
+    int64_t held = how_many(d->options.validation, c, n);
+    lgv_status s = LGV_OK;
+    if (held >= n)
+        s = lgv_fail(err, LGV_ERR_ARGUMENT,
+                     "%lld validation pictures leave none of %lld to train on", (long long)held,
+                     (long long)n);
+    for (int64_t i = 0; !s && i < held; i++) d->list.item[c[i].number].held = 1;
+    lgv_free(c);
+    return s;
+}
+
 static lgv_status split(lgv_dataset *d, lgv_error *err)
 {
-    int64_t n = d->is_idx ? d->idx.n : (int64_t)d->list.count;
-    int64_t held = d->options.validation;
-    if (d->idx_validation.n) {
-        d->train_count = n;
-        d->validation_count = held > 0 && held < d->idx_validation.n ? held : d->idx_validation.n;
-        return LGV_OK;
+    int64_t n = (int64_t)d->list.count, held = 0, most = d->options.validation;
+    for (int64_t i = 0; i < n; i++) held += d->list.item[i].held;
+    if (!held) {
+        LGV_TRY(choose(d, err));
+        most = 0;
     }
-    if (held == 0) held = default_validation(n);
-    if (held == LGV_OFF) held = 0;
-    if (held >= n)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "%lld validation pictures leave none of %lld to train on", (long long)held,
-                        (long long)n);
-    d->train_count = n - held;
-    d->validation_count = held;
-    if (!held) return LGV_OK;
-    d->validation = lgv_alloc((size_t)n, sizeof(int64_t));
-    d->train = lgv_alloc((size_t)(n - held), sizeof(int64_t));
+    d->train = lgv_alloc((size_t)n, sizeof *d->train);
+    d->validation = lgv_alloc((size_t)n, sizeof *d->validation);
     if (!d->train || !d->validation)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)n);
-    lgv_epoch_order(UINT64_C(0x76616c6964617465), 0, n, d->validation);
-    qsort(d->validation, (size_t)held, sizeof(int64_t), by_number);
-    for (int64_t i = 0, v = 0, k = 0; i < n; i++) {
-        if (v < held && d->validation[v] == i)
-            v++;
-        else
-            d->train[k++] = i;
+    for (int k = 0; k < d->sources; k++) {
+        lgv_source *s = &d->source[k];
+        s->train_first = d->train_count;
+        for (int64_t i = s->first; i < s->first + s->n; i++) {
+            if (!d->list.item[i].held)
+                d->train[d->train_count++] = i;
+            else if (most <= 0 || d->validation_count < most)
+                d->validation[d->validation_count++] = i;
+        }
+        s->train_n = d->train_count - s->train_first;
     }
+    if (!d->train_count)
+        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' holds only validation pictures", d->path);
     return LGV_OK;
 }
 
 /* ---- opening ---- */
-
-static lgv_status open_contents(lgv_dataset *d, lgv_error *err)
-{
-    if (!lgv_exists(d->path))
-        return lgv_fail(err, LGV_ERR_IO, "there is no data folder or file '%s'", d->path);
-    char *images = NULL, *validation = NULL;
-    if (lgv_is_dir(d->path)) {
-        images = find_idx(d->path, "train-images");
-        validation = images ? find_idx(d->path, "t10k-images") : NULL;
-    } else if (lgv_idx_is(d->path)) {
-        images = lgv_strdup(d->path);
-    } else {
-        return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is neither a folder of pictures nor an IDX file",
-                        d->path);
-    }
-    lgv_status s = images ? open_idx(d, images, validation, err) : open_folder(d, err);
-    lgv_free(images);
-    lgv_free(validation);
-    return s;
-}
 
 static void decide(lgv_dataset *d)
 {
@@ -297,52 +194,138 @@ static void decide(lgv_dataset *d)
     if (!o->memory_limit) o->memory_limit = (size_t)1 << 30;
 }
 
+/* "a, b" for messages. */
+static lgv_status name_all(lgv_dataset *d, lgv_error *err)
+{
+    for (int i = 0; i < d->sources; i++) {
+        char *longer =
+            i ? lgv_format("%s, %s", d->path, d->source[i].path) : lgv_strdup(d->source[i].path);
+        lgv_free(d->path);
+        if (!(d->path = longer))
+            return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+    }
+    return LGV_OK;
+}
+
+static lgv_status copy_sources(lgv_dataset *d, const lgv_data_source *sources, int n,
+                               lgv_error *err)
+{
+    d->source = lgv_zalloc((size_t)n, sizeof *d->source);
+    d->public_source = lgv_zalloc((size_t)n, sizeof *d->public_source);
+    if (!d->source || !d->public_source)
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+    for (int i = 0; i < n; i++) {
+        lgv_source *s = &d->source[d->sources++];
+        s->weight = sources[i].weight == 0 ? 1 : sources[i].weight;
+        if (!(s->weight >= 0.001 && s->weight <= 1000))
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the weight of '%s' must be between 0.001 and 1000, is %g",
+                            sources[i].path, sources[i].weight);
+        if (!(s->path = lgv_strdup(sources[i].path)))
+            return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+        for (size_t k = strlen(s->path); k > 1 && s->path[k - 1] == '/'; k--) s->path[k - 1] = 0;
+        d->public_source[i] = (lgv_data_source){s->path, s->weight};
+    }
+    return name_all(d, err);
+}
+
+/* What else decides which number means which picture and which class. */
+static void hash_labels(lgv_dataset *d)
+{
+    char line[64];
+    for (int k = 0; k < d->sources; k++) {
+        const lgv_source *s = &d->source[k];
+        if (d->sources > 1 || s->weight != 1) {
+            snprintf(line, sizeof line, "source %lld %.17g", (long long)s->n, s->weight);
+            lgv_sha256_update(&d->sha, line, strlen(line));
+        }
+        for (int64_t i = s->first; s->labelled && i < s->first + s->n; i++) {
+            int32_t label = d->list.item[i].label;
+            const char *name = label < 0 ? "" : d->class_name[label];
+            lgv_sha256_update(&d->sha, name, strlen(name) + 1);
+        }
+    }
+}
+
+static lgv_status open_all(lgv_dataset *d, lgv_error *err)
+{
+    lgv_sha256_init(&d->sha);
+    for (int i = 0; i < d->sources; i++) LGV_TRY(lgv_source_open(d, i, err));
+    LGV_TRY(lgv_labels_finish(d, err));
+    hash_labels(d);
+    lgv_sha256_hex(&d->sha, d->fingerprint);
+    LGV_TRY(probe(d, err));
+    decide(d);
+    LGV_TRY(split(d, err));
+    d->epoch_count = lgv_dataset_epoch(d);
+    d->options.validation = d->validation_count ? d->validation_count : LGV_OFF;
+    return LGV_OK;
+}
+
+lgv_status lgv_dataset_open_sources(const lgv_data_source *sources, int n,
+                                    const lgv_dataset_options *options, lgv_dataset **out,
+                                    lgv_error *err)
+{
+    enum { SOURCES = 1000 };
+    if (!sources || !out || n < 1 || n > SOURCES)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "a data set has 1 to %d sources, not %d", SOURCES,
+                        n);
+    for (int i = 0; i < n; i++)
+        if (!sources[i].path)
+            return lgv_fail(err, LGV_ERR_ARGUMENT, "data source %d has no path", i);
+    if (options) LGV_TRY(check_options(options, err));
+    lgv_dataset *d = lgv_zalloc(1, sizeof *d);
+    if (!d) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+    d->spill = -1;
+    if (options) d->options = *options;
+    if (!pthread_mutex_init(&d->lock, NULL)) d->lock_ready = 1;
+    if (d->lock_ready && !pthread_cond_init(&d->filled, NULL)) d->lock_ready = 2;
+    lgv_status s = d->lock_ready == 2
+                       ? copy_sources(d, sources, n, err)
+                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+    if (!s) s = open_all(d, err);
+    if (s) {
+        lgv_dataset_free(d);
+        return s;
+    }
+    lgv_labels_free(&d->labels);
+    *out = d;
+    return LGV_OK;
+}
+
 lgv_status lgv_dataset_open(const char *path, const lgv_dataset_options *options, lgv_dataset **out,
                             lgv_error *err)
 {
     if (!path || !out)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "lgv_dataset_open needs a path and a place for the result");
-    if (options) LGV_TRY(check_options(options, err));
-    lgv_dataset *d = lgv_zalloc(1, sizeof *d);
-    if (!d) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
-    d->spill = -1;
-    if (options) d->options = *options;
-    lgv_status s = LGV_OK;
-    d->lock_ready = !pthread_mutex_init(&d->lock, NULL);
-    d->path = lgv_strdup(path);
-    if (!d->path || !d->lock_ready)
-        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
-    for (size_t n = s ? 0 : strlen(d->path); n > 1 && d->path[n - 1] == '/'; n--)
-        d->path[n - 1] = 0;
-    if (!s) s = open_contents(d, err);
-    if (!s) {
-        decide(d);
-        s = split(d, err);
-    }
-    if (s) {
-        lgv_dataset_free(d);
-        return s;
-    }
-    d->options.validation = d->validation_count ? d->validation_count : LGV_OFF;
-    *out = d;
-    return LGV_OK;
+    return lgv_dataset_open_sources(&(lgv_data_source){.path = path}, 1, options, out, err);
+}
+
+static void free_texts(char **text, size_t n)
+{
+    for (size_t i = 0; i < n; i++) lgv_free(text[i]);
+    lgv_free(text);
 }
 
 void lgv_dataset_free(lgv_dataset *d)
 {
     if (!d) return;
     if (d->spill >= 0) close(d->spill);
-    for (size_t i = 0; i < d->skipped_count; i++) lgv_free(d->skipped[i]);
-    lgv_free(d->skipped);
-    for (int i = 0; i < d->classes; i++) lgv_free(d->class_name[i]);
-    lgv_free(d->class_name);
+    free_texts(d->skipped, d->skipped_count);
+    free_texts(d->note, d->notes);
+    free_texts(d->class_name, (size_t)d->classes);
+    lgv_labels_free(&d->labels);
     lgv_pictures_free(&d->list);
-    lgv_idx_free(&d->idx);
-    lgv_idx_free(&d->idx_validation);
+    for (size_t i = 0; i < d->parts; i++) part_free(&d->part[i]);
+    lgv_free(d->part);
+    for (int i = 0; i < d->sources; i++) lgv_free(d->source[i].path);
+    lgv_free(d->source);
+    lgv_free(d->public_source);
     lgv_free(d->train);
     lgv_free(d->validation);
-    if (d->lock_ready) pthread_mutex_destroy(&d->lock);
+    if (d->lock_ready >= 2) pthread_cond_destroy(&d->filled);
+    if (d->lock_ready >= 1) pthread_mutex_destroy(&d->lock);
     lgv_free(d->path);
     lgv_free(d);
 }
@@ -371,9 +354,22 @@ int64_t lgv_dataset_validation_count(const lgv_dataset *d)
 {
     return d->validation_count;
 }
-int lgv_dataset_is_idx(const lgv_dataset *d)
+int lgv_dataset_sources(const lgv_dataset *d, const lgv_data_source **out)
 {
-    return d->is_idx;
+    *out = d->public_source;
+    return d->sources;
+}
+int64_t lgv_dataset_epoch_length(const lgv_dataset *d)
+{
+    return d->epoch_count;
+}
+int lgv_dataset_notes(const lgv_dataset *d)
+{
+    return (int)d->notes;
+}
+const char *lgv_dataset_note_at(const lgv_dataset *d, int i)
+{
+    return i >= 0 && (size_t)i < d->notes ? d->note[i] : NULL;
 }
 int lgv_dataset_classes(const lgv_dataset *d)
 {
@@ -392,16 +388,9 @@ const char *lgv_dataset_fingerprint(const lgv_dataset *d)
     return d->fingerprint;
 }
 
-/* Fisher-Yates with a Philox number per place: a function of (seed, epoch). */
-void lgv_epoch_order(uint64_t seed, int64_t epoch, int64_t n, int64_t *order)
+int lgv_dataset_label(const lgv_dataset *d, int validation, int64_t i)
 {
-    lgv_rng_key key = {
-        .seed = seed, .stream = lgv_rng_stream("data.order"), .step = (uint64_t)epoch};
-    for (int64_t i = 0; i < n; i++) order[i] = i;
-    for (int64_t i = 0; i < n - 1; i++) {
-        int64_t k = i + (int64_t)lgv_rng_below(&key, (uint64_t)i, (uint64_t)(n - i));
-        int64_t held = order[i];
-        order[i] = order[k];
-        order[k] = held;
-    }
+    int64_t count = validation ? d->validation_count : d->train_count;
+    if (i < 0 || i >= count) return -1;
+    return d->list.item[(validation ? d->validation : d->train)[i]].label;
 }

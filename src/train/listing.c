@@ -9,9 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/file.h"
 #include "dataset.h"
-#include "langevin/image.h"
+#include "io/shard.h"
 
 enum { DEPTH = 64 }; /* folders inside folders; deeper is refused */
 
@@ -22,7 +21,9 @@ typedef struct folder_id {
 
 typedef struct walk {
     const char *root;
+    int source;
     lgv_picture_list *list;
+    lgv_listing *out;
     folder_id *seen; /* folders visited: a link back to one ends there */
     size_t seen_count, seen_capacity;
 } walk;
@@ -39,6 +40,12 @@ static ssize_t read_at(int fd, void *p, size_t n, off_t at)
     do got = pread(fd, p, n, at);
     while (got < 0 && errno == EINTR);
     return got;
+}
+
+uint64_t lgv_bytes_digest(const uint8_t *data, size_t size)
+{
+    size_t ends = size < 64 ? size : 64;
+    return fnv(fnv(UINT64_C(0xcbf29ce484222325), data, ends), data + (size - ends), ends);
 }
 
 lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, uint8_t head[64],
@@ -68,30 +75,54 @@ static char *join(const char *a, const char *b)
     return a[0] ? lgv_format("%s/%s", a, b) : lgv_strdup(b);
 }
 
-/* Adds the file when it is a picture. One that cannot be opened counts as "other": it may be a
-   broken link or not ours to read, which must not end a long run. */
-static lgv_status add_file(walk *w, char *relative, const char *full, lgv_error *err)
+lgv_status lgv_pictures_add(lgv_picture_list *list, lgv_picture p, lgv_error *err)
 {
-    lgv_picture_list *list = w->list;
-    lgv_picture picture = {.path = relative, .label = -1};
+    lgv_status s = lgv_grow(&list->item, &list->capacity, list->count + 1, sizeof *list->item, err);
+    if (s)
+        lgv_free(p.path);
+    else
+        list->item[list->count++] = p;
+    return s;
+}
+
+void lgv_pictures_other(lgv_picture_list *list, char *path)
+{
+    list->others++;
+    if (list->other)
+        lgv_free(path);
+    else
+        list->other = path;
+}
+
+static lgv_status add_name(lgv_names *names, size_t *capacity, char *name, lgv_error *err)
+{
+    lgv_status s = lgv_grow(&names->name, capacity, names->count + 1, sizeof *names->name, err);
+    if (s)
+        lgv_free(name);
+    else
+        names->name[names->count++] = name;
+    return s;
+}
+
+/* Adds the file, whose relative path it takes over. One that cannot be opened counts as "other": it may be a
+   broken link or not ours to read, which must not end a long run. */
+static lgv_status add_file(walk *w, const char *name, char *relative, const char *full,
+                           lgv_error *err)
+{
+    lgv_listing *l = w->out;
+    if (!strcmp(name, "metadata.csv") || !strcmp(name, "metadata.jsonl"))
+        return add_name(&l->metadata, &l->metadata_capacity, relative, err);
+    if (lgv_shard_named(name)) return add_name(&l->archives, &l->archives_capacity, relative, err);
+    lgv_picture picture = {.path = relative, .source = w->source, .part = -1, .label = -1};
     uint8_t head[64];
     size_t head_bytes = 0;
-    if (lgv_file_digest(full, &picture.size, &picture.digest, head, &head_bytes, NULL) ||
-        lgv_image_type_of(head, head_bytes) == LGV_IMAGE_UNKNOWN) {
-        list->others++;
-        if (list->other)
-            lgv_free(relative);
-        else
-            list->other = relative;
+    if (!lgv_file_digest(full, &picture.size, &picture.digest, head, &head_bytes, NULL))
+        picture.type = (uint8_t)lgv_image_type_of(head, head_bytes);
+    if (picture.type == LGV_IMAGE_UNKNOWN) {
+        lgv_pictures_other(w->list, relative);
         return LGV_OK;
     }
-    lgv_status s = lgv_grow(&list->item, &list->capacity, list->count + 1, sizeof *list->item, err);
-    if (s) {
-        lgv_free(relative);
-        return s;
-    }
-    list->item[list->count++] = picture;
-    return LGV_OK;
+    return lgv_pictures_add(w->list, picture, err);
 }
 
 /* Whether the folder was not visited before; notes it. */
@@ -125,7 +156,7 @@ static lgv_status walk_entry(walk *w, const char *folder, const char *name, int 
         s = visit(w, &st, &fresh, err);
         if (!s && fresh) s = walk_folder(w, relative, full, depth + 1, err);
     } else if (S_ISREG(st.st_mode)) {
-        s = add_file(w, relative, full, err);
+        s = add_file(w, name, relative, full, err);
         relative = NULL; /* now the list's */
     }
 done:
@@ -154,12 +185,23 @@ static int by_path(const void *a, const void *b)
     return strcmp(((const lgv_picture *)a)->path, ((const lgv_picture *)b)->path);
 }
 
-lgv_status lgv_pictures_list(const char *folder, lgv_picture_list *out, lgv_error *err)
+static int by_name(const void *a, const void *b)
 {
-    lgv_picture_list list = {0};
-    walk w = {.root = folder, .list = &list};
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void sort_names(lgv_names *names)
+{
+    if (names->count) qsort(names->name, names->count, sizeof *names->name, by_name);
+}
+
+lgv_status lgv_listing_read(const char *folder, int source, lgv_picture_list *list,
+                            lgv_listing *out, lgv_error *err)
+{
+    walk w = {.root = folder, .source = source, .list = list, .out = out};
     struct stat st;
     bool fresh;
+    size_t first = list->count;
     lgv_status s = LGV_OK;
     if (stat(folder, &st))
         s = lgv_fail(err, LGV_ERR_IO, "cannot open the data folder '%s': %s", folder,
@@ -167,13 +209,19 @@ lgv_status lgv_pictures_list(const char *folder, lgv_picture_list *out, lgv_erro
     if (!s) s = visit(&w, &st, &fresh, err);
     if (!s) s = walk_folder(&w, "", folder, 0, err);
     lgv_free(w.seen);
-    if (s) {
-        lgv_pictures_free(&list);
-        return s;
-    }
-    if (list.count) qsort(list.item, list.count, sizeof *list.item, by_path);
-    *out = list;
+    if (s) return s;
+    if (list->count > first)
+        qsort(list->item + first, list->count - first, sizeof *list->item, by_path);
+    sort_names(&out->archives);
+    sort_names(&out->metadata);
     return LGV_OK;
+}
+
+void lgv_listing_free(lgv_listing *l)
+{
+    lgv_names_free(&l->archives);
+    lgv_names_free(&l->metadata);
+    *l = (lgv_listing){0};
 }
 
 void lgv_pictures_free(lgv_picture_list *list)

@@ -27,7 +27,7 @@ struct lgv_loader {
     size_t bytes; /* of a sample */
     slot *slots;
     uint8_t *pixels;
-    int64_t *order;
+    int64_t *order, *scratch;
     pthread_mutex_t lock;
     pthread_cond_t space, filled;
     int ready_parts;  /* of the three above that were initialised */
@@ -47,7 +47,7 @@ static bool may_take(lgv_loader *l)
     int64_t epoch = l->taken / l->options.per_epoch;
     if (epoch == l->epoch) return true;
     if (l->options.given_orders) return false;
-    lgv_epoch_order(l->options.seed, epoch, lgv_dataset_count(l->data), l->order);
+    lgv_dataset_order(l->data, l->options.seed, epoch, l->order, l->scratch);
     l->epoch = epoch;
     return true;
 }
@@ -84,8 +84,9 @@ static lgv_status start(lgv_loader *l, lgv_error *err)
     int64_t ahead = l->options.ahead;
     l->slots = lgv_zalloc((size_t)ahead, sizeof *l->slots);
     l->pixels = lgv_alloc((size_t)ahead, l->bytes);
-    l->order = lgv_alloc((size_t)lgv_dataset_count(l->data), sizeof *l->order);
-    if (!l->slots || !l->pixels || !l->order)
+    l->order = lgv_alloc((size_t)lgv_dataset_epoch_length(l->data), sizeof *l->order);
+    l->scratch = lgv_alloc(lgv_dataset_order_scratch(l->data), sizeof *l->scratch);
+    if (!l->slots || !l->pixels || !l->order || !l->scratch)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures ahead",
                         (long long)ahead);
     for (int64_t i = 0; i < ahead; i++) l->slots[i].pixels = l->pixels + (size_t)i * l->bytes;
@@ -113,7 +114,7 @@ lgv_status lgv_loader_new(lgv_dataset *data, const lgv_loader_options *options, 
     l->bytes = side * side * (size_t)lgv_dataset_channels(data);
     l->epoch = -1;
     l->taken = l->consumed = options->first;
-    if (!l->options.per_epoch) l->options.per_epoch = lgv_dataset_count(data);
+    if (!l->options.per_epoch) l->options.per_epoch = lgv_dataset_epoch_length(data);
     if (l->options.ahead < 1) l->options.ahead = 1;
     if (l->options.threads < 1) l->options.threads = 1;
     if (l->options.threads > MAX_THREADS) l->options.threads = MAX_THREADS;
@@ -140,6 +141,7 @@ void lgv_loader_free(lgv_loader *l)
     if (l->ready_parts >= 2) pthread_cond_destroy(&l->space);
     if (l->ready_parts >= 3) pthread_cond_destroy(&l->filled);
     lgv_free(l->order);
+    lgv_free(l->scratch);
     lgv_free(l->pixels);
     lgv_free(l->slots);
     lgv_free(l);
@@ -148,7 +150,7 @@ void lgv_loader_free(lgv_loader *l)
 void lgv_loader_epoch(lgv_loader *l, int64_t epoch, const int64_t *order)
 {
     pthread_mutex_lock(&l->lock);
-    memcpy(l->order, order, (size_t)lgv_dataset_count(l->data) * sizeof *order);
+    memcpy(l->order, order, (size_t)lgv_dataset_epoch_length(l->data) * sizeof *order);
     l->epoch = epoch;
     pthread_cond_broadcast(&l->space);
     pthread_mutex_unlock(&l->lock);

@@ -85,7 +85,7 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
                         err));
     int64_t batch = o->train_batch_size * o->gradient_accumulation_steps, samples;
     if (o->num_train_epochs && !o->max_train_steps) {
-        int64_t count = lgv_dataset_count(data);
+        int64_t count = lgv_dataset_epoch_length(data);
         if (o->rng == LGV_RNG_TORCH && count >= batch) count -= count % batch; /* drop_last */
         if (!lgv_mul_i64(o->num_train_epochs, count, &samples))
             return lgv_fail(err, LGV_ERR_ARGUMENT, "num_train_epochs %lld is too large",

@@ -2,16 +2,18 @@
    A picture is decoded and resized once. The result is kept in memory up to a limit, then in a
    temporary file; what fits nowhere is decoded again. None of this can change a pixel. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "core/file.h"
 #include "dataset.h"
-#include "langevin/image.h"
 #include "langevin/rng.h"
 
-enum { SPILL_FREE_MB = 1024 }; /* of disk space the temporary file leaves free */
+enum {
+    SPILL_FREE_MB = 1024, /* of disk space the temporary file leaves free */
+    FILE_BYTES = 1 << 30  /* a larger picture file is refused */
+};
 
 /* A resized picture; pixels is borrowed (cache) or owned (scratch). */
 typedef struct view {
@@ -116,15 +118,76 @@ static void keep(lgv_dataset *d, lgv_picture *p, view *v)
     pthread_mutex_unlock(&d->lock);
 }
 
-static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_error *err)
+/* ---- the bytes of a picture ---- */
+
+char *lgv_picture_name(const lgv_dataset *d, const lgv_picture *p)
 {
-    char *path = lgv_path_join(d->path, p->path);
-    if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", p->path);
+    if (p->kind == LGV_PICTURE_FILE) return lgv_path_join(d->source[p->source].path, p->path);
+    if (p->kind == LGV_PICTURE_MEMBER) return lgv_format("%s: %s", d->part[p->part].path, p->path);
+    return lgv_format("%s, picture %lld", d->part[p->part].path, (long long)p->at);
+}
+
+static lgv_status read_member(const lgv_dataset *d, const lgv_picture *p, char **data,
+                              lgv_error *err)
+{
+    const char *path = d->part[p->part].path;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return lgv_fail(err, LGV_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    char *bytes = lgv_alloc((size_t)p->size, 1);
+    lgv_status s = LGV_OK;
+    if (!bytes)
+        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", path);
+    else if (!read_all(fd, (uint8_t *)bytes, (size_t)p->size, p->at))
+        s = lgv_fail(err, LGV_ERR_IO, "cannot read '%s' in '%s'; was the archive shortened?",
+                     p->path, path);
+    close(fd);
+    if (s)
+        lgv_free(bytes);
+    else
+        *data = bytes;
+    return s;
+}
+
+/* Of a file or of a member of a plain tar. */
+static lgv_status read_bytes(const lgv_dataset *d, const lgv_picture *p, const char *name,
+                             char **data, size_t *size, lgv_error *err)
+{
+    *size = (size_t)p->size;
+    return p->kind == LGV_PICTURE_MEMBER ? read_member(d, p, data, err)
+                                         : lgv_file_read(name, FILE_BYTES, data, size, err);
+}
+
+lgv_status lgv_picture_probe(const lgv_dataset *d, const lgv_picture *p, lgv_image_info *out,
+                             lgv_error *err)
+{
+    if (p->full_width) {
+        *out = (lgv_image_info){(lgv_image_type)p->type, p->full_width, p->full_height, p->channels,
+                                p->bits};
+        return LGV_OK;
+    }
+    char *name = lgv_picture_name(d, p), *data = NULL;
+    if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", d->path);
+    lgv_status s;
+    if (p->kind == LGV_PICTURE_FILE)
+        s = lgv_image_probe(name, out, err);
+    else if (!d->part[p->part].plain)
+        s = lgv_fail(err, LGV_ERR_FORMAT, "%s: its header is damaged", name);
+    else if (!(s = read_member(d, p, &data, err)))
+        s = lgv_image_probe_memory(data, (size_t)p->size, name, out, err);
+    lgv_free(data);
+    lgv_free(name);
+    return s;
+}
+
+/* ---- decoding ---- */
+
+static lgv_status decode_bytes(lgv_dataset *d, const void *data, size_t size, const char *name,
+                               view *v, lgv_error *err)
+{
     lgv_image raw = {0}, flat = {0};
     int width, height;
-    lgv_status s = lgv_image_load(path, &raw, err);
-    lgv_free(path);
-    if (!s) s = lgv_image_convert(&raw, d->options.channels, d->options.background, &flat, err);
+    LGV_TRY(lgv_image_decode(data, size, name, &raw, err));
+    lgv_status s = lgv_image_convert(&raw, d->options.channels, d->options.background, &flat, err);
     lgv_image_free(&raw);
     if (!s) {
         lgv_image_short_side(flat.width, flat.height, d->options.resolution, &width, &height);
@@ -136,6 +199,18 @@ static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_erro
     v->width = v->image.width;
     v->height = v->image.height;
     return LGV_OK;
+}
+
+static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_error *err)
+{
+    char *name = lgv_picture_name(d, p), *data = NULL;
+    size_t size = 0;
+    if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", p->path);
+    lgv_status s = read_bytes(d, p, name, &data, &size, err);
+    if (!s) s = decode_bytes(d, data, size, name, v, err);
+    lgv_free(data);
+    lgv_free(name);
+    return s;
 }
 
 /* Names a picture as broken, once. */
@@ -155,28 +230,77 @@ static void mark_broken(lgv_dataset *d, lgv_picture *p, const lgv_error *why)
     lgv_free(text);
 }
 
-/* The resized picture of a file. *broken is set when the file is at fault, not the machine. */
-static lgv_status file_view(lgv_dataset *d, int64_t number, view *v, bool *broken, lgv_error *err)
+/* ---- compressed archives ---- */
+
+static lgv_status keep_streamed(lgv_dataset *d, lgv_picture *p, const uint8_t *data, lgv_error *err)
 {
-    lgv_picture *p = &d->list.item[number];
+    view v = {.channels = d->options.channels};
+    lgv_error why;
+    char *name = lgv_picture_name(d, p);
+    if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", p->path);
+    lgv_status s = decode_bytes(d, data, (size_t)p->size, name, &v, &why);
+    lgv_free(name);
+    if (!s) keep(d, p, &v);
+    view_free(&v);
+    if (s == LGV_ERR_MEMORY || (s && d->options.strict)) return lgv_fail(err, s, "%s", why.text);
+    if (s) mark_broken(d, p, &why);
+    if (s || p->state != LGV_PICTURE_UNSEEN) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_IO,
+                    "no room for the pictures of '%s' once they are decoded: neither in the memory "
+                    "set aside nor in TMPDIR; free some, or use a tar that is not compressed",
+                    d->part[p->part].path);
+}
+
+/* The first thread that wants a picture of a compressed archive decodes them all; others wait. */
+static lgv_status fill(lgv_dataset *d, lgv_part *part, lgv_error *err)
+{
     pthread_mutex_lock(&d->lock);
-    int state = p->state;
+    while (part->filled == 1) pthread_cond_wait(&d->filled, &d->lock);
+    bool ours = part->filled == 0;
+    if (ours) part->filled = 1;
+    pthread_mutex_unlock(&d->lock);
+    if (!ours) return LGV_OK;
+    lgv_status s = lgv_archive_stream(d, part, keep_streamed, err);
+    pthread_mutex_lock(&d->lock);
+    part->filled = s ? 0 : 2;
+    pthread_cond_broadcast(&d->filled);
+    pthread_mutex_unlock(&d->lock);
+    return s;
+}
+
+/* ---- the cache ---- */
+
+/* What is known of the picture without decoding it: true when pixels or the lack of them are. */
+static bool cached(lgv_dataset *d, const lgv_picture *p, view *v, int *state)
+{
+    pthread_mutex_lock(&d->lock);
+    *state = p->state;
     v->width = p->width;
     v->height = p->height;
     v->pixels = p->pixels;
     int64_t offset = p->offset;
     pthread_mutex_unlock(&d->lock);
+    if (*state != LGV_PICTURE_SPILLED) return *state != LGV_PICTURE_UNSEEN;
+    size_t bytes = picture_bytes(d, v->width, v->height);
+    v->scratch = lgv_alloc(bytes, 1);
+    v->pixels = v->scratch;
+    return v->scratch && read_all(d->spill, v->scratch, bytes, offset);
+}
+
+/* The resized picture of a file. *broken is set when the file is at fault, not the machine. */
+static lgv_status file_view(lgv_dataset *d, lgv_picture *p, view *v, bool *broken, lgv_error *err)
+{
+    int state;
     v->channels = d->options.channels;
+    if (p->kind == LGV_PICTURE_MEMBER && !d->part[p->part].plain)
+        LGV_TRY(fill(d, &d->part[p->part], err));
+    bool known = cached(d, p, v, &state);
     *broken = state == LGV_PICTURE_BROKEN;
     if (*broken) return lgv_fail(err, LGV_ERR_FORMAT, "'%s' cannot be decoded", p->path);
-    if (state == LGV_PICTURE_RAM) return LGV_OK;
-    if (state == LGV_PICTURE_SPILLED) {
-        size_t bytes = picture_bytes(d, v->width, v->height);
-        v->scratch = lgv_alloc(bytes, 1);
-        if (!v->scratch) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for '%s'", p->path);
-        v->pixels = v->scratch;
-        if (read_all(d->spill, v->scratch, bytes, offset)) return LGV_OK;
-    }
+    if (known) return LGV_OK;
+    if (p->kind == LGV_PICTURE_MEMBER && !d->part[p->part].plain)
+        return lgv_fail(err, LGV_ERR_IO, "cannot read the temporary file with the pictures of '%s'",
+                        d->part[p->part].path);
     lgv_error why;
     lgv_status s = decode(d, p, v, &why);
     if (!s) {
@@ -188,27 +312,36 @@ static lgv_status file_view(lgv_dataset *d, int64_t number, view *v, bool *broke
     return lgv_fail(err, s, "%s", why.text);
 }
 
-/* An IDX picture: as it is when it fits, else reduced as a file would be. */
-static lgv_status idx_view(const lgv_dataset *d, const lgv_idx *idx, int64_t number, view *v,
-                           lgv_error *err)
+/* A picture of an array: as it is when it fits or is to be framed, else resized as a file would be. */
+static lgv_status raw_view(const lgv_dataset *d, const lgv_picture *p, view *v, lgv_error *err)
 {
-    size_t bytes = (size_t)idx->width * (size_t)idx->height;
-    uint8_t *pixels = idx->data + bytes * (size_t)number;
-    int side = d->options.resolution;
-    v->pixels = pixels;
-    v->width = idx->width;
-    v->height = idx->height;
-    v->channels = 1;
-    if (idx->width <= side && idx->height <= side) return LGV_OK;
-    lgv_image in = {
-        .width = idx->width, .height = idx->height, .channels = 1, .bits = 8, .pixels = pixels};
-    int width, height;
+    const lgv_part *part = &d->part[p->part];
+    int side = d->options.resolution, channels = d->options.channels, width, height;
+    size_t bytes = (size_t)part->width * (size_t)part->height * (size_t)part->channels;
+    lgv_image in = {.width = part->width,
+                    .height = part->height,
+                    .channels = part->channels,
+                    .bits = 8,
+                    .pixels = part->pixels + bytes * (size_t)p->at},
+              flat = {0};
+    v->pixels = in.pixels;
+    v->width = part->width;
+    v->height = part->height;
+    v->channels = part->channels;
+    bool fits = part->pad ? in.width <= side && in.height <= side
+                          : (in.width < in.height ? in.width : in.height) == side;
+    if (fits && channels >= part->channels) return LGV_OK;
+    if (channels < part->channels) LGV_TRY(lgv_image_convert(&in, channels, NULL, &flat, err));
+    const lgv_image *from = flat.pixels ? &flat : &in;
     lgv_image_short_side(in.width, in.height, side, &width, &height);
-    LGV_TRY(lgv_image_resize(&in, width, height, &v->image, err));
+    lgv_status s =
+        lgv_image_resize(from, fits ? in.width : width, fits ? in.height : height, &v->image, err);
+    lgv_image_free(&flat);
     v->pixels = v->image.pixels;
-    v->width = width;
-    v->height = height;
-    return LGV_OK;
+    v->width = v->image.width;
+    v->height = v->image.height;
+    v->channels = v->image.channels;
+    return s;
 }
 
 /* ---- crop and flip ---- */
@@ -266,15 +399,11 @@ lgv_status lgv_dataset_read(lgv_dataset *d, int validation, int64_t i, uint64_t 
                         (long long)i, (long long)count);
     const int64_t *map = validation ? d->validation : d->train;
     for (int64_t tries = 0; tries < count; tries++, i = (i + 1) % count) {
-        int64_t number = map ? map[i] : i;
+        lgv_picture *p = &d->list.item[map[i]];
         view v = {0};
         bool broken = false;
-        lgv_status s;
-        if (d->is_idx)
-            s = idx_view(d, validation && d->idx_validation.n ? &d->idx_validation : &d->idx,
-                         number, &v, err);
-        else
-            s = file_view(d, number, &v, &broken, err);
+        lgv_status s = p->kind == LGV_PICTURE_RAW ? raw_view(d, p, &v, err)
+                                                  : file_view(d, p, &v, &broken, err);
         if (!s) place(d, &v, validation, seed, sample, pixels);
         view_free(&v);
         if (!s && used) *used = i;
@@ -301,13 +430,18 @@ const char *lgv_dataset_skipped_at(lgv_dataset *d, int64_t i)
 
 size_t lgv_dataset_memory(lgv_dataset *d)
 {
-    size_t side = (size_t)d->options.resolution, limit = d->options.memory_limit;
-    if (d->is_idx)
-        return (size_t)(d->idx.n + d->idx_validation.n) * (size_t)d->idx.width *
-               (size_t)d->idx.height;
+    size_t side = (size_t)d->options.resolution, limit = d->options.memory_limit, raw = 0,
+           files = 0;
+    for (size_t i = 0; i < d->list.count; i++) {
+        const lgv_picture *p = &d->list.item[i];
+        if (p->kind == LGV_PICTURE_RAW)
+            raw += (size_t)p->size;
+        else
+            files++;
+    }
     pthread_mutex_lock(&d->lock);
-    size_t bytes = d->kept, square = d->list.count * side * side * (size_t)d->options.channels;
+    size_t bytes = d->kept, square = files * side * side * (size_t)d->options.channels;
     pthread_mutex_unlock(&d->lock);
     if (bytes < square) bytes = square;
-    return bytes < limit ? bytes : limit;
+    return raw + (bytes < limit ? bytes : limit);
 }

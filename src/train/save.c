@@ -99,11 +99,22 @@ static json_t *broken_list(lgv_dataset *data)
     return list;
 }
 
+static json_t *sources_json(const lgv_dataset *data)
+{
+    const lgv_data_source *source;
+    int n = lgv_dataset_sources(data, &source);
+    json_t *list = json_array();
+    for (int i = 0; list && i < n; i++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:f}", "path", source[i].path, "weight", source[i].weight));
+    return list;
+}
+
 static json_t *data_json(lgv_dataset *data)
 {
     lgv_dataset_options o;
     lgv_dataset_settings(data, &o);
-    return json_pack("{s:s, s:s, s:I, s:o, s:o}", "path", lgv_dataset_path(data), "fingerprint",
+    return json_pack("{s:o, s:s, s:I, s:o, s:o}", "sources", sources_json(data), "fingerprint",
                      lgv_dataset_fingerprint(data), "pictures", (json_int_t)lgv_dataset_count(data),
                      "options", lgv_dataset_options_json(&o), "broken", broken_list(data));
 }

@@ -107,6 +107,8 @@ static lgv_status starting_notes(lgv_trainer *t, lgv_error *err)
     int64_t n = lgv_dataset_count(t->data);
     if (n < 1000)
         LGV_TRY(lgv_trainer_note(t, err, "%lld pictures: expect near copies", (long long)n));
+    for (int i = 0; i < lgv_dataset_notes(t->data); i++)
+        LGV_TRY(lgv_trainer_note(t, err, "%s", lgv_dataset_note_at(t->data, i)));
     if (lgv_dataset_classes(t->data) > 1)
         LGV_TRY(lgv_trainer_note(t, err, "%d classes found; the model does not use them",
                                  lgv_dataset_classes(t->data)));
@@ -122,8 +124,12 @@ static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
     t->side = lgv_dataset_resolution(t->data);
     t->channels = lgv_dataset_channels(t->data);
     t->pixels = t->side * t->side * t->channels;
-    t->per_epoch = lgv_dataset_count(t->data);
+    t->per_epoch = lgv_dataset_epoch_length(t->data);
     if (t->options.rng != LGV_RNG_TORCH) return LGV_OK;
+    if (t->per_epoch != lgv_dataset_count(t->data))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "--rng torch knows no weights of data folders; leave them out or use "
+                        "--rng philox");
     /* PyTorch's usual script drops the incomplete batch at the end of an epoch. */
     if (t->per_epoch < t->effective)
         return lgv_fail(err, LGV_ERR_ARGUMENT,

@@ -111,8 +111,10 @@ lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state
 
 /* ---- checkpoint.c, save.c ---- */
 struct lgv_checkpoint {
-    char *path, *unet, *data;
-    json_t *root; /* trainer.json */
+    char *path, *unet;
+    json_t *root;            /* trainer.json */
+    lgv_data_source *source; /* sources of them; the paths belong to root */
+    int sources;
     int64_t step;
     char **change;
     size_t changes, change_capacity;
