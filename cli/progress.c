@@ -1,6 +1,7 @@
 /* progress.c - the live bar and its plain sibling.
    The width is asked for at every drawing: terminals change size, and a bar that wraps leaves
-   rubbish behind. What does not fit is left out from the right. */
+   rubbish behind. What does not fit is left out from the right. A preview stands above the bar and is
+   drawn over in place; clearing takes both away, so that lines printed meanwhile scroll past. */
 #include "progress.h"
 
 #include <math.h>
@@ -13,8 +14,9 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "preview.h"
 
-enum { LINE = 256, BAR_LEAST = 8, BAR_MOST = 40 };
+enum { LINE = 256, BAR_LEAST = 8, BAR_MOST = 40, PREVIEW_MOST = 32 };
 static const double bar_seconds = 0.1, line_seconds = 5;
 
 double cli_now(void)
@@ -24,7 +26,7 @@ double cli_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static bool is_terminal(void)
+bool cli_terminal(void)
 {
     const char *term = getenv("TERM");
     return isatty(STDOUT_FILENO) && !(term && !strcmp(term, "dumb"));
@@ -33,10 +35,10 @@ static bool is_terminal(void)
 bool cli_colour(void)
 {
     const char *no = getenv("NO_COLOR");
-    return is_terminal() && !(no && *no);
+    return cli_terminal() && !(no && *no);
 }
 
-static bool speaks_utf8(void)
+bool cli_utf8(void)
 {
     static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
     for (int i = 0; i < 3; i++) {
@@ -46,11 +48,12 @@ static bool speaks_utf8(void)
     return false;
 }
 
-static int columns(void)
+static void terminal_size(int *columns, int *rows)
 {
-    struct winsize size;
-    if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col) return size.ws_col;
-    return 80;
+    struct winsize size = {0};
+    bool known = !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    *columns = known && size.ws_col ? size.ws_col : 80;
+    *rows = known && size.ws_row ? size.ws_row : 24;
 }
 
 /* ---- rates ---- */
@@ -146,10 +149,30 @@ static void put_bar(const cli_progress *p, int width)
     if (p->colour) fputs("\033[0m", stdout);
 }
 
+/* The cursor goes to the first column of the line where the preview begins, or the bar. */
+static void go_up(cli_progress *p)
+{
+    if (p->above) printf("\033[%dA", p->above);
+    fputs("\r", stdout);
+}
+
+static void draw_preview(cli_progress *p)
+{
+    if (!p->preview || (!p->fresh && p->above)) return;
+    go_up(p);
+    if (p->above != p->lines) fputs("\033[J", stdout);
+    fputs(p->preview, stdout);
+    p->above = p->lines;
+    p->fresh = false;
+}
+
 static void draw(cli_progress *p, const char *extra)
 {
     char left[LINE], right[LINE];
-    int room = columns() - 1;
+    int room, rows;
+    terminal_size(&room, &rows);
+    room--; /* a full line would wrap */
+    draw_preview(p);
     left_text(p, left);
     right_text(p, extra, right);
     int width = room / 4 < BAR_LEAST ? BAR_LEAST : room / 4 > BAR_MOST ? BAR_MOST : room / 4;
@@ -187,9 +210,9 @@ void cli_progress_begin(cli_progress *p, const char *label, const char *unit, do
                         .scale = scale,
                         .first = first,
                         .total = total,
-                        .terminal = is_terminal(),
+                        .terminal = cli_terminal(),
                         .colour = cli_colour(),
-                        .utf8 = speaks_utf8(),
+                        .utf8 = cli_utf8(),
                         .start = t,
                         .shown = t,
                         .done = first,
@@ -208,11 +231,28 @@ void cli_progress_show(cli_progress *p, int64_t done, const char *extra)
         print_line(p, extra);
 }
 
+void cli_progress_preview(cli_progress *p, const lgv_image *images, size_t n)
+{
+    int columns, rows, lines;
+    if (!p->terminal || !n) return;
+    terminal_size(&columns, &rows);
+    char *text =
+        cli_preview_text(images, n, columns - 1, rows - 2 < PREVIEW_MOST ? rows - 2 : PREVIEW_MOST,
+                         cli_preview_depth(), &lines);
+    if (!text) return;
+    free(p->preview);
+    p->preview = text;
+    p->lines = lines;
+    p->fresh = true;
+}
+
 void cli_progress_clear(cli_progress *p)
 {
     if (!p->visible) return;
-    fputs("\r\033[K", stdout);
+    go_up(p);
+    fputs("\033[J", stdout);
     fflush(stdout);
+    p->above = 0;
     p->visible = false;
     p->shown = 0; /* back at once */
 }
@@ -228,4 +268,12 @@ void cli_progress_end(cli_progress *p, const char *extra)
         print_line(p, extra);
     }
     p->visible = false;
+    p->above = 0;
+    cli_progress_free(p);
+}
+
+void cli_progress_free(cli_progress *p)
+{
+    free(p->preview);
+    p->preview = NULL;
 }

@@ -14,6 +14,8 @@ typedef struct job {
     lgv_pipeline *pipeline;
     sample_input input;
     sample_output output;
+    sample_animation animation;
+    uint8_t *shown; /* pixels of the preview */
     bool inverse;
     int64_t calls; /* per picture */
     cli_progress progress;
@@ -46,7 +48,8 @@ static lgv_status prepare(job *j, lgv_error *err)
     j->output.input = &j->input;
     j->output.steps = j->calls;
     j->output.weights = lgv_pipeline_weights(j->pipeline);
-    return sample_output_open(&j->output, err);
+    status = sample_animation_open(&j->animation, &j->args, &j->input, j->calls, err);
+    return status ? status : sample_output_open(&j->output, err);
 }
 
 static void print_chosen(const job *j)
@@ -68,6 +71,7 @@ static void print_chosen(const job *j)
         printf(" to %llu", (unsigned long long)a->seed_b);
     else if (in->n > 1)
         printf(" to %llu", (unsigned long long)(a->seed + (uint64_t)in->n - 1));
+    if (a->preview && !cli_terminal()) printf("\n  preview       none: this is no terminal");
     printf("\n  device        %s, %d thread%s, %s\n", lgv_device_name(j->device),
            lgv_device_threads(j->device), lgv_device_threads(j->device) == 1 ? "" : "s",
            cli_precision(a->precision));
@@ -75,6 +79,26 @@ static void print_chosen(const job *j)
 }
 
 /* ---- running ---- */
+
+enum { SHOWN = 8 }; /* pictures of a batch that a terminal has room for at most */
+
+static void preview(job *j, const lgv_sample_progress *p)
+{
+    const sample_input *in = &j->input;
+    lgv_image images[SHOWN];
+    int64_t n = p->images < SHOWN ? p->images : SHOWN,
+            bytes = in->channels * in->height * in->width;
+    if (!j->args.preview || !j->progress.terminal) return;
+    if (!j->shown && !(j->shown = malloc((size_t)(SHOWN * bytes)))) return;
+    lgv_images_u8(n, in->channels, in->height, in->width, p->x0, j->shown);
+    for (int64_t i = 0; i < n; i++)
+        images[i] = (lgv_image){.width = (int)in->width,
+                                .height = (int)in->height,
+                                .channels = (int)in->channels,
+                                .bits = 8,
+                                .pixels = j->shown + i * bytes};
+    cli_progress_preview(&j->progress, images, (size_t)n);
+}
 
 static int on_progress(void *user, const lgv_sample_progress *p)
 {
@@ -88,6 +112,8 @@ static int on_progress(void *user, const lgv_sample_progress *p)
     if (p->sample &&
         sample_output_add(&j->output, p->first_image, p->images, p->sample, &j->failure))
         return 1;
+    sample_animation_add(&j->animation, p);
+    preview(j, p);
     snprintf(extra, sizeof extra, "picture %lld/%lld", (long long)(p->first_image + p->images),
              (long long)j->input.n);
     cli_progress_show(&j->progress, p->done, extra);
@@ -127,6 +153,7 @@ static lgv_status sample(job *j, lgv_error *err)
     else
         cli_progress_clear(&j->progress);
     if (!status) status = sample_output_close(&j->output, err);
+    if (!status) status = sample_animation_close(&j->animation, err);
     if (!status && samples) status = sample_save_tensors(a->save_tensors, samples, j->inverse, err);
     lgv_samples_free(samples);
     return status;
@@ -136,7 +163,7 @@ static lgv_status sample(job *j, lgv_error *err)
 
 static void print_done(const job *j)
 {
-    char time_text[32];
+    char time_text[32], size[32];
     double seconds = cli_now() - j->start;
     printf("%lld picture%s in %s (%.3g pictures/s)\n", (long long)j->output.written,
            j->output.written == 1 ? "" : "s", cli_duration(seconds, time_text),
@@ -145,6 +172,10 @@ static void print_done(const job *j)
         printf("  pictures      %s (the last is %s)\n", j->args.output, j->output.last);
     else
         printf("  picture       %s\n", j->output.last);
+    if (j->args.animation)
+        printf("  animation     %s (%lld frames of %lld picture%s, %s)\n", j->args.animation,
+               (long long)j->animation.frames, (long long)j->animation.pictures,
+               j->animation.pictures == 1 ? "" : "s", cli_bytes((double)j->animation.bytes, size));
     if (j->args.timings)
         printf("  first step    began at %.6f s of the monotonic clock\n", j->first_call);
     if (j->args.save_tensors) printf("  tensors       %s\n", j->args.save_tensors);
@@ -190,7 +221,10 @@ static int run(const cli_command *self, int argc, const char **argv)
     code = !status                                       ? CLI_OK
            : status == LGV_ERR_CANCELLED && cli_signal() ? stopped(&j)
                                                          : cli_fail(self, &err);
+    sample_animation_free(&j.animation);
     sample_output_free(&j.output);
+    cli_progress_free(&j.progress);
+    free(j.shown);
     sample_input_free(&j.input);
     lgv_pipeline_free(j.pipeline);
     lgv_device_free(j.device);
@@ -206,6 +240,7 @@ const cli_command cli_sample = {
         "  langevin sample model --output samples.png --num-images 16\n"
         "  langevin sample model --output pictures --num-images 1000 --seed 100 "
         "--num-inference-steps 20\n"
+        "  langevin sample model --output grid.png --num-images 16 --animation grid.gif --preview\n"
         "  langevin sample model --output ancestral.png --sampler ddpm --seed -1\n"
         "  langevin sample model --output between.png --interpolate 1,2 --num-images 9\n"
         "  langevin sample model --output latent.png --sampler ddim_inverse --init-image cat.png "

@@ -15,8 +15,11 @@ typedef struct sample_args {
     lgv_sample_rng rng;
     lgv_mixed_precision precision;
     uint64_t seed, seed_b; /* interpolation goes from seed to seed_b */
-    bool interpolate, metadata, timings;
-    bool file; /* output is one PNG, else a folder */
+    bool interpolate, metadata, timings, preview;
+    const char *animation;    /* path; NULL: none */
+    int64_t animation_frames; /* 0: not stated */
+    bool animation_noisy;     /* x_t, else the predicted x_0 */
+    bool file;                /* output is one PNG, else a folder */
     cli_device_options device;
 } sample_args;
 
@@ -48,6 +51,8 @@ typedef struct sample_output {
     char last[4352];         /* path of the newest picture */
 } sample_output;
 
+/* Checks that `path` can be written: its folder is there and takes files. */
+lgv_status sample_check_parent(const char *path, lgv_error *err);
 /* Checks that pictures can be written before time is spent on them; makes the folder. */
 lgv_status sample_output_open(sample_output *o, lgv_error *err);
 /* count pictures from number `first` on, x[count,C,H,W]. */
@@ -56,6 +61,23 @@ lgv_status sample_output_add(sample_output *o, int64_t first, int64_t count, con
 /* Writes the one file, when it is one. */
 lgv_status sample_output_close(sample_output *o, lgv_error *err);
 void sample_output_free(sample_output *o);
+/* ---- the denoising ---- */
+typedef struct sample_animation {
+    const sample_args *args;
+    int64_t steps, pictures, frames; /* network calls; what is shown, of them and of the pictures */
+    int64_t channels, height, width;
+    uint8_t *pixels; /* [frames][pictures][H,W,C]; NULL: nothing was asked for */
+    int64_t bytes;   /* of the file, once written */
+} sample_animation;
+
+/* Checks path and sizes and takes memory for the frames; nothing when no animation was asked for. */
+lgv_status sample_animation_open(sample_animation *a, const sample_args *args,
+                                 const sample_input *in, int64_t steps, lgv_error *err);
+/* Keeps the step when it is one of those shown. */
+void sample_animation_add(sample_animation *a, const lgv_sample_progress *p);
+lgv_status sample_animation_close(sample_animation *a, lgv_error *err);
+void sample_animation_free(sample_animation *a);
+
 /* sample and trajectory as safetensors; after an inversion the sample also as `noise`, which
    --init-noise reads. */
 lgv_status sample_save_tensors(const char *path, const lgv_samples *s, bool inverse,

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "langevin/animation.h"
 #include "sample.h"
 
 static struct {
@@ -12,11 +13,13 @@ static struct {
     char *timesteps, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
     double eta;
-    int no_metadata, clipped, timings;
+    char *animation, *animation_of;
+    long long animation_frames;
+    int no_metadata, clipped, timings, preview;
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, STATED };
+enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, STATED };
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -57,6 +60,14 @@ static struct poptOption table[] = {
      "SEED_A,SEED_B"},
     {"save-tensors", 0, TEXT, &opt.save_tensors, 0, "write 'sample' and 'trajectory' as floats",
      "FILE.safetensors"},
+    {"animation", 0, TEXT, &opt.animation, 0,
+     "the denoising as FILE.gif or FILE.webp, or as FILE.png: a row for each picture", "FILE"},
+    {"animation-of", 0, TEXT, &opt.animation_of, 0,
+     "x_0, the picture predicted at each step (default), or x_t, the noisy one", "x_0|x_t"},
+    {"animation-frames", 0, COUNT, &opt.animation_frames, FRAMES,
+     "steps shown, evenly chosen (default: 30, in a PNG 10)", "N"},
+    {"preview", 0, POPT_ARG_NONE, &opt.preview, 0, "show the pictures in the terminal as they form",
+     NULL},
     {"timings", 0, POPT_ARG_NONE, &opt.timings, 0, "print when the first step began", NULL},
     {"no-metadata", 0, POPT_ARG_NONE, &opt.no_metadata, 0,
      "no text about seed, sampler and model in the PNG", NULL},
@@ -109,6 +120,7 @@ static int read_counts(const cli_command *self, sample_args *a)
         {BATCH_SIZE, "batch-size", opt.batch_size, 65536},
         {STEPS, "num-inference-steps", opt.steps, 1000000},
         {RESOLUTION, "resolution", opt.resolution, 16384},
+        {FRAMES, "animation-frames", opt.animation_frames, 1000},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
         if (stated[row[i].id] && (row[i].value < 1 || row[i].value > row[i].most))
@@ -233,6 +245,29 @@ static int read_sources(const cli_command *self, sample_args *a)
     return -1;
 }
 
+/* ---- what is shown ---- */
+
+static int read_animation(const cli_command *self, sample_args *a)
+{
+    const char *of = opt.animation_of;
+    a->preview = opt.preview;
+    a->animation = opt.animation;
+    a->animation_frames = opt.animation_frames;
+    a->animation_noisy = of && (!strcmp(of, "x_t") || !strcmp(of, "xt"));
+    if (!opt.animation && (of || opt.animation_frames))
+        return cli_error(self, CLI_USAGE, "which animation? give --animation FILE.gif too");
+    if (opt.animation && !ends_in(opt.animation, ".png") &&
+        lgv_animation_format_of(opt.animation) == LGV_ANIMATION_NONE)
+        return cli_error(self, CLI_USAGE, "--animation '%s': the name ends in .gif, .webp or .png",
+                         opt.animation);
+    if (of && !a->animation_noisy && strcmp(of, "x_0") && strcmp(of, "x0"))
+        return cli_error(self, CLI_USAGE,
+                         "--animation-of is x_0 (the picture predicted at each step) or x_t (the "
+                         "noisy one), not '%s'",
+                         of);
+    return -1;
+}
+
 int sample_args_read(const cli_command *self, int argc, const char **argv, sample_args *out)
 {
     sample_args a = {0};
@@ -250,6 +285,7 @@ int sample_args_read(const cli_command *self, int argc, const char **argv, sampl
     if ((code = read_sampler(self, &a)) >= 0) return code;
     if ((code = read_seeds(self, &a)) >= 0) return code;
     if ((code = read_sources(self, &a)) >= 0) return code;
+    if ((code = read_animation(self, &a)) >= 0) return code;
     *out = a;
     return -1;
 }

@@ -62,8 +62,7 @@ static lgv_status open_folder(sample_output *o, lgv_error *err)
     return next_number(folder, &o->number, err);
 }
 
-/* The folder of a file must be there and writable. */
-static lgv_status check_parent(const char *path, lgv_error *err)
+lgv_status sample_check_parent(const char *path, lgv_error *err)
 {
     char parent[4096] = ".";
     const char *slash = strrchr(path, '/');
@@ -92,10 +91,10 @@ lgv_status sample_output_open(sample_output *o, lgv_error *err)
     if (o->input->channels != 1 && o->input->channels != 3)
         return fail(err, LGV_ERR_UNSUPPORTED, "the model gives %lld channels; a picture has 1 or 3",
                     (long long)o->input->channels);
-    if (o->args->save_tensors) status = check_parent(o->args->save_tensors, err);
+    if (o->args->save_tensors) status = sample_check_parent(o->args->save_tensors, err);
     if (status) return status;
     if (!o->args->file) return open_folder(o, err);
-    if ((status = check_parent(o->args->output, err))) return status;
+    if ((status = sample_check_parent(o->args->output, err))) return status;
     if (o->input->n > 1 && (status = check_grid(o->input, err))) return status;
     o->pixels = malloc((size_t)(o->input->n * picture_bytes(o)));
     return o->pixels ? LGV_OK
