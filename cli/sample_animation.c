@@ -11,7 +11,7 @@
 #include "sample.h"
 
 enum {
-    FRAMES = 30,
+    FRAMES = 24,
     COLUMNS = 10,
     ROWS = 16,         /* of a filmstrip, at most */
     PICTURES = 64,     /* of an animation, at most */

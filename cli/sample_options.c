@@ -65,7 +65,7 @@ static struct poptOption table[] = {
     {"animation-of", 0, TEXT, &opt.animation_of, 0,
      "x_0, the picture predicted at each step (default), or x_t, the noisy one", "x_0|x_t"},
     {"animation-frames", 0, COUNT, &opt.animation_frames, FRAMES,
-     "steps shown, evenly chosen (default: 30, in a PNG 10)", "N"},
+     "steps shown, evenly chosen (default: 24, in a PNG 10)", "N"},
     {"preview", 0, POPT_ARG_NONE, &opt.preview, 0, "show the pictures in the terminal as they form",
      NULL},
     {"timings", 0, POPT_ARG_NONE, &opt.timings, 0, "print when the first step began", NULL},
