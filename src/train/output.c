@@ -73,6 +73,16 @@ static lgv_status remove_named(const char *output, const char *name, lgv_error *
     return s;
 }
 
+static bool is_made(const char *name)
+{
+    static const char *const made[] = {
+        "log.jsonl", "samples",  "tensorboard",   "unet",          "langevin.json",
+        "loss.png",  "loss.svg", "timesteps.png", "timesteps.svg", "samples.gif"};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        if (!strcmp(name, made[i])) return true;
+    return false;
+}
+
 /* Removes what a kill left half-written, and with `all` what an earlier run made. */
 static lgv_status clear_run(const char *output, bool all, lgv_error *err)
 {
@@ -82,9 +92,7 @@ static lgv_status clear_run(const char *output, bool all, lgv_error *err)
     for (size_t i = 0; i < names.count && !s; i++) {
         const char *name = names.name[i];
         bool draft = !strncmp(name, ".tmp-", 5), checkpoint = !strncmp(name, "checkpoint-", 11);
-        bool made = !strcmp(name, "log.jsonl") || !strcmp(name, "samples") ||
-                    !strcmp(name, "loss.png") || !strcmp(name, "unet") ||
-                    !strcmp(name, "langevin.json");
+        bool made = is_made(name);
         if (draft || (all && (checkpoint || made))) s = remove_named(output, name, err);
     }
     lgv_names_free(&names);
@@ -245,6 +253,16 @@ static lgv_status open_log(lgv_trainer *t, bool resume, lgv_error *err)
     return s;
 }
 
+/* A resumed run makes what earlier files say beyond its checkpoint void. */
+static lgv_status open_events(lgv_trainer *t, bool resume, lgv_error *err)
+{
+    char *folder = lgv_path_join(t->output, "tensorboard");
+    lgv_status s = folder ? lgv_events_open(folder, resume ? t->state.step + 1 : 0, &t->events, err)
+                          : no_path(err);
+    lgv_free(folder);
+    return s ? s : lgv_log_options(t, err);
+}
+
 lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
 {
     char *text = NULL;
@@ -266,7 +284,8 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
             s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output,
                          strerror(errno));
     }
-    if (s && end >= 0 && ftruncate(t->log, end)) s = LGV_ERR_IO; /* half a line would spoil the next */
+    if (s && end >= 0 && ftruncate(t->log, end))
+        s = LGV_ERR_IO; /* half a line would spoil the next */
     lgv_free(text);
     return s;
 }
@@ -314,7 +333,8 @@ static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count,
     if (resume) LGV_TRY(set_aside(t, step, count, err));
     LGV_TRY(lgv_output_write_index(t, t->output, err));
     LGV_TRY(write_run(t, err));
-    return open_log(t, resume, err);
+    LGV_TRY(open_log(t, resume, err));
+    return open_events(t, resume, err);
 }
 
 lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err)
@@ -329,6 +349,8 @@ lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_err
 
 void lgv_output_close(lgv_trainer *t)
 {
+    lgv_events_close(t->events);
+    t->events = NULL;
     if (t->log >= 0) close(t->log);
     if (t->lock >= 0) close(t->lock);
     t->log = t->lock = -1;

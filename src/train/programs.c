@@ -61,6 +61,7 @@ static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *
     LGV_TRY(build(t, true, &d, err));
     lgv_id loss = lgv_weighted_sum(g, d.rows, lgv_step_row(g, t->batch, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
+    lgv_graph_output(g, d.rows, "rows");
     return lgv_graph_grad_params(g, loss, "grad", err);
 }
 

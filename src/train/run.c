@@ -11,6 +11,7 @@
 #include "langevin/image.h"
 
 enum { DEFAULT_CHECKPOINT_STEPS = 500, CHECKPOINT_SECONDS = 600 };
+enum { TIMESTEP_STEPS = 100 }; /* the log tells the loss by timestep */
 /* A checkpoint that could not be saved is tried again after so long, for so long: time to make room. */
 enum { RETRY_SECONDS = 60, GIVE_UP_SECONDS = 3600 };
 static const double sample_share = 0.05; /* of the run's time, for grids */
@@ -40,6 +41,16 @@ static void note(run *r, const char *what, const char *why, const char *then)
     char text[LGV_ERROR_TEXT + 256];
     snprintf(text, sizeof text, "%s%s%s", what, why, then);
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = text});
+}
+
+/* A log that cannot be written (a full disk) is told once and stops nothing: the weights are what
+   matters. */
+static lgv_status logged(run *r, lgv_status s, lgv_error *err)
+{
+    if (s != LGV_ERR_IO && s != LGV_ERR_MEMORY) return s;
+    if (!r->log_failed) note(r, "", err ? err->text : "the log", "; lines of it are lost");
+    r->log_failed = true;
+    return LGV_OK;
 }
 
 /* ---- sample grids ---- */
@@ -164,53 +175,19 @@ static lgv_status grid(run *r, bool last, lgv_error *err)
     }
     if (s) return s;
     r->grid_seconds = t->state.sample_seconds - before;
+    s = logged(r, lgv_log_grid(t, path, err), err);
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAMPLED, .text = path});
     lgv_free(path);
-    return LGV_OK;
+    return s;
 }
 
 /* ---- log, notes ---- */
 
-static json_t *number(double v)
-{
-    return isfinite(v) ? json_real(v) : json_null();
-}
-
-/* A log that cannot be written (a full disk) is told once and stops nothing: the weights are what matters. */
-static lgv_status write_log(run *r, json_t *line, lgv_error *err)
-{
-    lgv_status s = lgv_output_log(r->t, line, err);
-    if (s != LGV_ERR_IO && s != LGV_ERR_MEMORY) return s;
-    if (!r->log_failed) note(r, "", err ? err->text : "the log", "; lines of it are lost");
-    r->log_failed = true;
-    return LGV_OK;
-}
-
 static lgv_status log_step(run *r, const lgv_train_report *p, lgv_error *err)
 {
-    lgv_trainer *t = r->t;
-    bool due =
-        p->step % t->options.log_steps == 0 || p->step == t->options.max_train_steps || p->skipped;
-    if (t->log < 0 || !due) return LGV_OK;
-    json_t *line = json_pack(
-        "{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "step", (json_int_t)p->step, "loss",
-        number(p->loss), "lr", number(p->lr), "grad_norm", number(p->grad_norm), "ema_decay",
-        number(p->ema_decay), "epoch", number(p->epoch), "seconds", number(p->seconds),
-        "loader_wait", number(p->loader_wait), "skipped_updates", (json_int_t)p->skipped_updates,
-        "broken_pictures", (json_int_t)p->broken_pictures);
-    return write_log(r, line, err);
-}
-
-static lgv_status log_validation(run *r, const lgv_validation *v, lgv_error *err)
-{
-    if (r->t->log < 0) return LGV_OK;
-    return write_log(r,
-                     json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)r->t->state.step,
-                               "validation_loss", number(v->loss), "validation_quartiles",
-                               number(v->quartile[0]), number(v->quartile[1]),
-                               number(v->quartile[2]), number(v->quartile[3]),
-                               "validation_pictures", (json_int_t)v->pictures),
-                     err);
+    const lgv_train_options *o = &r->t->options;
+    if (p->step % o->log_steps && p->step != o->max_train_steps && !p->skipped) return LGV_OK;
+    return logged(r, lgv_log_step(r->t, p, err), err);
 }
 
 static void tell_broken(run *r)
@@ -239,6 +216,7 @@ static lgv_status save(run *r, lgv_error *err)
     lgv_trainer *t = r->t;
     if (!t->output) return LGV_OK;
     int64_t before = t->saved;
+    LGV_TRY(logged(r, lgv_log_timesteps(t, err), err)); /* what the checkpoint does not keep */
     lgv_status s = lgv_trainer_save(t, err);
     if (t->saved != before)
         tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAVED, .text = t->last_saved});
@@ -270,7 +248,7 @@ static lgv_status validate(run *r, lgv_error *err)
     lgv_validation v;
     if (!lgv_dataset_validation_count(r->t->data)) return LGV_OK;
     LGV_TRY(lgv_trainer_validate(r->t, &v, err));
-    LGV_TRY(log_validation(r, &v, err));
+    LGV_TRY(logged(r, lgv_log_validation(r->t, &v, err), err));
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_VALIDATED, .validation = &v});
     return LGV_OK;
 }
@@ -297,6 +275,7 @@ static lgv_status after_step(run *r, lgv_error *err)
 {
     int64_t step = r->t->state.step;
     bool last = step >= r->t->options.max_train_steps, due = last || save_now(r);
+    if (step % TIMESTEP_STEPS == 0) LGV_TRY(logged(r, lgv_log_timesteps(r->t, err), err));
     if (due) LGV_TRY(last ? save(r, err) : save_between(r, err));
     if (due && !r->stop) LGV_TRY(validate(r, err));
     bool shown = step == 100 || step == 300 || step == 1000 || step == 3000 || (due && step > 3000);

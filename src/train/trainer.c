@@ -323,6 +323,20 @@ static double or_zero(double v)
     return v == LGV_OFF ? 0 : v;
 }
 
+/* The loss of each row, before its weight, into the bin of its timestep. */
+static lgv_status bin_rows(lgv_trainer *t, int64_t first, lgv_error *err)
+{
+    float *rows = t->x0; /* at least one float a row; filled anew before each run */
+    LGV_TRY(lgv_plan_read(t->train, "rows", rows, t->batch, err));
+    for (int64_t i = 0; i < t->batch; i++) {
+        int64_t bin = t->t[first + i] * LGV_LOSS_BINS / t->schedule->T;
+        if (!isfinite(rows[i])) continue;
+        t->bin_loss[bin] += rows[i];
+        t->bin_rows[bin]++;
+    }
+    return LGV_OK;
+}
+
 static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err)
 {
     *loss = 0;
@@ -334,6 +348,7 @@ static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err)
         LGV_TRY(lgv_plan_run(t->train, "forward_backward", err));
         LGV_TRY(lgv_plan_read(t->train, "loss", &part, 1, err));
         *loss += part;
+        LGV_TRY(bin_rows(t, first, err));
     }
     return LGV_OK;
 }

@@ -1,13 +1,14 @@
 /* trainer.h - inside a trainer: what it holds, and how its files share the work.
    trainer.c makes one and steps, programs.c builds its graphs, state.c turns its state into JSON
    and back, save.c writes checkpoints, checkpoint.c finds and checks them, output.c keeps the run's
-   folder, run.c is the loop around. */
+   folder, log.c tells the log and TensorBoard, run.c is the loop around. */
 #ifndef LGV_TRAIN_TRAINER_H
 #define LGV_TRAIN_TRAINER_H
 
 #include <jansson.h>
 
 #include "core/core.h"
+#include "langevin/events.h"
 #include "langevin/model.h"
 #include "langevin/pipeline.h"
 #include "langevin/rng.h"
@@ -17,6 +18,7 @@
 
 enum { LGV_BAD_STEPS = 10 }; /* steps in a row, loss or gradient not finite, that end a run */
 enum { LGV_VALIDATION_MOST = 500 }; /* pictures of one validation */
+enum { LGV_LOSS_BINS = 20 };        /* of t, in the log */
 
 /* The course of the loss (watch.c); means are those of its logarithm. */
 typedef struct lgv_loss_watch {
@@ -51,10 +53,11 @@ struct lgv_trainer {
     lgv_scheduler_config cfg;
     lgv_schedule *schedule;
     lgv_train_options options;
-    char *output; /* options.output_dir; NULL: none */
-    int lock;     /* descriptor that holds the lock of output, -1 none */
-    int log;      /* descriptor of log.jsonl, -1 none */
-    int ema;      /* the set "ema" exists */
+    char *output;       /* options.output_dir; NULL: none */
+    int lock;           /* descriptor that holds the lock of output, -1 none */
+    int log;            /* descriptor of log.jsonl, -1 none */
+    lgv_events *events; /* OUTPUT/tensorboard; NULL: none, or a write failed */
+    int ema;            /* the set "ema" exists */
 
     int64_t batch;                  /* rows of a run of the plan */
     int64_t effective;              /* rows of a step */
@@ -74,6 +77,9 @@ struct lgv_trainer {
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
     lgv_train_state state;
+    double
+        bin_loss[LGV_LOSS_BINS]; /* unweighted loss by timestep since the log last told, summed */
+    int64_t bin_rows[LGV_LOSS_BINS];
     double rate;           /* samples per second, smoothed */
     int64_t saved;         /* step of the newest checkpoint, -1 none */
     int64_t refreshed;     /* step of the weights in output/unet, -1 unknown */
@@ -141,5 +147,13 @@ lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder,
                                   lgv_error *err); /* model_index.json, scheduler/ */
 lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err); /* takes line over */
 uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t);
+
+/* ---- log.c ---- */
+/* A line of log.jsonl and the same for TensorBoard; nothing without an output folder. */
+lgv_status lgv_log_options(lgv_trainer *t, lgv_error *err); /* TensorBoard only */
+lgv_status lgv_log_step(lgv_trainer *t, const lgv_train_report *p, lgv_error *err);
+lgv_status lgv_log_timesteps(lgv_trainer *t, lgv_error *err); /* since the last time */
+lgv_status lgv_log_validation(lgv_trainer *t, const lgv_validation *v, lgv_error *err);
+lgv_status lgv_log_grid(lgv_trainer *t, const char *png, lgv_error *err); /* TensorBoard only */
 
 #endif
