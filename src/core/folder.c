@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -64,6 +65,29 @@ static bool is_dot(const char *name)
     return !strcmp(name, ".") || !strcmp(name, "..");
 }
 
+static bool remove_at(int folder, const char *name, int depth);
+
+/* Removes what the open folder holds. Without opendir, which takes memory: this must also work, and clear
+   up, when there is none. */
+static bool empty_folder(int fd, int depth)
+{
+    _Alignas(struct dirent64) char buffer[2048];
+    for (;;) {
+        ssize_t size = getdents64(fd, buffer, sizeof buffer);
+        if (size <= 0) return size == 0;
+        bool removed = false;
+        for (ssize_t i = 0; i < size;) {
+            const struct dirent64 *entry = (const struct dirent64 *)(const void *)(buffer + i);
+            i += entry->d_reclen;
+            if (is_dot(entry->d_name)) continue;
+            if (!remove_at(fd, entry->d_name, depth + 1)) return false;
+            removed = true;
+        }
+        /* Where entries move when others go, reading on could skip some. */
+        if (removed && lseek(fd, 0, SEEK_SET) < 0) return false;
+    }
+}
+
 /* Removes `name` in the open folder; false with errno when something is left. */
 static bool remove_at(int folder, const char *name, int depth)
 {
@@ -75,30 +99,21 @@ static bool remove_at(int folder, const char *name, int depth)
     }
     int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) return false;
-    DIR *dir = fdopendir(fd);
-    if (!dir) {
-        close(fd);
-        return false;
-    }
-    bool ok = true;
-    struct dirent *entry;
-    errno = 0;
-    while (ok && (entry = readdir(dir))) {
-        if (!is_dot(entry->d_name)) ok = remove_at(fd, entry->d_name, depth + 1);
-        if (ok) errno = 0;
-    }
-    ok = ok && errno == 0;
+    bool ok = empty_folder(fd, depth);
     int code = errno;
-    closedir(dir);
+    close(fd);
     errno = code;
     return ok && (unlinkat(folder, name, AT_REMOVEDIR) == 0 || errno == ENOENT);
 }
 
 lgv_status lgv_remove_tree(const char *path, lgv_error *err)
 {
-    char *name = lgv_strdup(path);
-    if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory: removing '%s'", path);
-    size_t length = strlen(name);
+    char name[PATH_MAX];
+    size_t length = strlen(path);
+    if (length >= sizeof name)
+        return lgv_fail(err, LGV_ERR_IO, "cannot remove '%.200s...': %s", path,
+                        strerror(ENAMETOOLONG));
+    memcpy(name, path, length + 1);
     while (length && name[length - 1] == '/')
         name[--length] = 0; /* "link/" would follow the link */
     const char *last = strrchr(name, '/');
@@ -109,7 +124,6 @@ lgv_status lgv_remove_tree(const char *path, lgv_error *err)
                           path);
     else if (!remove_at(AT_FDCWD, name, 0))
         status = lgv_fail(err, LGV_ERR_IO, "cannot remove '%s': %s", path, strerror(errno));
-    lgv_free(name);
     return status;
 }
 
@@ -171,7 +185,8 @@ lgv_status lgv_list_dir(const char *path, lgv_names *out, lgv_error *err)
 {
     DIR *dir = opendir(path);
     if (!dir)
-        return lgv_fail(err, LGV_ERR_IO, "cannot open the folder '%s': %s", path, strerror(errno));
+        return lgv_fail(err, errno == ENOMEM ? LGV_ERR_MEMORY : LGV_ERR_IO,
+                        "cannot open the folder '%s': %s", path, strerror(errno));
     lgv_names names = {0};
     size_t capacity = 0;
     lgv_status status = LGV_OK;

@@ -23,13 +23,28 @@ static const char *last_two_parts(const char *path)
     return p;
 }
 
+json_t *lgv_json_read(const char *text, size_t size, json_error_t *why)
+{
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, why);
+    /* jansson takes a token it had no memory for to be a wrong one. Ask again before blaming the file. */
+    return root ? root : json_loadb(text, size, JSON_REJECT_DUPLICATES, why);
+}
+
+bool lgv_json_short_of_memory(const json_error_t *why)
+{
+    void *probe = lgv_alloc(4096, 1);
+    bool none = !probe;
+    lgv_free(probe);
+    return none || json_error_code(why) == json_error_out_of_memory || !why->text[0];
+}
+
 lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,
                           lgv_error *err)
 {
     json_error_t e;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &e);
+    json_t *root = lgv_json_read(text, size, &e);
     if (!root) {
-        if (json_error_code(&e) == json_error_out_of_memory)
+        if (lgv_json_short_of_memory(&e))
             return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory while parsing", name);
         return lgv_fail(err, LGV_ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
                         e.text, e.line, e.column);

@@ -17,6 +17,9 @@ typedef struct lgv_json {
 
 enum { LGV_JSON_BYTES = 64 * 1024 * 1024 }; /* larger files are refused */
 
+/* json_loadb that refuses duplicate names; NULL: not JSON, or no memory to tell, which is the next question. */
+json_t *lgv_json_read(const char *text, size_t size, json_error_t *why);
+bool lgv_json_short_of_memory(const json_error_t *why);
 /* Duplicate keys, a top level that is no object, and NaN or Infinity are LGV_ERR_FORMAT. */
 lgv_status lgv_json_load(const char *path, lgv_json *out, lgv_error *err);
 lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,

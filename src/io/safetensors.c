@@ -9,6 +9,7 @@
 
 #include "core/core.h"
 #include "core/file.h"
+#include "json.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "tensor data is used in place as little-endian");
@@ -244,12 +245,11 @@ static lgv_status read_header(const char *path, lgv_safetensors *f, lgv_error *e
         return lgv_fail(err, LGV_ERR_FORMAT,
                         "%s: the header must begin with '{'; not a safetensors file", path);
     json_error_t e;
-    f->root = json_loadb((const char *)base + 8, (size_t)length, JSON_REJECT_DUPLICATES, &e);
-    if (!f->root) {
-        bool memory = json_error_code(&e) == json_error_out_of_memory;
-        return lgv_fail(err, memory ? LGV_ERR_MEMORY : LGV_ERR_FORMAT,
-                        "%s: the header is not valid: %s", path, e.text);
-    }
+    f->root = lgv_json_read((const char *)base + 8, (size_t)length, &e);
+    if (!f->root && lgv_json_short_of_memory(&e))
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for the header", path);
+    if (!f->root)
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s: the header is not valid: %s", path, e.text);
     return read_entries(path, f, base + 8 + length, f->map.size - 8 - (size_t)length, err);
 }
 

@@ -77,7 +77,10 @@ static lgv_status make(const training_setup *s, training *t, lgv_error *err)
 lgv_status training_try(const training_setup *setup, training **out, lgv_error *err)
 {
     training *t = calloc(1, sizeof *t);
-    if (!t) abort();
+    if (!t) {
+        *err = (lgv_error){LGV_ERR_MEMORY, "out of memory in the test"};
+        return LGV_ERR_MEMORY;
+    }
     lgv_status s = make(setup, t, err);
     if (s)
         training_free(t);
