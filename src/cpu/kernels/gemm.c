@@ -21,14 +21,14 @@ LGV_FOLD void tile_step(int nv, const real *const row[GEMM_MR], int64_t k, const
 }
 
 /* What a tile does: `taps` segments of n products each. Row r's elements of a tap are at a[tap][r] + offset,
-   the packed lines at b; sums start at `start` (a row of columns; NULL: zeros) and go to to[r], added to what is
-   there if `add`. */
+   the packed lines at b; sums start at `start` (a row of columns; NULL: zeros), then the rows plus[0..pluses) are
+   added in order, and the result goes to to[r]. */
 typedef struct tile {
-    int taps;
+    int taps, pluses;
     int64_t n, offset;
     const real *const *a;
     const real *b, *start;
-    bool add;
+    const real *plus[3][GEMM_MR];
     real *to[GEMM_MR];
 } tile;
 
@@ -61,11 +61,12 @@ LGV_FOLD void tile_sums(int nv, int step, const tile *t)
             b += GEMM_NR;
         }
     }
-    if (t->add) {
+    for (int i = 0; i < t->pluses; i++) {
         LGV_UNROLL
         for (int r = 0; r < GEMM_MR; r++) {
             LGV_UNROLL
-            for (int v = 0; v < nv; v++) sum[r][v] = v_add(v_load(t->to[r] + v * VL), sum[r][v]);
+            for (int v = 0; v < nv; v++)
+                sum[r][v] = v_add(v_load(t->plus[i][r] + v * VL), sum[r][v]);
         }
     }
     LGV_UNROLL
@@ -108,10 +109,10 @@ void gemm_outer_tile(const real *a, const real *b, int64_t count, real *sum)
 void gemm_outer_tile_to(const real *a, const real *b, int64_t count, real *y, int64_t ld, bool add)
 {
     const real *row[GEMM_MR];
-    tile t = {.taps = 1, .n = count, .a = row, .b = b, .add = add};
+    tile t = {.taps = 1, .n = count, .a = row, .b = b, .pluses = add};
     for (int r = 0; r < GEMM_MR; r++) {
         row[r] = a + r;
-        t.to[r] = y + r * ld;
+        t.plus[0][r] = t.to[r] = y + r * ld;
     }
     tile_sums(GEMM_NV, GEMM_MR, &t);
 }
@@ -142,42 +143,71 @@ typedef struct inner_block {
     bool first, last;
 } inner_block;
 
-/* Panel p. Whole panels start their sums at the bias and go straight to their rows when nothing but the bias is
-   to be done; others pass through `sums`, as do the rows that only fill up a tile. */
-static void run_panel(const gemm_block *g, const inner_block *i, int64_t p, bool more)
+/* Sets what is added to the sums of whole panels, row after row: earlier partial sums, the epilogue's row vector and
+   residual. Rows that only fill up the tile go to `spare`. */
+static void set_rows(tile *t, const gemm_row *row, int64_t rows, int64_t k, bool add,
+                     const conv_epilogue *e, real *spare)
+{
+    t->pluses = add + (e && e->row) + (e && e->residual);
+    for (int r = 0; r < GEMM_MR; r++, spare += GEMM_NR) {
+        int i = 0;
+        t->to[r] = r < rows ? row[r].y + k : spare;
+        if (add) t->plus[i++][r] = t->to[r];
+        if (e && e->row) t->plus[i++][r] = r < rows ? e->row + row[r].n * e->row_stride + k : spare;
+        if (e && e->residual) t->plus[i][r] = r < rows ? row[r].residual + k : spare;
+    }
+}
+
+/* Fetches a later tile's results, residuals and, for the first panel of one tap, its left rows. */
+static void fetch_rows(const gemm_block *g, const inner_block *i, int64_t m, int64_t k, bool left)
+{
+    const int64_t stop = lgv_min_i64(m + GEMM_MR, g->m);
+    for (int64_t r = m; r < stop; r++) {
+        __builtin_prefetch(g->row[r].y + k, 1);
+        if (g->row[r].residual) __builtin_prefetch(g->row[r].residual + k);
+    }
+    if (!left || m >= stop) return;
+    for (int r = 0; r < GEMM_MR; r++) {
+        const real *a = g->table[m * g->taps + r] + i->c;
+        for (int64_t c = 0; c < i->n; c += 64 / (int64_t)sizeof(real)) __builtin_prefetch(a + c);
+    }
+}
+
+/* Panel p. Whole panels start their sums at the bias and go straight to their rows when no function is
+   to be applied; others pass through `sums`. more: another panel follows, and its lines are fetched. */
+static void run_panel(const gemm_block *g, const inner_block *i, int64_t p, bool fresh, bool more)
 {
     _Alignas(64) real sums[GEMM_MR * GEMM_NR] = {0};
     int64_t k = p * GEMM_NR, columns = lgv_min_i64(GEMM_NR, g->columns - k);
-    bool whole = columns == GEMM_NR;
+    bool whole = columns == GEMM_NR, left = fresh && g->taps == 1;
     conv_epilogue e = g->epilogue ? *g->epilogue : (conv_epilogue){0};
     tile t = {.taps = i->taps, .n = i->n, .offset = i->c};
     t.b = g->panels + p * g->panel_size + (i->tap * g->c + i->c) * GEMM_NR;
     if (whole && i->first && e.bias) t.start = e.bias + k;
     if (whole) e.bias = NULL;
-    bool finish = i->last && (e.bias || e.row || e.residual || e.act || e.gate),
-         direct = whole && !finish;
-    t.add = direct && !i->first;
+    bool direct = whole && !(i->last && (e.act || e.gate));
     tile_fn *kernel = tile_kernels[lgv_ceil_div(columns, VL) - 1];
     const char *next = (const char *)(t.b + g->panel_size);
-    const int64_t lines =
-        more ? lgv_ceil_div(i->taps * i->n * GEMM_NR * (int64_t)sizeof(real), 64) : 0;
+    const int64_t bytes = more ? i->taps * i->n * GEMM_NR * (int64_t)sizeof(real) : 0,
+                  lines = lgv_ceil_div(bytes, 64 * lgv_ceil_div(g->m, GEMM_MR)); /* a tile */
+    fetch_rows(g, i, 0, k, left);
     for (int64_t m = 0; m < g->m; m += GEMM_MR) {
-        int64_t rows = lgv_min_i64(GEMM_MR, g->m - m), tiles = lgv_ceil_div(g->m, GEMM_MR);
+        int64_t rows = lgv_min_i64(GEMM_MR, g->m - m);
         t.a = g->table + m * g->taps + i->tap * GEMM_MR;
-        for (int r = 0; r < GEMM_MR; r++) {
-            if (r < rows) __builtin_prefetch(g->row[m + r].y + k, 1);
-            t.to[r] = direct && r < rows ? g->row[m + r].y + k : sums + r * GEMM_NR;
-        }
-        for (int64_t l = m / GEMM_MR * lines / tiles; l < (m / GEMM_MR + 1) * lines / tiles; l++)
-            __builtin_prefetch(next + l * 64, 0, 2);
+        if (direct)
+            set_rows(&t, g->row + m, rows, k, !i->first, i->last ? &e : NULL, sums);
+        else
+            for (int r = 0; r < GEMM_MR; r++) t.to[r] = sums + r * GEMM_NR;
+        fetch_rows(g, i, m + GEMM_MR, k, left);
+        for (int64_t l = 0; l < lines; l++, next += 64) __builtin_prefetch(next, 0, 2);
         kernel(&t);
-        if (!direct) finish_tile(sums, g->row + m, rows, k, columns, i->first, finish ? &e : NULL);
+        if (!direct) finish_tile(sums, g->row + m, rows, k, columns, i->first, i->last ? &e : NULL);
     }
 }
 
 static void run_inner(const gemm_block *g, const inner_block *i, int64_t first, int64_t last)
 {
-    for (int64_t p = first; p < last; p++) run_panel(g, i, p, p + 1 < last);
+    for (int64_t p = first; p < last; p++) run_panel(g, i, p, p == first, p + 1 < last);
 }
 
 /* Wide taps are cut into equal pieces, narrow ones taken several at a time; taps and c alone decide. */
