@@ -1,5 +1,7 @@
 /* test_bf16_kernels.c - the plain kernels on bf16 operands give the bits of the same kernel on float operands of the
-   same values, rounded once where the result is bf16: storage is narrow, arithmetic is not. */
+   same values, rounded once where the result is bf16: storage is narrow, arithmetic is not. Norms with SiLU
+   have a sigmoid of their own for bf16, so that a result may fall to the neighbour. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -96,6 +98,14 @@ static float rounded(lgv_device *d, float x)
     return x;
 }
 
+/* How far a result may lie from that of float storage. */
+static double slack(const instance *narrow, bool bf16, double want, double largest)
+{
+    const lgv_opcode op = narrow->c.op;
+    if (op != LGV_OP_norm_modulate_act && op != LGV_OP_norm_modulate_act_grad) return 0;
+    return bf16 ? 0x1p-7 * fabs(want) + 1e-6 * largest : 1e-5 * largest;
+}
+
 static void compare(instance *narrow, instance *wide, const char *what)
 {
     const int outputs = narrow->c.n_out;
@@ -103,9 +113,14 @@ static void compare(instance *narrow, instance *wide, const char *what)
         const kernel_value *a = &narrow->value[narrow->count - outputs + k],
                            *b = &wide->value[wide->count - outputs + k];
         float *x = kernel_value_read(a), *y = kernel_value_read(b);
+        const bool bf16 = a->t.dtype == LGV_BF16;
+        double largest = 0;
+        for (int64_t i = 0; i < lgv_tensor_elements(&a->t); i++)
+            largest = fmax(largest, fabs((double)y[i]));
         for (int64_t i = 0; i < lgv_tensor_elements(&a->t); i++) {
-            const float want = a->t.dtype == LGV_BF16 ? rounded(wide->d, y[i]) : y[i];
-            if (x[i] != want) /* the inputs are finite, so there is no NaN */
+            const float want = bf16 ? rounded(wide->d, y[i]) : y[i];
+            /* The inputs are finite, so there is no NaN. */
+            if (!(fabs((double)x[i] - (double)want) <= slack(narrow, bf16, want, largest)))
                 fail_msg("%s output %d: element %lld is %.9g, float storage gives %.9g", what, k,
                          (long long)i, (double)x[i], (double)want);
         }

@@ -264,11 +264,12 @@ static inline vreal v_act_grad(vreal x, int kind)
     }
 }
 
-/* x becomes act'(x) in `count` vectors; the same bits as v_act_grad. */
-LGV_FOLD void v_act_grad_many(vreal *x, int count, int kind)
+/* x becomes act'(x) in `count` vectors; the same bits as v_act_grad, unless rough: for results rounded to bf16. */
+LGV_FOLD void v_act_grad_many(vreal *x, int count, int kind, bool rough)
 {
     vreal s[V_MANY];
-    if (kind == LGV_ACT_SILU) v_sigmoid_many(s, x, count);
+    if (kind == LGV_ACT_SILU && rough) v_sigmoid_rough_many(s, x, count);
+    if (kind == LGV_ACT_SILU && !rough) v_sigmoid_many(s, x, count);
     LGV_UNROLL
     for (int k = 0; k < count; k++)
         x[k] = kind == LGV_ACT_SILU ? v_silu_slope(x[k], s[k]) : v_act_grad(x[k], kind);

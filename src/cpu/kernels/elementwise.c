@@ -39,7 +39,7 @@ static inline void act_span(const span *s, int kind)
         vreal u[V_MANY];
         LGV_UNROLL
         for (int k = 0; k < V_MANY; k++) u[k] = v_load(x + i + k * VL);
-        v_act_many(u, V_MANY, kind);
+        v_act_many(u, V_MANY, kind, false);
         LGV_UNROLL
         for (int k = 0; k < V_MANY; k++) v_store(y + i + k * VL, u[k]);
     }
@@ -67,7 +67,7 @@ static inline void act_grad_span(const span *s, int kind)
         vreal u[V_MANY];
         LGV_UNROLL
         for (int k = 0; k < V_MANY; k++) u[k] = v_load(x + i + k * VL);
-        v_act_grad_many(u, V_MANY, kind);
+        v_act_grad_many(u, V_MANY, kind, false);
         LGV_UNROLL
         for (int k = 0; k < V_MANY; k++)
             v_store(dx + i + k * VL, v_mul(v_load(dy + i + k * VL), u[k]));

@@ -5,7 +5,8 @@
    Statistics: mean and M2 (the sum of squared deviations) of every channel over fixed blocks of pixels,
    in float about the block's own mean, merged into groups in double in fixed order. The bits therefore
    depend on the shape alone: not on threads, strides, slabs, or the size of the batch.
-   x, y, dy, dx may be bf16; arithmetic, parameters and statistics are `real`. */
+   x, y, dy, dx may be bf16; arithmetic, parameters and statistics are `real`. Where all of them are bf16 the
+   loops read and write them directly; a mixture goes through pieces of float. */
 #include "cpu/pointwise.h"
 
 enum {
@@ -33,6 +34,7 @@ typedef struct norm_work {
     int64_t part_blocks, parts;             /* shared: blocks of a unit of work, units of a step */
     int64_t row;                            /* shared: the slab's row */
     pixels x, y, dy;                        /* y: the output, dx in the backward pass */
+    bool direct;                            /* x, y, dy are all bf16 */
     bool stream;                            /* output past the caches */
     bool keep;                /* backward: the first step leaves dy*act' in dx for the last one */
     const real *gamma, *beta; /* beta NULL: backward without activation */
@@ -100,7 +102,7 @@ static int64_t set_scratch(norm_work *w, int64_t buffers)
     const int64_t output = w->n * w->hw * w->channels * (int64_t)lgv_real_size(w->y.dtype);
     w->stream = !w->keep && w->y.dtype == LGV_F32 && output >= STREAM_BYTES;
     w->slab_size = lgv_ceil_div((2 * w->blocks + 5) * w->unit, 16) * 16;
-    w->piece_size = lgv_max_i64(buffers * PIECE, BLOCK_PIXELS * STRIP);
+    w->piece_size = buffers * PIECE;
     const int64_t slabs = w->shared ? 1 : w->call->threads;
     w->sums = w->scratch + slabs * w->slab_size + w->call->threads * w->piece_size;
     return slabs * w->slab_size + w->call->threads * w->piece_size;
@@ -171,56 +173,65 @@ static void merge_range(const norm_work *w, int64_t part, int64_t *begin, int64_
 }
 
 /* --- Statistics ------------------------------------------------------------------------------------ */
-/* sum += the pixels, or with centre their (x - centre)^2; count <= STRIP channels. */
-static inline void sum_run(const real *x, int64_t step, int64_t run, int64_t count, real *sum)
+/* n <= VL elements from i on of an array of either type. */
+LGV_FOLD vreal get(const void *p, int64_t i, int64_t n, bool bf16)
 {
-    if (count == STRIP) {
-        vreal s[4];
-        LGV_UNROLL
-        for (int k = 0; k < 4; k++) s[k] = v_load(sum + k * VL);
-        for (int64_t i = 0; i < run; i++, x += step) {
-            LGV_UNROLL
-            for (int k = 0; k < 4; k++) s[k] = v_add(s[k], v_load(x + k * VL));
-        }
-        LGV_UNROLL
-        for (int k = 0; k < 4; k++) v_store(sum + k * VL, s[k]);
-        return;
-    }
-    for (int64_t c = 0; c < count; c += VL) {
-        vreal s = v_get(sum + c, count - c);
-        for (int64_t i = 0; i < run; i++) s = v_add(s, v_get(x + i * step + c, count - c));
-        v_put(sum + c, s, count - c);
-    }
+    return bf16 ? v_get_typed((const uint16_t *)p + i, n, true) : v_get((const real *)p + i, n);
 }
 
-static inline void square_run(const real *x, int64_t step, int64_t run, int64_t count,
-                              const real *centre, real *sum)
+/* sum += the pixels, or with centre their (x - centre)^2; `many` vectors of n channels. */
+LGV_FOLD void sum_channels(const void *x, int64_t c, int64_t step, int64_t run, int many, int64_t n,
+                           const real *centre, real *sum, bool bf16)
 {
-    if (count == STRIP) {
-        vreal s[4], m[4];
+    vreal s[4], m[4];
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) s[k] = v_get(sum + c + k * VL, n);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) m[k] = centre ? v_get(centre + c + k * VL, n) : v_zero();
+    for (int64_t i = 0; i < run; i++, c += step) {
         LGV_UNROLL
-        for (int k = 0; k < 4; k++) s[k] = v_load(sum + k * VL);
-        LGV_UNROLL
-        for (int k = 0; k < 4; k++) m[k] = v_load(centre + k * VL);
-        for (int64_t i = 0; i < run; i++, x += step) {
-            LGV_UNROLL
-            for (int k = 0; k < 4; k++) {
-                const vreal d = v_sub(v_load(x + k * VL), m[k]);
+        for (int k = 0; k < many; k++) {
+            const vreal v = get(x, c + k * VL, n, bf16);
+            if (centre) {
+                const vreal d = v_sub(v, m[k]);
                 s[k] = v_fma(d, d, s[k]);
+            } else {
+                s[k] = v_add(s[k], v);
             }
         }
-        LGV_UNROLL
-        for (int k = 0; k < 4; k++) v_store(sum + k * VL, s[k]);
+    }
+    c -= run * step;
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) v_put(sum + c + k * VL, s[k], n);
+}
+
+/* count <= STRIP channels. */
+LGV_FOLD void sum_run(const void *x, int64_t step, int64_t run, int64_t count, const real *centre,
+                      real *sum, bool bf16)
+{
+    if (count == STRIP) {
+        sum_channels(x, 0, step, run, 4, VL, centre, sum, bf16);
         return;
     }
-    for (int64_t c = 0; c < count; c += VL) {
-        vreal s = v_get(sum + c, count - c);
-        const vreal m = v_get(centre + c, count - c);
-        for (int64_t i = 0; i < run; i++) {
-            const vreal d = v_sub(v_get(x + i * step + c, count - c), m);
-            s = v_fma(d, d, s);
+    for (int64_t c = 0; c < count; c += VL)
+        sum_channels(x, c, step, run, 1, count - c, centre, sum, bf16);
+}
+
+/* A strip of pixels [first, last): both passes; x of either type where it lies. */
+LGV_FOLD void measure_strip(const norm_work *w, const slab *s, int64_t first, int64_t last,
+                            int64_t c, int64_t some, real *mean, real *m2, bool bf16)
+{
+    const real inverse = 1 / (real)(last - first);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t i = first, run, step; i < last; i += run) {
+            run = pixel_run(&w->x, i, last - i, &step);
+            const void *x = pixel_at(&w->x, i, s->c0 + c);
+            if (pass == 0)
+                sum_run(x, step, run, some, NULL, mean, bf16);
+            else
+                sum_run(x, step, run, some, mean, m2, bf16);
         }
-        v_put(sum + c, s, count - c);
+        for (int64_t k = 0; k < some && pass == 0; k++) mean[k] *= inverse;
     }
 }
 
@@ -232,23 +243,13 @@ static void measure(const norm_work *w, const slab *s, int64_t begin, int64_t en
     memset(s->b + begin * s->count, 0, (size_t)((end - begin) * s->count) * sizeof(real));
     for (int64_t b = begin; b < end; b++) {
         const int64_t first = block_begin(w, s, b), last = block_begin(w, s, b + 1);
-        const real inverse = 1 / (real)(last - first);
         for (int64_t c = 0; c < s->count; c += STRIP) {
             const int64_t some = lgv_min_i64(STRIP, s->count - c);
             real *mean = s->a + b * s->count + c, *m2 = s->b + b * s->count + c;
-            for (int pass = 0; pass < 2; pass++) {
-                for (int64_t i = first, run; i < last; i += run) {
-                    int64_t step;
-                    run = pixel_run(&w->x, i, last - i, &step);
-                    const real *x = read_block(&w->x, pixel_at(&w->x, i, s->c0 + c), &step, run,
-                                               some, s->piece);
-                    if (pass == 0)
-                        sum_run(x, step, run, some, mean);
-                    else
-                        square_run(x, step, run, some, mean, m2);
-                }
-                for (int64_t k = 0; k < some && pass == 0; k++) mean[k] *= inverse;
-            }
+            if (w->x.dtype == LGV_BF16)
+                measure_strip(w, s, first, last, c, some, mean, m2, true);
+            else
+                measure_strip(w, s, first, last, c, some, mean, m2, false);
         }
     }
 }
@@ -297,78 +298,105 @@ static void merge_groups(const norm_work *w, const slab *s, int64_t begin, int64
 }
 
 /* --- Pieces ------------------------------------------------------------------------------------------ */
-/* A rectangle of at most PIECE elements (inner loops take it by value: vector stores may alias anything in memory): `run` pixels of `count` channels (mean, factor, offset of the first of
-   them), in every array a fixed step apart. */
+/* A rectangle of at most PIECE elements (inner loops take it by value: vector stores may alias anything in
+   memory): `run` pixels of `count` channels (mean, factor, offset of the first of them), in every array a fixed step
+   apart. The loops' argument bf16 says that x, dy, y are bf16 and not real. */
 typedef struct piece {
     int64_t run, count;
-    const real *x, *dy;
-    real *y; /* y, dx or dv */
+    const void *x, *dy;
+    void *y; /* y, dx or dv */
     int64_t x_step, dy_step, y_step;
     const real *mean, *factor, *offset;
     bool stream; /* y goes past the caches: it is large, aligned, and not to be read again here */
 } piece;
 
-static inline void put(real *y, vreal a, int64_t n, bool stream)
+static inline void put(void *y, int64_t i, vreal a, int64_t n, bool stream, bool bf16)
 {
-    if (stream && n >= VL)
-        v_stream(y, a);
+    if (bf16)
+        v_put_typed((uint16_t *)y + i, a, n, true);
+    else if (stream && n >= VL)
+        v_stream((real *)y + i, a);
     else
-        v_put(y, a, n);
+        v_put((real *)y + i, a, n);
 }
 
-/* y = act((x - mean)*factor + offset), or with slope dv = dy*act'((x - mean)*factor + offset). */
-LGV_FOLD void act_vectors(const piece p, int64_t i, int64_t c, int many, int64_t n, int act,
-                          bool slope)
+/* v = (x - mean)*factor + offset of `many` vectors; d = x - mean where wanted. */
+LGV_FOLD void affine_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, bool bf16,
+                             vreal *v, vreal *d)
 {
-    const real *x = p.x + i * p.x_step + c, *mean = p.mean + c, *factor = p.factor + c,
-               *offset = p.offset + c;
-    real *y = p.y + i * p.y_step + c;
-    vreal u[V_MANY];
     LGV_UNROLL
-    for (int k = 0; k < many; k++)
-        u[k] = v_fma(v_sub(v_get(x + k * VL, n), v_get(mean + k * VL, n)),
-                     v_get(factor + k * VL, n), v_get(offset + k * VL, n));
+    for (int k = 0; k < many; k++, c += VL) {
+        const vreal e = v_sub(get(p->x, i * p->x_step + c, n, bf16), v_get(p->mean + c, n));
+        v[k] = v_fma(e, v_get(p->factor + c, n), v_get(p->offset + c, n));
+        if (d) d[k] = e;
+    }
+}
+
+/* dv = dy*act'(v); with LGV_ACT_NONE dv = dy. */
+LGV_FOLD void slope_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, int act,
+                            bool bf16, vreal *dv, vreal *d)
+{
+    affine_vectors(p, i, c, many, n, bf16, dv, d);
+    if (act != LGV_ACT_NONE) v_act_grad_many(dv, many, act, bf16);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) {
+        const vreal dy = get(p->dy, i * p->dy_step + c + k * VL, n, bf16);
+        dv[k] = act == LGV_ACT_NONE ? dy : v_mul(dy, dv[k]);
+    }
+}
+
+/* y = act(v), or with slope dv. */
+LGV_FOLD void act_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, int act,
+                          bool slope, bool bf16)
+{
+    vreal u[V_MANY];
     if (slope) {
-        const real *dy = p.dy + i * p.dy_step + c;
-        v_act_grad_many(u, many, act);
-        LGV_UNROLL
-        for (int k = 0; k < many; k++) u[k] = v_mul(v_get(dy + k * VL, n), u[k]);
+        slope_vectors(p, i, c, many, n, act, bf16, u, NULL);
     } else {
-        v_act_many(u, many, act);
+        affine_vectors(p, i, c, many, n, bf16, u, NULL);
+        v_act_many(u, many, act, bf16);
     }
     LGV_UNROLL
-    for (int k = 0; k < many; k++) put(y + k * VL, u[k], n, p.stream);
+    for (int k = 0; k < many; k++) put(p->y, i * p->y_step + c + k * VL, u[k], n, p->stream, bf16);
 }
 
-LGV_FOLD void act_rows(const piece p, int act, bool slope)
+LGV_FOLD void act_rows(const piece p, int act, bool slope, bool bf16)
 {
     for (int64_t i = 0; i < p.run; i++) {
         int64_t c = 0;
         for (; c + V_MANY * VL <= p.count; c += V_MANY * VL)
-            act_vectors(p, i, c, V_MANY, VL, act, slope);
-        for (; c < p.count; c += VL) act_vectors(p, i, c, 1, p.count - c, act, slope);
+            act_vectors(&p, i, c, V_MANY, VL, act, slope, bf16);
+        for (; c < p.count; c += VL) act_vectors(&p, i, c, 1, p.count - c, act, slope, bf16);
     }
 }
 
 /* One loop per kind, so that the choice is not made for every vector. */
-static void apply_piece(const piece *p, int act)
+LGV_FOLD void apply_typed(const piece *p, int act, bool bf16)
 {
     switch (act) {
-    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, false); break;
-    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, false); break;
-    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, false); break;
-    case LGV_ACT_RELU: act_rows(*p, LGV_ACT_RELU, false); break;
-    default: act_rows(*p, LGV_ACT_NONE, false); break;
+    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, false, bf16); break;
+    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, false, bf16); break;
+    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, false, bf16); break;
+    case LGV_ACT_RELU: act_rows(*p, LGV_ACT_RELU, false, bf16); break;
+    default: act_rows(*p, LGV_ACT_NONE, false, bf16); break;
     }
+}
+
+static void apply_piece(const piece *p, int act, bool bf16)
+{
+    if (bf16)
+        apply_typed(p, act, true);
+    else
+        apply_typed(p, act, false);
 }
 
 static void slope_piece(const piece *p, int act)
 {
     switch (act) {
-    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, true); break;
-    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, true); break;
-    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, true); break;
-    default: act_rows(*p, LGV_ACT_RELU, true); break;
+    case LGV_ACT_SILU: act_rows(*p, LGV_ACT_SILU, true, false); break;
+    case LGV_ACT_MISH: act_rows(*p, LGV_ACT_MISH, true, false); break;
+    case LGV_ACT_GELU: act_rows(*p, LGV_ACT_GELU, true, false); break;
+    default: act_rows(*p, LGV_ACT_RELU, true, false); break;
     }
 }
 
@@ -386,14 +414,15 @@ static piece piece_at(const norm_work *w, const slab *s, int64_t i, int64_t run,
 {
     piece p = {.run = run, .count = lgv_min_i64(PIECE, s->count - c)};
     pixel_run(&w->x, i, run, &p.x_step);
-    p.x = read_block(&w->x, pixel_at(&w->x, i, s->c0 + c), &p.x_step, run, p.count, s->piece);
+    p.x = pixel_at(&w->x, i, s->c0 + c);
+    if (!w->direct) p.x = read_block(&w->x, p.x, &p.x_step, run, p.count, s->piece);
     p.mean = s->centre + c;
     p.factor = s->factor + c;
     p.offset = s->offset + c;
     if (!w->dy.data) return p;
     pixel_run(&w->dy, i, run, &p.dy_step);
-    p.dy = read_block(&w->dy, pixel_at(&w->dy, i, s->c0 + c), &p.dy_step, run, p.count,
-                      s->piece + PIECE);
+    p.dy = pixel_at(&w->dy, i, s->c0 + c);
+    if (!w->direct) p.dy = read_block(&w->dy, p.dy, &p.dy_step, run, p.count, s->piece + PIECE);
     return p;
 }
 
@@ -404,7 +433,7 @@ static void *aim_output(const norm_work *w, const slab *s, int64_t i, int64_t c,
     pixel_run(&w->y, i, p->run, &p->y_step);
     p->y = at;
     p->stream = w->stream && (uintptr_t)at % (VL * sizeof(real)) == 0 && p->y_step % VL == 0;
-    if (w->y.dtype == LGV_BF16) {
+    if (w->y.dtype == LGV_BF16 && !w->direct) {
         p->y = s->piece + 2 * PIECE;
         p->y_step = p->count;
     }
@@ -414,6 +443,7 @@ static void *aim_output(const norm_work *w, const slab *s, int64_t i, int64_t c,
 static void finish_output(const norm_work *w, int64_t i, void *at, const piece *p)
 {
     int64_t step;
+    if (w->direct) return;
     pixel_run(&w->y, i, p->run, &step);
     write_block(&w->y, at, step, p->run, p->count, p->y);
 }
@@ -427,7 +457,7 @@ static void normalise(const norm_work *w, const slab *s, int64_t begin, int64_t 
         for (int64_t c = 0; c < s->count; c += PIECE) {
             piece p = piece_at(w, s, i, run, c);
             void *at = aim_output(w, s, i, c, &p);
-            apply_piece(&p, w->act);
+            apply_piece(&p, w->act, w->direct);
             finish_output(w, i, at, &p);
         }
     }
@@ -476,6 +506,7 @@ static norm_work forward_work(const lgv_call *c, int64_t *scratch)
     }
     set_shape(&w, c, &c->in[0]);
     if (c->op == LGV_OP_group_norm) w.act = LGV_ACT_NONE;
+    w.direct = w.x.dtype == LGV_BF16 && w.y.dtype == LGV_BF16;
     set_slabs(&w, (int64_t)lgv_real_size(w.x.dtype));
     *scratch = set_scratch(&w, 3);
     return w;
@@ -502,23 +533,21 @@ static void run_forward(const lgv_call *c)
    a channel: dshift = S1, dscale = gamma*S2 + beta*S1, dbeta = sum_n (1 + scale)*S1, dgamma = sum_n (1 + scale)*S2,
    dx = rstd*(factor*dv - mean(factor*dv) - xhat*mean(factor*dv*xhat)), the means over the group. */
 
-/* s1 += dv, s2 += dv*(x - mean) of a piece whose dy is dv. */
-LGV_FOLD void sum_vectors(const piece p, int64_t c, int many, int64_t n, real *s1, real *s2)
+/* s1 += dv, s2 += dv*(x - mean) of `many` vectors of a piece. */
+LGV_FOLD void sum_vectors(const piece *p, int64_t c, int many, int64_t n, real *s1, real *s2,
+                          int act, bool bf16)
 {
-    const real *x = p.x + c, *dv = p.dy + c;
-    vreal a[4], b[4], m[4];
+    vreal a[4], b[4], dv[4], d[4];
     LGV_UNROLL
     for (int k = 0; k < many; k++) a[k] = v_get(s1 + c + k * VL, n);
     LGV_UNROLL
     for (int k = 0; k < many; k++) b[k] = v_get(s2 + c + k * VL, n);
-    LGV_UNROLL
-    for (int k = 0; k < many; k++) m[k] = v_get(p.mean + c + k * VL, n);
-    for (int64_t i = 0; i < p.run; i++, x += p.x_step, dv += p.dy_step) {
+    for (int64_t i = 0; i < p->run; i++) {
+        slope_vectors(p, i, c, many, n, act, bf16, dv, d);
         LGV_UNROLL
         for (int k = 0; k < many; k++) {
-            const vreal d = v_get(dv + k * VL, n);
-            a[k] = v_add(a[k], d);
-            b[k] = v_fma(d, v_sub(v_get(x + k * VL, n), m[k]), b[k]);
+            a[k] = v_add(a[k], dv[k]);
+            b[k] = v_fma(dv[k], d[k], b[k]);
         }
     }
     LGV_UNROLL
@@ -527,42 +556,76 @@ LGV_FOLD void sum_vectors(const piece p, int64_t c, int many, int64_t n, real *s
     for (int k = 0; k < many; k++) v_put(s2 + c + k * VL, b[k], n);
 }
 
-static void sum_piece(const piece *p, real *s1, real *s2)
+LGV_FOLD void sum_rows(const piece p, real *s1, real *s2, int act, bool bf16)
 {
+    enum { MANY = 4 };
     int64_t c = 0;
-    for (; c + 4 * VL <= p->count; c += 4 * VL) sum_vectors(*p, c, 4, VL, s1, s2);
-    for (; c < p->count; c += VL) sum_vectors(*p, c, 1, p->count - c, s1, s2);
+    for (; c + MANY * VL <= p.count; c += MANY * VL)
+        sum_vectors(&p, c, MANY, VL, s1, s2, act, bf16);
+    for (; c < p.count; c += VL) sum_vectors(&p, c, 1, p.count - c, s1, s2, act, bf16);
 }
 
-/* dx = dv*factor - (x - mean)*q - o of a piece whose dy is dv. */
-LGV_FOLD void dx_vectors(const piece p, int64_t i, int64_t c, int many, int64_t n, const real *q,
-                         const real *o)
+/* dx = dv*factor - (x - mean)*q - o of a piece. */
+LGV_FOLD void dx_vectors(const piece *p, int64_t i, int64_t c, int many, int64_t n, const real *q,
+                         const real *o, int act, bool bf16)
 {
-    const real *x = p.x + i * p.x_step, *dv = p.dy + i * p.dy_step;
-    real *dx = p.y + i * p.y_step;
+    vreal dv[4], d[4];
+    slope_vectors(p, i, c, many, n, act, bf16, dv, d);
     LGV_UNROLL
     for (int k = 0; k < many; k++, c += VL) {
-        const vreal u = v_fma(v_get(dv + c, n), v_get(p.factor + c, n), v_neg(v_get(o + c, n)));
-        v_put(dx + c, v_fnma(v_sub(v_get(x + c, n), v_get(p.mean + c, n)), v_get(q + c, n), u), n);
+        const vreal u = v_fma(dv[k], v_get(p->factor + c, n), v_neg(v_get(o + c, n)));
+        put(p->y, i * p->y_step + c, v_fnma(d[k], v_get(q + c, n), u), n, false, bf16);
     }
 }
 
-static void dx_piece(const piece *at, const real *q, const real *o)
+LGV_FOLD void dx_rows(const piece p, const real *q, const real *o, int act, bool bf16)
 {
-    const piece p = *at;
     for (int64_t i = 0; i < p.run; i++) {
         int64_t c = 0;
-        for (; c + 4 * VL <= p.count; c += 4 * VL) dx_vectors(p, i, c, 4, VL, q, o);
-        for (; c < p.count; c += VL) dx_vectors(p, i, c, 1, p.count - c, q, o);
+        for (; c + 4 * VL <= p.count; c += 4 * VL) dx_vectors(&p, i, c, 4, VL, q, o, act, bf16);
+        for (; c < p.count; c += VL) dx_vectors(&p, i, c, 1, p.count - c, q, o, act, bf16);
     }
 }
 
-/* A piece with dv in the place of dy. first: made from dy; else, when the first step kept it, taken from dx. */
+/* Pieces whose dy is dv already (act NONE), or bf16 ones, where it is made on the way, twice: rounding it in between
+   would cost digits. */
+static void sum_piece(const piece *p, real *s1, real *s2, int act, bool bf16)
+{
+    if (!bf16) {
+        sum_rows(*p, s1, s2, LGV_ACT_NONE, false);
+        return;
+    }
+    switch (act) {
+    case LGV_ACT_SILU: sum_rows(*p, s1, s2, LGV_ACT_SILU, true); break;
+    case LGV_ACT_MISH: sum_rows(*p, s1, s2, LGV_ACT_MISH, true); break;
+    case LGV_ACT_GELU: sum_rows(*p, s1, s2, LGV_ACT_GELU, true); break;
+    case LGV_ACT_RELU: sum_rows(*p, s1, s2, LGV_ACT_RELU, true); break;
+    default: sum_rows(*p, s1, s2, LGV_ACT_NONE, true); break;
+    }
+}
+
+static void dx_piece(const piece *p, const real *q, const real *o, int act, bool bf16)
+{
+    if (!bf16) {
+        dx_rows(*p, q, o, LGV_ACT_NONE, false);
+        return;
+    }
+    switch (act) {
+    case LGV_ACT_SILU: dx_rows(*p, q, o, LGV_ACT_SILU, true); break;
+    case LGV_ACT_MISH: dx_rows(*p, q, o, LGV_ACT_MISH, true); break;
+    case LGV_ACT_GELU: dx_rows(*p, q, o, LGV_ACT_GELU, true); break;
+    case LGV_ACT_RELU: dx_rows(*p, q, o, LGV_ACT_RELU, true); break;
+    default: dx_rows(*p, q, o, LGV_ACT_NONE, true); break;
+    }
+}
+
+/* A piece with dv in the place of dy, unless direct. first: made from dy; else, when the first step kept it, taken
+   from dx. */
 static piece dv_piece(const norm_work *w, const slab *s, int64_t i, int64_t run, int64_t c,
                       bool first)
 {
     piece p = piece_at(w, s, i, run, c);
-    if (w->act == LGV_ACT_NONE) return p;
+    if (w->act == LGV_ACT_NONE || w->direct) return p;
     if (w->keep) {
         (void)aim_output(w, s, i, c, &p);
     } else {
@@ -586,7 +649,7 @@ static void backward_sums(const norm_work *w, const slab *s, int64_t begin, int6
             run = piece_run(w, i, last, s->count);
             for (int64_t c = 0; c < s->count; c += PIECE) {
                 const piece p = dv_piece(w, s, i, run, c, true);
-                sum_piece(&p, s1 + c, s2 + c);
+                sum_piece(&p, s1 + c, s2 + c, w->act, w->direct);
             }
         }
     }
@@ -600,7 +663,7 @@ static void backward_write(const norm_work *w, const slab *s, int64_t begin, int
         for (int64_t c = 0; c < s->count; c += PIECE) {
             piece p = dv_piece(w, s, i, run, c, false);
             void *at = aim_output(w, s, i, c, &p);
-            dx_piece(&p, s->s2 + c, s->s1 + c);
+            dx_piece(&p, s->s2 + c, s->s1 + c, w->act, w->direct);
             finish_output(w, i, at, &p);
         }
     }
@@ -738,6 +801,7 @@ static norm_work backward_work(const lgv_call *c, int64_t *scratch)
     set_shape(&w, c, &c->in[1]);
     if (mean == 3) w.act = LGV_ACT_NONE;
     w.dy = pixels_of(&c->in[0]);
+    w.direct = w.x.dtype == LGV_BF16 && w.dy.dtype == LGV_BF16 && w.y.dtype == LGV_BF16;
     w.keep = w.y.data && w.y.dtype == LGV_F32 && w.act != LGV_ACT_NONE;
     set_slabs(&w, (int64_t)(lgv_real_size(w.x.dtype) + lgv_real_size(w.dy.dtype) +
                             (w.y.data ? lgv_real_size(w.y.dtype) : 0)));
