@@ -74,7 +74,7 @@ static void pack_columns(const run *r, const tokens *t, int64_t copy, int64_t bl
                 amx_copy((uint16_t *)(void *)pairs[i], x ? x + c : NULL,
                          x ? lgv_min_i64(TILE_BF16, r->d - c) : 0, TILE_BF16);
             }
-            transpose16(pairs, (uint32_t *)(void *)to, 16);
+            transpose16(pairs, 16, to, 16);
         }
 }
 

@@ -261,7 +261,7 @@ static void make_left(const run *r, const group *g, const scratch *s, int64_t le
         for (int64_t k = 0; k < outputs; k += 16) {
             for (int i = 0; i < 16; i++)
                 amx_interleave(s->dy[q + 2 * i] + k, s->dy[q + 2 * i + 1] + k, g->k - k, pairs[i]);
-            transpose16(pairs, (uint32_t *)(void *)(left + k * r->dy_length + q), r->dy_length / 2);
+            transpose16(pairs, 16, left + k * r->dy_length + q, r->dy_length / 2);
         }
     }
     for (int copy = 0; copy < r->copies; copy++)
@@ -327,13 +327,24 @@ static void add_band(const run *r, const group *g, const scratch *s, int64_t slo
     tile_end(&t);
 }
 
-/* dw[columns][taps] of one output from its sums, SUM apart for each tap. */
-LGV_FOLD void write_dense(const float *sum, int64_t columns, int taps, bool add, float *dw)
+/* dw[16 columns][9] of one output from its sums, SUM apart for each tap. */
+static void write_window(const float *sum, bool add, float *dw)
 {
-    for (int64_t i = 0; i < columns; i++, dw += taps) {
-        LGV_UNROLL
-        for (int t = 0; t < taps; t++) dw[t] = add ? dw[t] + sum[t * SUM + i] : sum[t * SUM + i];
-    }
+    enum { TAPS = 9 };
+    _Alignas(64) float rows[16][16] = {{0}}, turned[16][16];
+    for (int t = 0; t < TAPS; t++) memcpy(rows[t], sum + t * SUM, sizeof rows[t]);
+    transpose16(rows, 16, turned, 16);
+    for (int i = 0; i < 16; i++, dw += TAPS)
+        for (int k = 0; k < TAPS; k += VL) {
+            const int n = TAPS - k < VL ? TAPS - k : VL;
+            const vreal v = v_load(turned[i] + k);
+            v_store_n(dw + k, add ? v_add(v, v_load_n(dw + k, n)) : v, n);
+        }
+}
+
+static void write_row(const float *sum, int64_t columns, bool add, float *dw)
+{
+    for (int64_t i = 0; i < columns; i++) dw[i] = add ? dw[i] + sum[i] : sum[i];
 }
 
 /* Columns of taps and channels from `column` on; with several taps a sum, all taps of channels. */
@@ -365,12 +376,11 @@ static void write_block(const run *r, const group *g, int64_t slot, int64_t k, i
     bool dense = r->kind != GATHERED && p->ws[1] == r->taps;
     for (int64_t o = 0; o < outputs; o++, sum += BLOCK_COLUMNS) {
         float *dw = p->wd + (g->k0 + k * BLOCK_ROWS + o) * p->ws[0];
-        if (dense && r->taps == 9 && r->accumulate)
-            write_dense(sum, columns, 9, true, dw + j0 * 9);
-        else if (dense && r->taps == 9)
-            write_dense(sum, columns, 9, false, dw + j0 * 9);
+        if (dense && r->taps == 9 && columns % 16 == 0)
+            for (int64_t i = 0; i < columns; i += 16)
+                write_window(sum + i, r->accumulate, dw + (j0 + i) * 9);
         else if (dense && r->taps == 1)
-            write_dense(sum, columns, 1, r->accumulate, dw + j0);
+            write_row(sum, columns, r->accumulate, dw + j0);
         else
             write_any(r, sum, j0, columns, dw);
     }

@@ -62,11 +62,24 @@ static inline void store_row(uint16_t *to, const vreal v[BLOCK_COLUMNS / VL])
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]));
 }
 
-/* to[i][j] = from[j][i], 16 by 16; rows of `to` start `stride` elements apart. */
-static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
+/* A row pair of a right operand: columns 0-15 of rows a and b, rounded. */
+static inline void store_pairs(uint16_t *to, const float *a, const float *b)
 {
+    static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                       21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                       11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i v = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(b), _mm512_loadu_ps(a));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), v));
+}
+
+/* to[i][j] = from[j][i], 16 by 16 elements of 4 bytes; rows start a stride of elements apart. */
+static inline void transpose16(const void *from, int64_t from_stride, void *to, int64_t to_stride)
+{
+    const uint32_t *rows = from;
+    uint32_t *columns = to;
     __m512i r[16], t[16];
-    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from[i]);
+    LGV_UNROLL
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows + i * from_stride);
     LGV_UNROLL
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -88,8 +101,9 @@ static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stri
     }
     LGV_UNROLL
     for (int i = 0; i < 8; i++) {
-        _mm512_storeu_si512(to + i * stride, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
-        _mm512_storeu_si512(to + (i + 8) * stride, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+        _mm512_storeu_si512(columns + i * to_stride, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+        _mm512_storeu_si512(columns + (i + 8) * to_stride,
+                            _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
     }
 }
 #else
@@ -155,10 +169,20 @@ static inline void store_row(uint16_t *to, const vreal v[BLOCK_COLUMNS / VL])
 {
     for (int i = 0; i < BLOCK_COLUMNS / VL; i++) v_store_bf16(to + i * VL, v[i]);
 }
-static inline void transpose16(uint32_t from[16][16], uint32_t *to, int64_t stride)
+static inline void store_pairs(uint16_t *to, const float *a, const float *b)
 {
+    for (int i = 0; i < TILE_F32; i++) {
+        to[2 * i] = real_to_bf16(a[i]);
+        to[2 * i + 1] = real_to_bf16(b[i]);
+    }
+}
+static inline void transpose16(const void *from, int64_t from_stride, void *to, int64_t to_stride)
+{
+    uint32_t r[16][16];
     for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) to[i * stride + j] = from[j][i];
+        memcpy(r[i], (const uint32_t *)from + i * from_stride, sizeof r[i]);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) memcpy((uint32_t *)to + i * to_stride + j, &r[j][i], 4);
 }
 #endif
 
