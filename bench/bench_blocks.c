@@ -1,9 +1,10 @@
 /* bench_blocks.c - a training step (forward, gradients of all weights and of the input) of one DiT-shaped block of width 384
    with 6 heads, as a graph of the public interface.
-   bench_blocks [DEVICE [THREADS [ROUNDS]]]: seconds and share of the FMA peak for S/4 (64 tokens, batch 16) and S/2 (256
-   tokens, batch 4), then the nodes that cost most.
-   bench_blocks DEVICE THREADS --interactive s4|s2: says "ready"; answers each line of input with the seconds of a step
-   (compare_blocks.py).
+   bench_blocks [DEVICE [THREADS [ROUNDS [bf16]]]]: seconds and share of the FMA peak for S/4 (64 tokens, batch 16) and S/2
+   (256 tokens, batch 4), then the nodes that cost most.
+   bench_blocks DEVICE THREADS --interactive s4|s2 [bf16]: says "ready"; answers each line of input with the seconds of a
+   step (compare_blocks.py).
+   A last norm follows the block, as another block's would: with bf16 it makes the block's result bf16.
    The graph interface has no layer norm over tokens, no gate of its own and no tanh GELU yet; group_norm with one
    group, modulate and the exact GELU stand for them: as many passes over memory, and no fewer operations. */
 #include <stdbool.h>
@@ -89,7 +90,7 @@ static void build(lgv_graph *g, const size *s, lgv_error *err)
 {
     const int64_t dim[] = {s->n, s->tokens, WIDTH}, cond[] = {s->n, WIDTH};
     lgv_id x = lgv_input(g, "x", LGV_F32, 3, dim), c = lgv_input(g, "c", LGV_F32, 2, cond);
-    lgv_id y = block(g, x, c), dy = lgv_input(g, "dy", LGV_F32, 3, dim);
+    lgv_id y = norm(g, "final", block(g, x, c)), dy = lgv_input(g, "dy", LGV_F32, 3, dim);
     lgv_id wrt[64], grad[64];
     const char *name[64];
     int n = lgv_graph_params(g), frozen;
@@ -110,7 +111,7 @@ static void fill(const step *t, const char *input, int64_t n)
     free(p);
 }
 
-static step new_step(lgv_device *d, const size *s)
+static step new_step(lgv_device *d, const size *s, lgv_mixed_precision precision)
 {
     lgv_error err = {0};
     step t = {0};
@@ -123,7 +124,8 @@ static step new_step(lgv_device *d, const size *s)
     must(lgv_store_add_set(t.store, "weight", &err), &err);
     must(lgv_store_add_set(t.store, "grad", &err), &err);
     const lgv_program program = {"step", g};
-    must(lgv_plan_new(t.store, 1, &program, NULL, &t.plan, &err), &err);
+    const lgv_plan_options options = {.mixed_precision = precision};
+    must(lgv_plan_new(t.store, 1, &program, &options, &t.plan, &err), &err);
     t.flops = product_flops(t.plan);
     for (int i = 0; i < lgv_store_count(t.store); i++) {
         int64_t dim[LGV_MAX_RANK], n = 1;
@@ -178,9 +180,9 @@ static void print_nodes(step *t)
     free(info);
 }
 
-static void report(lgv_device *d, const size *s, int rounds)
+static void report(lgv_device *d, const size *s, lgv_mixed_precision precision, int rounds)
 {
-    step t = new_step(d, s);
+    step t = new_step(d, s, precision);
     double best = 1e9, peak = 0;
     for (int i = 0; i < rounds; i++) {
         double p = fma_peak(lgv_device_name(d)) * lgv_device_threads(d), seconds = run(&t);
@@ -194,9 +196,9 @@ static void report(lgv_device *d, const size *s, int rounds)
     lgv_store_free(t.store);
 }
 
-static void interactive(lgv_device *d, const size *s)
+static void interactive(lgv_device *d, const size *s, lgv_mixed_precision precision)
 {
-    step t = new_step(d, s);
+    step t = new_step(d, s, precision);
     char line[64];
     run(&t);
     printf("ready %.0f\n", t.flops);
@@ -215,9 +217,12 @@ int main(int argc, char **argv)
     lgv_error err = {0};
     must(lgv_device_new(argc > 1 ? argv[1] : "cpu", argc > 2 ? atoi(argv[2]) : 1, &d, &err), &err);
     bool answer = argc > 4 && !strcmp(argv[3], "--interactive");
+    const char *name = argc > 4 + answer ? argv[4 + answer] : "no";
+    lgv_mixed_precision precision;
+    must(lgv_mixed_precision_parse(name, &precision, &err), &err);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (!answer) report(d, &sizes[i], argc > 3 ? atoi(argv[3]) : 20);
-        if (answer && !strcmp(argv[4], sizes[i].name)) interactive(d, &sizes[i]);
+        if (!answer) report(d, &sizes[i], precision, argc > 3 ? atoi(argv[3]) : 20);
+        if (answer && !strcmp(argv[4], sizes[i].name)) interactive(d, &sizes[i], precision);
     }
     lgv_device_free(d);
     return 0;

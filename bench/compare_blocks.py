@@ -1,8 +1,9 @@
 """compare_blocks.py - a training step of one DiT block (S/4 and S/2 shapes): Langevin and PyTorch in turns, one run.
 
 Usage: python bench/compare_blocks.py [--bench build/bench_blocks] [--device cpu:avx2] [--threads 2] [--rounds 15] [--no-compile]
+                                [--mixed-precision bf16]
 
-Forward, gradients of all weights and of the input, float32. Printed: medians in milliseconds, share of the FMA rate
+Forward, gradients of all weights and of the input; bf16 is autocast on PyTorch's side. Printed: medians in milliseconds, share of the FMA rate
 given by --peak (GFLOP/s of all threads, optional), and the ratio of PyTorch's fastest variant to Langevin with its spread over the rounds.
 """
 
@@ -26,6 +27,7 @@ def torch_block():
             self.adaln = nn.Linear(WIDTH, 6 * WIDTH)
             self.norm1 = nn.LayerNorm(WIDTH, elementwise_affine=False, eps=1e-6)
             self.norm2 = nn.LayerNorm(WIDTH, elementwise_affine=False, eps=1e-6)
+            self.final = nn.LayerNorm(WIDTH, eps=1e-6)
             self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
             self.fc1, self.fc2 = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
@@ -37,12 +39,12 @@ def torch_block():
             h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, WIDTH)
             x = x + gate1 * self.proj(h)
             h = self.norm2(x) * (1 + scale2) + shift2
-            return x + gate2 * self.fc2(F.gelu(self.fc1(h), approximate="tanh"))
+            return self.final(x + gate2 * self.fc2(F.gelu(self.fc1(h), approximate="tanh")))
 
     return Block()
 
 
-def torch_step(size, compiled):
+def torch_step(size, compiled, bf16):
     import torch
 
     n, length = SIZES[size]
@@ -56,7 +58,9 @@ def torch_step(size, compiled):
         for p in [x, *model.parameters()]:
             p.grad = None
         start = time.perf_counter()
-        run(x, c).backward(dy)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = run(x, c)
+        y.backward(dy.to(y.dtype))
         return time.perf_counter() - start
 
     for _ in range(3):
@@ -65,7 +69,7 @@ def torch_step(size, compiled):
 
 
 def langevin_step(args, size):
-    p = subprocess.Popen([args.bench, args.device, str(args.threads), "--interactive", size], text=True,
+    p = subprocess.Popen([args.bench, args.device, str(args.threads), "--interactive", size, args.mixed_precision], text=True,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     flops = float(p.stdout.readline().split()[1])
 
@@ -84,15 +88,17 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peak", type=float, default=0, help="GFLOP/s of all threads")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     import torch
     torch.set_num_threads(args.threads)
+    bf16 = args.mixed_precision == "bf16"
     for size in SIZES:
         ours, flops = langevin_step(args, size)
-        theirs = {"eager": torch_step(size, False)}
+        theirs = {"eager": torch_step(size, False, bf16)}
         if not args.no_compile:
-            theirs["compile"] = torch_step(size, True)
+            theirs["compile"] = torch_step(size, True, bf16)
         contenders = {"langevin": ours, **theirs}
         seconds = {name: [] for name in contenders}
         for _ in range(args.rounds):
