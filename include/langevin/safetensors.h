@@ -40,6 +40,10 @@ typedef struct lgv_safetensors lgv_safetensors;
 /* Maps and validates the file: LGV_ERR_FORMAT names the tensor and the fault, LGV_ERR_UNSUPPORTED
    an element type this build does not know (U16, F8_E4M3 ...). Metadata is optional. */
 LGV_API lgv_status lgv_safetensors_open(const char *path, lgv_safetensors **out, lgv_error *err);
+/* The same for a file that already lies in memory, which is borrowed until the close. `name` is what
+   messages call it. */
+LGV_API lgv_status lgv_safetensors_open_memory(const void *data, size_t size, const char *name,
+                                               lgv_safetensors **out, lgv_error *err);
 LGV_API void lgv_safetensors_close(lgv_safetensors *f);
 LGV_API size_t lgv_safetensors_count(const lgv_safetensors *f);
 /* Tensor i < count, in the order of the data; never NULL. */

@@ -13,7 +13,8 @@ enum { MAX_SIDE = 16384, HEADER_BYTES = 16, DEFLATE_RATIO = 1032 };
 /* The bytes of the file in order, decompressed when it is gzip. */
 typedef struct source {
     const char *path;
-    lgv_map map;
+    const uint8_t *data;
+    size_t size;
     bool gzip, zlib_live, ended;
     z_stream z;
     size_t at; /* plain: position */
@@ -23,19 +24,16 @@ typedef struct source {
 static void source_close(source *s)
 {
     if (s->zlib_live) inflateEnd(&s->z);
-    lgv_map_close(&s->map);
 }
 
-static lgv_status source_open(const char *path, source *s, lgv_error *err)
+static lgv_status source_open(const uint8_t *data, size_t size, const char *path, source *s,
+                              lgv_error *err)
 {
-    *s = (source){.path = path, .err = err};
-    LGV_TRY(lgv_map_open(path, &s->map, err));
-    s->gzip = s->map.size >= 2 && s->map.data[0] == 0x1f && s->map.data[1] == 0x8b;
+    *s = (source){.path = path, .data = data, .size = size, .err = err};
+    s->gzip = size >= 2 && data[0] == 0x1f && data[1] == 0x8b;
     if (!s->gzip) return LGV_OK;
-    if (inflateInit2(&s->z, 15 + 16) != Z_OK) { /* 16: gzip wrapper, whose checksum zlib verifies */
-        lgv_map_close(&s->map);
+    if (inflateInit2(&s->z, 15 + 16) != Z_OK) /* 16: gzip wrapper, whose checksum zlib verifies */
         return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for decompression", path);
-    }
     s->zlib_live = true;
     return LGV_OK;
 }
@@ -50,9 +48,9 @@ static lgv_status too_short(const source *s)
 static lgv_status inflate_some(source *s, uint8_t *dst, size_t size, size_t *got)
 {
     enum { STEP = 1 << 30 }; /* zlib counts in unsigned int */
-    size_t room = size < STEP ? size : STEP, left = s->map.size - s->at,
+    size_t room = size < STEP ? size : STEP, left = s->size - s->at,
            feed = left < STEP ? left : STEP;
-    s->z.next_in = (Bytef *)(uintptr_t)(s->map.data + s->at); /* zlib only reads it */
+    s->z.next_in = (Bytef *)(uintptr_t)(s->data + s->at); /* zlib only reads it */
     s->z.avail_in = (uInt)feed;
     s->z.next_out = dst;
     s->z.avail_out = (uInt)room;
@@ -64,7 +62,7 @@ static lgv_status inflate_some(source *s, uint8_t *dst, size_t size, size_t *got
         return LGV_OK;
     }
     if (code == Z_MEM_ERROR) return lgv_fail(s->err, LGV_ERR_MEMORY, "%s: out of memory", s->path);
-    if (code == Z_BUF_ERROR || (code == Z_OK && !*got && s->at == s->map.size)) return too_short(s);
+    if (code == Z_BUF_ERROR || (code == Z_OK && !*got && s->at == s->size)) return too_short(s);
     if (code != Z_OK)
         return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: the gzip data is damaged: %s", s->path,
                         s->z.msg ? s->z.msg : "not deflate");
@@ -74,8 +72,8 @@ static lgv_status inflate_some(source *s, uint8_t *dst, size_t size, size_t *got
 static lgv_status source_read(source *s, uint8_t *dst, size_t size)
 {
     if (!s->gzip) {
-        if (size > s->map.size - s->at) return too_short(s);
-        if (size) memcpy(dst, s->map.data + s->at, size);
+        if (size > s->size - s->at) return too_short(s);
+        if (size) memcpy(dst, s->data + s->at, size);
         s->at += size;
         return LGV_OK;
     }
@@ -95,7 +93,7 @@ static lgv_status source_finish(source *s)
     uint8_t extra;
     size_t got = 0;
     while (s->gzip && !s->ended && !got) LGV_TRY(inflate_some(s, &extra, 1, &got));
-    if (got || s->at != s->map.size)
+    if (got || s->at != s->size)
         return lgv_fail(s->err, LGV_ERR_FORMAT, "%s: the file holds more than its header declares",
                         s->path);
     return LGV_OK;
@@ -123,7 +121,7 @@ static lgv_status read_header(source *s, int dims, lgv_idx *out, size_t *bytes)
                         "%s: declares %lld images of %lld x %lld; at most %d a side are read",
                         s->path, (long long)n, (long long)width, (long long)height, MAX_SIDE);
     int64_t total = n * height * width; /* < 2^31 * 2^28 */
-    if (total > (int64_t)s->map.size * (s->gzip ? DEFLATE_RATIO : 1)) return too_short(s);
+    if (total > (int64_t)s->size * (s->gzip ? DEFLATE_RATIO : 1)) return too_short(s);
     *out = (lgv_idx){n, (int)height, (int)width, NULL};
     *bytes = (size_t)total;
     return LGV_OK;
@@ -150,12 +148,28 @@ static lgv_status read_all(source *s, int dims, bool data, lgv_idx *out)
     return LGV_OK;
 }
 
-static lgv_status open_and_read(const char *path, int dims, bool data, lgv_idx *out, lgv_error *err)
+static lgv_status parse(const void *bytes, size_t size, const char *path, int dims, bool data,
+                        lgv_idx *out, lgv_error *err)
 {
     source s;
-    LGV_TRY(source_open(path, &s, err));
+    LGV_TRY(source_open(bytes, size, path, &s, err));
     lgv_status status = read_all(&s, dims, data, out);
     source_close(&s);
+    return status;
+}
+
+lgv_status lgv_idx_parse(const void *bytes, size_t size, const char *name, int dims, lgv_idx *out,
+                         lgv_error *err)
+{
+    return parse(bytes, size, name, dims, true, out, err);
+}
+
+static lgv_status open_and_read(const char *path, int dims, bool data, lgv_idx *out, lgv_error *err)
+{
+    lgv_map map;
+    LGV_TRY(lgv_map_open(path, &map, err));
+    lgv_status status = parse(map.data, map.size, path, dims, data, out, err);
+    lgv_map_close(&map);
     return status;
 }
 
@@ -179,11 +193,13 @@ lgv_status lgv_idx_labels(const char *path, lgv_idx *out, lgv_error *err)
 
 bool lgv_idx_is(const char *path)
 {
+    lgv_map map;
     source s;
     uint8_t magic[4];
-    if (source_open(path, &s, NULL)) return false;
-    bool read = source_read(&s, magic, 4) == LGV_OK;
+    if (lgv_map_open(path, &map, NULL)) return false;
+    bool read = !source_open(map.data, map.size, path, &s, NULL) && !source_read(&s, magic, 4);
     source_close(&s);
+    lgv_map_close(&map);
     return read && !magic[0] && !magic[1] && magic[2] == 8 && (magic[3] == 1 || magic[3] == 3);
 }
 

@@ -21,6 +21,9 @@ bool lgv_idx_is(const char *path);
 lgv_status lgv_idx_probe(const char *path, int dims, lgv_idx *out, lgv_error *err);
 lgv_status lgv_idx_images(const char *path, lgv_idx *out, lgv_error *err); /* 3 dimensions */
 lgv_status lgv_idx_labels(const char *path, lgv_idx *out, lgv_error *err); /* 1 dimension */
+/* The same from memory, dims 1 or 3; `name` is what messages call the data. */
+lgv_status lgv_idx_parse(const void *bytes, size_t size, const char *name, int dims, lgv_idx *out,
+                         lgv_error *err);
 void lgv_idx_free(lgv_idx *idx); /* clears *idx; NULL is legal */
 
 #endif

@@ -255,18 +255,34 @@ static lgv_status read_header(const char *path, lgv_safetensors *f, lgv_error *e
 
 /* ---- the file ---- */
 
-lgv_status lgv_safetensors_open(const char *path, lgv_safetensors **out, lgv_error *err)
+/* Takes map over, also on failure. */
+static lgv_status open_map(lgv_map map, const char *name, lgv_safetensors **out, lgv_error *err)
 {
     lgv_safetensors *f = lgv_zalloc(1, sizeof *f);
-    if (!f) return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", path);
-    lgv_status status = lgv_map_open(path, &f->map, err);
-    if (!status) status = read_header(path, f, err);
-    if (status) {
-        lgv_safetensors_close(f);
-        return status;
+    if (!f) {
+        lgv_map_close(&map);
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
     }
-    *out = f;
-    return LGV_OK;
+    f->map = map;
+    lgv_status status = read_header(name, f, err);
+    if (status)
+        lgv_safetensors_close(f);
+    else
+        *out = f;
+    return status;
+}
+
+lgv_status lgv_safetensors_open(const char *path, lgv_safetensors **out, lgv_error *err)
+{
+    lgv_map map;
+    LGV_TRY(lgv_map_open(path, &map, err));
+    return open_map(map, path, out, err);
+}
+
+lgv_status lgv_safetensors_open_memory(const void *data, size_t size, const char *name,
+                                       lgv_safetensors **out, lgv_error *err)
+{
+    return open_map((lgv_map){.data = data, .size = size}, name, out, err);
 }
 
 void lgv_safetensors_close(lgv_safetensors *f)
@@ -275,7 +291,7 @@ void lgv_safetensors_close(lgv_safetensors *f)
     lgv_free(f->tensor);
     lgv_free(f->by_name);
     json_decref(f->root);
-    if (f->map.data) lgv_map_close(&f->map);
+    lgv_map_close(&f->map);
     lgv_free(f);
 }
 

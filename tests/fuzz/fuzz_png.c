@@ -1,0 +1,9 @@
+/* fuzz_png.c - PNG pictures through our reading of them. */
+#include "fuzz.h"
+#include "picture.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fuzz_picture(data, size, LGV_IMAGE_PNG);
+    return 0;
+}
