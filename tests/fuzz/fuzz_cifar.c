@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lgv_error err = {0};
     if (size < 2) return 0;
     int labels = data[0] % 4, twice = data[0] & 4;
-    size_t length = data[0] & 8 ? size - 2 : data[1] % 3 * (RECORD + (data[0] >> 4 & 1));
+    size_t length = data[0] & 8 ? size - 2 : data[1] % 3u * (RECORD + (data[0] >> 4 & 1u));
     uint8_t *file = stretch(data + 2, size - 2, length);
     lgv_status status = lgv_cifar_append(file, length, labels, "input", &c, &err);
     MUST_SAY(status, err);
