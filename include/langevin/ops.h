@@ -95,7 +95,10 @@ LGV_API lgv_id lgv_step_row(lgv_graph *g, int64_t rows, int field); /* -> [N] */
 
 /* Losses. */
 LGV_API lgv_id lgv_mse_rows(lgv_graph *g, lgv_id pred, lgv_id target); /* -> [N], mean over H,W,C */
-LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w);     /* [N],[N] -> [1] */
+/* logits [N,K], label i32 [N] -> [N]: -log softmax(logits)[label]. A row whose label is outside 0 .. K-1 has
+   loss and gradient 0. */
+LGV_API lgv_id lgv_cross_entropy_rows(lgv_graph *g, lgv_id logits, lgv_id label);
+LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w); /* [N],[N] -> [1] */
 
 /* One sampler step with the row's LGV_SAMPLE_* coefficients. z may be LGV_NONE. Outputs: x', x0. */
 LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z);

@@ -49,6 +49,8 @@ lgv_id lgv_slice_grad(lgv_graph *g, lgv_id dy, int64_t start,
                       int64_t channels); /* zeros around dy */
 lgv_id lgv_embedding_grad(lgv_graph *g, lgv_id dy, lgv_id index, int64_t rows); /* -> [rows,C] */
 lgv_id lgv_mse_rows_grad(lgv_graph *g, lgv_id pred, lgv_id target, lgv_id dl);  /* -> dpred */
-lgv_id lgv_weighted_sum_grad(lgv_graph *g, lgv_id dl, lgv_id w);                /* [1],[N] -> [N] */
+lgv_id lgv_cross_entropy_rows_grad(lgv_graph *g, lgv_id logits, lgv_id label,
+                                   lgv_id dl);                   /* -> dlogits */
+lgv_id lgv_weighted_sum_grad(lgv_graph *g, lgv_id dl, lgv_id w); /* [1],[N] -> [N] */
 
 #endif

@@ -1,4 +1,4 @@
-/* loss.c - squared error per row and the weighted sum of rows.
+/* loss.c - squared error and cross-entropy per row, and the weighted sum of rows.
    The lanes of a vector sum over pixels in order and go to a double every 64 pixels: the bits depend on
    neither strides nor threads, and the error not on the size of the picture. */
 #include "cpu/pointwise.h"
@@ -62,6 +62,61 @@ static void run_mse_rows_grad(const lgv_call *c)
     run_spans(&w, true);
 }
 
+/* Sum of exp(x - largest) over a row; whole vectors first. A NaN in x is one in the sum. */
+static real sum_of_exp(const real *x, int64_t k, real *largest)
+{
+    vreal sum = v_zero();
+    *largest = x[0];
+    for (int64_t i = 1; i < k; i++)
+        if (x[i] > *largest) *largest = x[i];
+    const int64_t whole = k / VL * VL;
+    for (int64_t i = 0; i < whole; i += VL)
+        sum = v_add(sum, v_exp(v_sub(v_load(x + i), v_set1(*largest))));
+    real total = v_sum(sum);
+    for (int64_t i = whole; i < k; i++) total += v_first(v_exp(v_set1(x[i] - *largest)));
+    return total;
+}
+
+static void cross_entropy_row(void *arg, int64_t n, int thread)
+{
+    const lgv_call *c = arg;
+    const real *x = (const real *)c->in[0].data + n * c->in[0].stride[0];
+    const int64_t k = c->in[0].dim[1];
+    const int32_t label = ((const int32_t *)c->in[1].data)[n * c->in[1].stride[0]];
+    real *y = (real *)c->out[0].data + n * c->out[0].stride[0], largest;
+    *y = 0;
+    if (label < 0 || label >= k) return;
+    const real sum = sum_of_exp(x, k, &largest);
+    *y = (real)lgv_log((double)sum) + (largest - x[label]);
+}
+
+static void run_cross_entropy(const lgv_call *c)
+{
+    lgv_parallel(c, c->in[0].dim[0], cross_entropy_row, (void *)(uintptr_t)c);
+}
+
+static void cross_entropy_grad_row(void *arg, int64_t n, int thread)
+{
+    const lgv_call *c = arg;
+    const real *x = (const real *)c->in[0].data + n * c->in[0].stride[0];
+    const int64_t k = c->in[0].dim[1];
+    const int32_t label = ((const int32_t *)c->in[1].data)[n * c->in[1].stride[0]];
+    const real dl = ((const real *)c->in[2].data)[n * c->in[2].stride[0]];
+    real *d = (real *)c->out[0].data + n * c->out[0].stride[0], largest = 0;
+    const bool outside = label < 0 || label >= k;
+    const real scale = outside ? 0 : dl / sum_of_exp(x, k, &largest);
+    for (int64_t i = 0; i < k; i += VL) {
+        const vreal e = v_exp(v_sub(v_get(x + i, k - i), v_set1(largest)));
+        v_put(d + i, outside ? v_zero() : v_mul(v_set1(scale), e), k - i);
+    }
+    if (!outside) d[label] -= dl;
+}
+
+static void run_cross_entropy_grad(const lgv_call *c)
+{
+    lgv_parallel(c, c->in[0].dim[0], cross_entropy_grad_row, (void *)(uintptr_t)c);
+}
+
 /* A row of weight 0 is masked: whatever it holds (NaN too) does not count. */
 static void run_weighted_sum(const lgv_call *c)
 {
@@ -85,6 +140,8 @@ static void run_weighted_sum_grad(const lgv_call *c)
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_mse_rows, .name = "plain", .run = run_mse_rows},
     {.op = LGV_OP_mse_rows_grad, .name = "plain", .run = run_mse_rows_grad},
+    {.op = LGV_OP_cross_entropy_rows, .name = "plain", .run = run_cross_entropy},
+    {.op = LGV_OP_cross_entropy_rows_grad, .name = "plain", .run = run_cross_entropy_grad},
     {.op = LGV_OP_weighted_sum, .name = "plain", .run = run_weighted_sum},
     {.op = LGV_OP_weighted_sum_grad, .name = "plain", .run = run_weighted_sum_grad},
 };
