@@ -40,6 +40,16 @@ LGV_API lgv_status lgv_model_new_preset(const char *name, const lgv_model_option
                                         lgv_model **out, lgv_error *err);
 LGV_API lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out,
                                         lgv_error *err);
+/* A classifier: the encoder half of a UNet2DModel (first convolution, down blocks, middle), then GroupNorm, SiLU, the
+   mean over positions (the features) and one linear layer to `classes` logits. config's up blocks and out_channels do not
+   matter. names may be NULL ("0", "1" ...); copied. Its config.json is that of a UNet2DModel with _class_name
+   "UNet2DClassifier" and id2label. */
+LGV_API lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
+                                            const char *const *names, lgv_model **out,
+                                            lgv_error *err);
+/* The classifier `langevin train --task classifier` takes when none is named: channels 32, 64, 128 (and 128 more for
+   each doubling above 32 pixels), no attention. */
+LGV_API void lgv_classifier_config_default(int resolution, int channels, lgv_unet2d_config *out);
 LGV_API void lgv_model_free(lgv_model *model);
 
 /* Name of preset i ("unet-32" ...), NULL beyond the last; *summary (may be NULL): one line about
@@ -48,7 +58,7 @@ LGV_API const char *lgv_model_presets(int i, const char **summary);
 
 /* Everything is owned by the model. */
 typedef struct lgv_model_info {
-    const char *class_name; /* "UNet2DModel" */
+    const char *class_name; /* "UNet2DModel", "UNet2DClassifier" */
     const char *source;     /* what it was opened from */
     int from_preset;        /* source is a preset's name */
     int height, width;      /* sample size, 0 when the configuration leaves it open */
@@ -57,8 +67,11 @@ typedef struct lgv_model_info {
     lgv_time_embedding time_embedding;
     int num_train_timesteps; /* rows of a learned time embedding, else 0 */
     lgv_class_kind class_kind;
-    int class_count; /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
-    int class_width; /* LGV_CLASS_IDENTITY: length of the class vector */
+    int class_count;          /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
+    int class_width;          /* LGV_CLASS_IDENTITY: length of the class vector */
+    int labels;               /* classes a classifier tells apart; 0: the network is none */
+    const char *const *label; /* their names */
+    int features;             /* length of lgv_model_features' vectors */
     double dropout;
     int tensors;                /* parameters by name; frozen ones included */
     int64_t parameters;         /* their elements */
@@ -98,9 +111,15 @@ LGV_API void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, in
                                         lgv_model_inputs *inputs);
 /* Adds the network to g under the open scope (which should be empty: parameters are named by it).
    Every module's output that is one tensor is noted with its diffusers path (lgv_graph_module).
-   *out: [N,H,W,out_channels]. Missing or superfluous class labels are LGV_ERR_ARGUMENT. */
+   *out: [N,H,W,out_channels]; of a classifier the logits [N,labels]. Missing or superfluous class labels are LGV_ERR_ARGUMENT. */
 LGV_API lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g,
                                    const lgv_model_inputs *inputs, lgv_id *out, lgv_error *err);
+
+/* The same up to the network's features [N,features]: of a classifier the vector before its last layer, of a UNet2DModel
+   the mean over positions of what the middle block gives. logits (may be NULL): [N,labels], LGV_NONE without labels. */
+LGV_API lgv_status lgv_model_features(const lgv_model *model, lgv_graph *g,
+                                      const lgv_model_inputs *inputs, lgv_id *features,
+                                      lgv_id *logits, lgv_error *err);
 
 /* The stages of a forward pass, for `langevin info --trace`. Shapes are PyTorch's: N,C,H,W or N,C.
  */

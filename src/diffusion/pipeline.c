@@ -68,6 +68,12 @@ lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W
 static lgv_status check_model(const lgv_model *model, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
+    if (info->labels)
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "'%s' is a classifier (UNet2DClassifier): it tells pictures apart and draws "
+            "none; use it with 'langevin eval --features'",
+            info->source);
     if (info->in_channels != info->out_channels)
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,

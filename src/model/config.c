@@ -225,9 +225,10 @@ static lgv_status read_class_name(const lgv_json *j, lgv_error *err)
 {
     const char *text;
     LGV_TRY(lgv_json_string(j, "_class_name", "UNet2DModel", &text, err));
-    if (!strcmp(text, "UNet2DModel")) return LGV_OK;
+    if (!strcmp(text, "UNet2DModel") || !strcmp(text, "UNet2DClassifier")) return LGV_OK;
     return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                    "%s: _class_name is '%s'; this version knows UNet2DModel", j->name, text);
+                    "%s: _class_name is '%s'; this version knows UNet2DModel and UNet2DClassifier",
+                    j->name, text);
 }
 
 static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error *err)
@@ -334,8 +335,7 @@ static json_t *class_type(const lgv_unet2d_config *c)
     return json_null();
 }
 
-/* NULL when out of memory. */
-static json_t *to_json(const lgv_unet2d_config *c)
+json_t *lgv_unet2d_config_json(const lgv_unet2d_config *c)
 {
     const struct {
         const char *key;
@@ -391,7 +391,7 @@ static json_t *to_json(const lgv_unet2d_config *c)
 lgv_status lgv_unet2d_config_save(const lgv_unet2d_config *config, const char *path, lgv_error *err)
 {
     LGV_TRY(lgv_unet2d_config_check(config, err));
-    json_t *root = to_json(config);
+    json_t *root = lgv_unet2d_config_json(config);
     if (!root) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while writing '%s'", path);
     lgv_status status = lgv_json_save(path, root, true, err);
     json_decref(root);

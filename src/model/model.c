@@ -12,6 +12,7 @@ void lgv_model_free(lgv_model *m)
     if (!m) return;
     for (size_t i = 0; i < m->n_params; i++) lgv_free(m->param[i].name);
     lgv_free(m->param);
+    lgv_labels_free(&m->labels);
     lgv_free(m->source);
     lgv_free(m->raw);
     lgv_free(m->ema);
@@ -19,6 +20,15 @@ void lgv_model_free(lgv_model *m)
     lgv_free(m->pipeline);
     lgv_free(m->pipeline_class);
     lgv_free(m);
+}
+
+static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+{
+    lgv_id features;
+    if (!m->labels.count) return lgv_unet2d_build(&m->config, g, in, stages, n_stages, out, err);
+    return lgv_unet2d_encode(&m->config, m->labels.count, g, in, stages, n_stages, &features, out,
+                             err);
 }
 
 /* A graph of the network with inputs of the given size. */
@@ -33,7 +43,7 @@ static lgv_status scratch_graph(const lgv_model *m, int64_t N, int64_t H, int64_
     lgv_model_inputs_none(&in);
     in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){N, H, W, m->config.in_channels});
     lgv_model_inputs_from_step(m, g, N, &in);
-    lgv_status status = lgv_unet2d_build(&m->config, g, &in, stages, n_stages, &y, err);
+    lgv_status status = build(m, g, &in, stages, n_stages, &y, err);
     if (status)
         lgv_graph_free(g);
     else
@@ -93,7 +103,7 @@ static void describe(lgv_model *m)
 {
     const lgv_unet2d_config *c = &m->config;
     lgv_model_info *info = &m->info;
-    info->class_name = "UNet2DModel";
+    info->class_name = m->labels.count ? "UNet2DClassifier" : "UNet2DModel";
     info->source = m->source;
     info->height = c->sample_height;
     info->width = c->sample_width;
@@ -106,6 +116,9 @@ static void describe(lgv_model *m)
     info->class_kind = c->class_embedding;
     info->class_count = c->class_embedding == LGV_CLASS_TABLE ? c->num_class_embeds : 0;
     info->class_width = c->class_embedding == LGV_CLASS_IDENTITY ? lgv_unet2d_embedding(c) : 0;
+    info->labels = m->labels.count;
+    info->label = (const char *const *)m->labels.name;
+    info->features = c->block_out_channels[c->levels - 1];
     info->dropout = c->dropout;
     info->tensors = (int)m->n_params;
     info->weights_raw = m->raw;
@@ -149,6 +162,7 @@ lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lg
     LGV_TRY(model_new(what, &m, err));
     lgv_status status = lgv_model_locate(m, what, &config, err);
     if (!status) status = lgv_unet2d_config_load(config, &m->config, err);
+    if (!status) status = lgv_labels_load(config, &m->labels, err);
     if (!status) status = apply_options(&m->config, options, what, err);
     lgv_free(config);
     return finish(m, status, out, err);
@@ -170,6 +184,19 @@ lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out
     LGV_TRY(model_new("UNet2DModel", &m, err));
     m->config = *config;
     return finish(m, LGV_OK, out, err);
+}
+
+lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
+                                    const char *const *names, lgv_model **out, lgv_error *err)
+{
+    lgv_model *m;
+    if (classes < 2 || classes > 65536)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "a classifier tells 2 to 65536 classes apart, not %d", classes);
+    LGV_TRY(lgv_unet2d_config_check(config, err));
+    LGV_TRY(model_new("UNet2DClassifier", &m, err));
+    m->config = *config;
+    return finish(m, lgv_labels_new(classes, names, &m->labels, err), out, err);
 }
 
 const lgv_model_info *lgv_model_describe(const lgv_model *model)
@@ -233,7 +260,18 @@ lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model
     int64_t d[LGV_MAX_RANK];
     LGV_TRY(lgv_graph_status(g, err));
     if (lgv_shape(g, inputs->sample, d) == 4) LGV_TRY(lgv_model_check_size(model, d[1], d[2], err));
-    return lgv_unet2d_build(&model->config, g, inputs, NULL, NULL, out, err);
+    return build(model, g, inputs, NULL, NULL, out, err);
+}
+
+lgv_status lgv_model_features(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs,
+                              lgv_id *features, lgv_id *logits, lgv_error *err)
+{
+    int64_t d[LGV_MAX_RANK];
+    lgv_id unused;
+    LGV_TRY(lgv_graph_status(g, err));
+    if (lgv_shape(g, inputs->sample, d) == 4) LGV_TRY(lgv_model_check_size(model, d[1], d[2], err));
+    return lgv_unet2d_encode(&model->config, model->labels.count, g, inputs, NULL, NULL, features,
+                             logits ? logits : &unused, err);
 }
 
 lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H, int64_t W,

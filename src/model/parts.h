@@ -5,6 +5,8 @@
 #ifndef LGV_MODEL_PARTS_H
 #define LGV_MODEL_PARTS_H
 
+#include <jansson.h>
+
 #include "core/core.h"
 #include "langevin/model.h"
 #include "langevin/ops.h"
@@ -106,6 +108,25 @@ enum { LGV_MAX_STAGES = 2 * LGV_UNET2D_LEVELS + 8 };
 lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g,
                             const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
                             lgv_id *out, lgv_error *err);
+/* The encoder half and its mean over positions; with labels the classifier's norm before and its logits, else
+   *logits is LGV_NONE. */
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *g,
+                             const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
+                             lgv_id *features, lgv_id *logits, lgv_error *err);
+
+/* --- Classifiers (classifier.c) --- */
+typedef struct lgv_labels {
+    char **name;
+    int count; /* 0: no classifier */
+} lgv_labels;
+/* names NULL: "0", "1" ... */
+lgv_status lgv_labels_new(int count, const char *const *names, lgv_labels *out, lgv_error *err);
+void lgv_labels_free(lgv_labels *labels);
+/* From a config.json: none unless its _class_name is UNet2DClassifier. */
+lgv_status lgv_labels_load(const char *path, lgv_labels *out, lgv_error *err);
+lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_labels *labels,
+                               const char *path, lgv_error *err);
+json_t *lgv_unet2d_config_json(const lgv_unet2d_config *config); /* NULL when out of memory */
 
 /* --- Models (model.c) --- */
 typedef struct lgv_model_param {
@@ -117,6 +138,7 @@ typedef struct lgv_model_param {
 
 struct lgv_model {
     lgv_unet2d_config config;
+    lgv_labels labels;
     lgv_model_info info; /* its strings are those below or constants */
     char *source, *raw, *ema, *scheduler, *pipeline, *pipeline_class;
     lgv_model_param *param; /* in constructor order */

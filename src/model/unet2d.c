@@ -110,7 +110,8 @@ static lgv_id output(lgv_net *n, lgv_id x, lgv_id picture, lgv_id t)
     return n->c->time_embedding_type == LGV_TIME_FOURIER ? lgv_row_divide(n->g, x, t) : x;
 }
 
-static lgv_id network(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
+/* First convolution, embeddings, down path and middle. */
+static lgv_id encode(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
 {
     const lgv_unet2d_config *c = n->c;
     lgv_id x = in->sample;
@@ -125,9 +126,22 @@ static lgv_id network(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
         x = lgv_net_mid(n, x);
         lgv_net_stage(n, x, "mid_block", "middle");
     }
-    picture = LGV_NONE;
-    for (int i = 0; i < c->levels; i++) x = lgv_net_up(n, i, x, skips, &picture);
+    return x;
+}
+
+static lgv_id network(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
+{
+    lgv_id x = encode(n, in, skips), picture = LGV_NONE;
+    for (int i = 0; i < n->c->levels; i++) x = lgv_net_up(n, i, x, skips, &picture);
     return output(n, x, picture, in->t);
+}
+
+static lgv_status skips_new(const lgv_unet2d_config *c, lgv_skips *out, lgv_error *err)
+{
+    out->capacity = 1 + c->levels * (c->layers_per_block + 1);
+    out->value = lgv_alloc((size_t)out->capacity, sizeof *out->value);
+    return out->value ? LGV_OK
+                      : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
 }
 
 lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
@@ -140,14 +154,58 @@ lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_
                  .training = in->training != 0,
                  .stage = stages,
                  .cap_stages = stages ? LGV_MAX_STAGES : 0};
-    lgv_skips skips = {.capacity = 1 + c->levels * (c->layers_per_block + 1)};
-    skips.value = lgv_alloc((size_t)skips.capacity, sizeof *skips.value);
-    if (!skips.value)
-        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
+    lgv_skips skips = {.count = 0};
+    LGV_TRY(skips_new(c, &skips, err));
     lgv_id y = network(&n, in, &skips);
     lgv_free(skips.value);
     LGV_TRY(lgv_graph_status(g, err));
     if (n_stages) *n_stages = n.n_stages;
     *out = y;
+    return LGV_OK;
+}
+
+/* [N,H,W,C] -> [N,C], the mean over positions. */
+static lgv_id mean_over_positions(lgv_net *n, lgv_id x)
+{
+    int64_t d[LGV_MAX_RANK];
+    lgv_shape(n->g, x, d);
+    double positions = (double)(d[1] * d[2]);
+    return lgv_affine(n->g, lgv_sum_hw(n->g, x), positions > 0 ? 1 / positions : 1, 0);
+}
+
+static void head(lgv_net *n, int labels, lgv_id x, lgv_id *features, lgv_id *logits)
+{
+    int64_t C = n->c->block_out_channels[n->c->levels - 1];
+    *logits = LGV_NONE;
+    if (labels) {
+        x = lgv_net_norm(n, "conv_norm_out", x, C, lgv_plan_out_groups(n->c));
+        x = lgv_net_module(n, "conv_act", lgv_act(n->g, x, LGV_ACT_SILU));
+        lgv_net_stage(n, x, "conv_act", "output GroupNorm and SiLU");
+    }
+    *features = lgv_net_module(n, "pool", mean_over_positions(n, x));
+    lgv_net_stage(n, *features, "pool", "features: mean over positions");
+    if (!labels) return;
+    *logits = lgv_net_linear(n, "classifier", *features, C, labels);
+    lgv_net_stage(n, *logits, "classifier", "logits");
+}
+
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *g,
+                             const lgv_model_inputs *in, lgv_model_stage *stages, int *n_stages,
+                             lgv_id *features, lgv_id *logits, lgv_error *err)
+{
+    LGV_TRY(lgv_graph_status(g, err));
+    LGV_TRY(check_inputs(c, g, in, err));
+    lgv_net n = {.g = g,
+                 .c = c,
+                 .training = in->training != 0,
+                 .stage = stages,
+                 .cap_stages = stages ? LGV_MAX_STAGES : 0};
+    lgv_skips skips = {.count = 0};
+    LGV_TRY(skips_new(c, &skips, err));
+    lgv_id x = encode(&n, in, &skips);
+    lgv_free(skips.value);
+    head(&n, labels, x, features, logits);
+    LGV_TRY(lgv_graph_status(g, err));
+    if (n_stages) *n_stages = n.n_stages;
     return LGV_OK;
 }

@@ -329,7 +329,10 @@ lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const 
     lgv_status status = config && weights ? LGV_OK
                                           : lgv_fail(err, LGV_ERR_MEMORY,
                                                      "out of memory while saving '%s'", folder);
-    if (!status) status = lgv_unet2d_config_save(&model->config, config, err);
+    if (!status && model->labels.count)
+        status = lgv_classifier_save(&model->config, &model->labels, config, err);
+    else if (!status)
+        status = lgv_unet2d_config_save(&model->config, config, err);
     if (!status) status = save_weights(model, store, set, weights, err);
     lgv_free(config);
     lgv_free(weights);

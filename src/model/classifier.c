@@ -1,0 +1,106 @@
+/* classifier.c - what makes a UNet2DModel's encoder a classifier on disk: its labels, and the
+   configuration a new one gets. The configuration is that of a UNet2DModel, so that one reader, one
+   check and one set of blocks serve both; id2label is what transformers calls the names. */
+#include <stdio.h>
+#include <string.h>
+
+#include "io/json.h"
+#include "parts.h"
+
+void lgv_classifier_config_default(int resolution, int channels, lgv_unet2d_config *out)
+{
+    lgv_unet2d_config c;
+    lgv_unet2d_config_default(&c);
+    c.sample_height = c.sample_width = resolution;
+    c.in_channels = c.out_channels = channels;
+    c.levels = 3;
+    for (int side = 32; side < resolution && c.levels < 8; side *= 2) c.levels++;
+    c.layers_per_block = 1;
+    c.norm_num_groups = 8;
+    c.add_attention = 0;
+    for (int i = 0; i < c.levels; i++) {
+        c.block_out_channels[i] = i == 0 ? 32 : i == 1 ? 64 : 128;
+        c.down_block_types[i] = c.up_block_types[i] = LGV_BLOCK_PLAIN;
+    }
+    *out = c;
+}
+
+lgv_status lgv_labels_new(int count, const char *const *names, lgv_labels *out, lgv_error *err)
+{
+    lgv_labels l = {.name = lgv_zalloc((size_t)count, sizeof *l.name), .count = count};
+    bool ok = l.name != NULL;
+    for (int i = 0; ok && i < count; i++) {
+        l.name[i] = names ? lgv_strdup(names[i]) : lgv_format("%d", i);
+        ok = l.name[i] != NULL;
+    }
+    if (ok) {
+        *out = l;
+        return LGV_OK;
+    }
+    lgv_labels_free(&l);
+    return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %d class names", count);
+}
+
+void lgv_labels_free(lgv_labels *labels)
+{
+    for (int i = 0; labels->name && i < labels->count; i++) lgv_free(labels->name[i]);
+    lgv_free(labels->name);
+    *labels = (lgv_labels){0};
+}
+
+static lgv_status read_labels(const lgv_json *j, lgv_labels *out, lgv_error *err)
+{
+    enum { MOST = 65536 };
+    const json_t *map = json_object_get(j->root, "id2label");
+    size_t n = json_object_size(map);
+    if (!json_is_object(map) || n < 2 || n > MOST)
+        return lgv_json_wrong(j, "id2label", "an object with 2 to 65536 class names", err);
+    const char **names = lgv_zalloc(n, sizeof *names);
+    if (!names) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for class names");
+    lgv_status status = LGV_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%zu", i);
+        names[i] = json_string_value(json_object_get(map, key));
+        if (!names[i])
+            status =
+                lgv_fail(err, LGV_ERR_FORMAT,
+                         "%s: id2label has %zu entries, but no name under \"%s\"", j->name, n, key);
+    }
+    if (!status) status = lgv_labels_new((int)n, names, out, err);
+    lgv_free(names);
+    return status;
+}
+
+lgv_status lgv_labels_load(const char *path, lgv_labels *out, lgv_error *err)
+{
+    lgv_json j = {0};
+    const char *text;
+    LGV_TRY(lgv_json_load(path, &j, err));
+    lgv_status status = lgv_json_string(&j, "_class_name", "UNet2DModel", &text, err);
+    if (!status && !strcmp(text, "UNet2DClassifier")) status = read_labels(&j, out, err);
+    lgv_json_free(&j);
+    return status;
+}
+
+lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_labels *labels,
+                               const char *path, lgv_error *err)
+{
+    json_t *root = lgv_unet2d_config_json(config), *map = json_object();
+    bool ok =
+        root && map && !json_object_set_new(root, "_class_name", json_string("UNet2DClassifier"));
+    for (int i = 0; ok && i < labels->count; i++) {
+        char key[16];
+        json_t *name = json_string(labels->name[i]);
+        snprintf(key, sizeof key, "%d", i);
+        if (!name) name = json_sprintf("class %d", i); /* not UTF-8 */
+        ok = !json_object_set_new(map, key, name);
+    }
+    ok = ok && !json_object_set(root, "id2label", map);
+    lgv_status status =
+        ok ? lgv_json_save(path, root, true, err)
+           : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while writing '%s'", path);
+    json_decref(map);
+    json_decref(root);
+    return status;
+}
