@@ -1,4 +1,4 @@
-/* langevin.h - everything: the engine (graphs, plans, samplers), models and pipelines, training.
+/* langevin.h - everything: the engine (graphs, plans, samplers), models and pipelines, training, evaluation.
    Each header can also be included alone. docs/embedding.md is the guide. */
 #ifndef LANGEVIN_LANGEVIN_H
 #define LANGEVIN_LANGEVIN_H
@@ -6,6 +6,7 @@
 #include "animation.h"
 #include "dataset.h"
 #include "dtype.h"
+#include "eval.h"
 #include "graph.h"
 #include "image.h"
 #include "model.h"
