@@ -31,7 +31,8 @@ typedef struct job {
     double warm;        /* clock after the first step, 0 before */
     int64_t warm_steps; /* steps since */
     double timed;       /* seconds per step, 0 before it is known */
-    double start, loss; /* clock; smoothed loss, weighted sum over `weight` */
+    double start, loss,
+        accuracy; /* clock; smoothed loss and accuracy, weighted sums over `weight` */
     double weight;
     char sampled[512]; /* the newest grid */
 } job;
@@ -150,17 +151,53 @@ static const char *preset_for(int resolution)
                                : NULL;
 }
 
+/* A new classifier: with the default encoder, or with that of the network named; or a classifier to go on with. */
+static lgv_status make_classifier(job *j, lgv_error *err)
+{
+    lgv_unet2d_config config;
+    lgv_model *named = NULL;
+    const char *what = j->args.model;
+    int classes = lgv_dataset_classes(j->data);
+    lgv_classifier_config_default(lgv_dataset_resolution(j->data), lgv_dataset_channels(j->data),
+                                  &config);
+    if (what) {
+        lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
+                               .resolution = lgv_dataset_resolution(j->data)};
+        lgv_status status = lgv_model_open(what, &o, &named, err);
+        if (status) return status;
+        config = *lgv_model_unet2d(named);
+        if (lgv_model_describe(named)->labels) {
+            j->model = named;
+            return LGV_OK;
+        }
+    }
+    lgv_model_free(named);
+    if (classes < 2)
+        return fail(
+            err, LGV_ERR_ARGUMENT,
+            "there are no classes to learn: put the pictures of each class into a folder of "
+            "its own");
+    const char **names = malloc((size_t)classes * sizeof *names);
+    if (!names) return fail(err, LGV_ERR_MEMORY, "out of memory");
+    for (int i = 0; i < classes; i++) names[i] = lgv_dataset_class_name(j->data, i);
+    lgv_status status = lgv_model_new_classifier(&config, classes, names, &j->model, err);
+    free(names);
+    return status;
+}
+
 static lgv_status open_data_and_model(job *j, lgv_error *err)
 {
     train_args *a = &j->args;
     const char *what = j->resume ? lgv_checkpoint_unet(j->resume) : a->model;
     lgv_status status = LGV_OK;
     if (what) status = size_from_model(what, &a->pictures, err);
-    if (!status && !what && a->pictures.resolution && !preset_for(a->pictures.resolution))
+    if (!status && !what && a->train.task != LGV_TASK_CLASSIFIER && a->pictures.resolution &&
+        !preset_for(a->pictures.resolution))
         status = fail(err, LGV_ERR_ARGUMENT,
                       "there is no default model above 128x128; give one with --model");
     if (!status) status = lgv_dataset_open_sources(a->data, a->n_data, &a->pictures, &j->data, err);
     if (status) return status;
+    if (a->train.task == LGV_TASK_CLASSIFIER && !j->resume) return make_classifier(j, err);
     lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
                            .resolution = lgv_dataset_resolution(j->data)};
     status = lgv_model_open(what ? what : preset_for(o.resolution), &o, &j->model, err);
@@ -265,14 +302,22 @@ static void print_steps(const lgv_trainer_info *t)
     printf("\n");
 }
 
-static void print_objective(const job *j, const lgv_train_options *o)
+static void print_schedule(const job *j, const lgv_train_options *o)
 {
-    row("objective");
     printf("%s prediction, %s schedule, T %lld", lgv_prediction_name(j->cfg.prediction_type),
            lgv_beta_schedule_name(j->cfg.beta_schedule), (long long)j->cfg.num_train_timesteps);
     if (o->snr_gamma > 0) printf(", min-SNR gamma %g", o->snr_gamma);
     if (o->noise_offset > 0) printf(", noise offset %g", o->noise_offset);
     printf("\n");
+}
+
+static void print_objective(const job *j, const lgv_train_options *o)
+{
+    row("objective");
+    if (o->task == LGV_TASK_CLASSIFIER)
+        printf("cross-entropy over %d classes\n", lgv_model_describe(j->model)->labels);
+    else
+        print_schedule(j, o);
     row("averaging");
     if (o->ema_decay > 0)
         printf("on, decay up to %g\n", o->ema_decay);
@@ -347,6 +392,9 @@ static void extra_text(const job *j, const lgv_train_report *r, char text[128])
     size_t n = 0;
     text[0] = 0;
     if (j->weight > 0) n = (size_t)snprintf(text, 128, "loss %.4g  ", j->loss / j->weight);
+    if (j->weight > 0 && lgv_model_describe(j->model)->labels)
+        n += (size_t)snprintf(text + n, 128 - n, "accuracy %.1f %%  ",
+                              100 * j->accuracy / j->weight);
     n += (size_t)snprintf(text + n, 128 - n, "lr %.3g", r->lr);
     if (r->skipped_updates)
         snprintf(text + n, 128 - n, "  %lld skipped", (long long)r->skipped_updates);
@@ -375,6 +423,7 @@ static void stepped(job *j, const lgv_train_report *r)
     if (isfinite(r->loss)) {
         double keep = j->weight < 20 ? 0.95 : 0.99; /* follows the fall at first, then settles */
         j->loss = keep * j->loss + r->loss;
+        j->accuracy = keep * j->accuracy + r->accuracy;
         j->weight = keep * j->weight + 1;
     }
     int64_t left = t.options.max_train_steps - r->step;
@@ -423,12 +472,28 @@ static int on_event(void *user, const lgv_train_event *event)
         snprintf(j->sampled, sizeof j->sampled, "%s", event->text);
         break;
     case LGV_TRAIN_VALIDATED:
+        if (lgv_model_describe(j->model)->labels) {
+            snprintf(text, sizeof text, "%.2f %% of %lld pictures (loss %.4g)",
+                     100 * event->validation->accuracy, (long long)event->validation->pictures,
+                     event->validation->loss);
+            say(j, "validation accuracy ", text);
+            draw(j);
+            break;
+        }
         snprintf(text, sizeof text, "%.4g (by quarter of t: %.3g %.3g %.3g %.3g)",
                  event->validation->loss, event->validation->quartile[0],
                  event->validation->quartile[1], event->validation->quartile[2],
                  event->validation->quartile[3]);
         say(j, "validation loss ", text);
         draw(j);
+        break;
+    case LGV_TRAIN_EVALUATED:
+        snprintf(text, sizeof text,
+                 "Frechet distance %.4g (%.4g to %.4g), precision %.3f, recall %.3f, %lld samples",
+                 event->figures->frechet.value, event->figures->frechet.low,
+                 event->figures->frechet.high, event->figures->precision.value,
+                 event->figures->recall.value, (long long)event->figures->generated);
+        say(j, "", text);
         break;
     case LGV_TRAIN_SAMPLING:
         if (j->begun) cli_progress_show(&j->progress, j->progress.done, "drawing samples");
@@ -457,13 +522,18 @@ static void print_done(const job *j)
     lgv_trainer_info t;
     char time_text[32];
     lgv_trainer_describe(j->trainer, &t);
-    if (j->warm)
-        printf("done: %lld step%s in %s, loss %.4g\n", (long long)(t.step - j->first),
+    bool classifier = lgv_model_describe(j->model)->labels > 0;
+    double weight = j->weight > 0 ? j->weight : NAN;
+    if (j->warm) {
+        printf("done: %lld step%s in %s, loss %.4g", (long long)(t.step - j->first),
                t.step - j->first == 1 ? "" : "s", cli_duration(cli_now() - j->start, time_text),
-               j->weight > 0 ? j->loss / j->weight : NAN);
-    else
+               j->loss / weight);
+        if (classifier) printf(", training accuracy %.2f %%", 100 * j->accuracy / weight);
+        printf("\n");
+    } else {
         printf("nothing to do: the run has its %lld steps; more with --max-train-steps\n",
                (long long)t.step);
+    }
     row("model");
     printf("%s\n", j->output);
     if (*j->sampled) {
@@ -474,10 +544,10 @@ static void print_done(const job *j)
     printf("%s/loss.png\n", j->output);
     row("log");
     printf("%s/log.jsonl\n", j->output);
-    row("pictures");
-    printf("langevin sample ");
+    row(classifier ? "figures" : "pictures");
+    printf(classifier ? "langevin eval MODEL --data DATA --features " : "langevin sample ");
     cli_print_word(j->output);
-    printf(" --output samples.png --num-images 16\n");
+    printf(classifier ? "\n" : " --output samples.png --num-images 16\n");
 }
 
 static int finish(job *j, lgv_status status, const lgv_error *err)

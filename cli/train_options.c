@@ -10,9 +10,9 @@
 
 static struct {
     char **data, *output, *model, *resume;
-    char *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng, *precision, *budget,
-        *background;
-    long long resolution, channels, timesteps;
+    char *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng,
+        *precision, *budget, *background;
+    long long resolution, channels, timesteps, eval_steps, eval_samples, eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
     double beta1, beta2, weight_decay, epsilon;
@@ -45,6 +45,9 @@ enum {
     BETA2,
     WEIGHT_DECAY,
     EPSILON,
+    EVAL_STEPS,
+    EVAL_SAMPLES,
+    EVAL_INFERENCE_STEPS,
     STATED
 };
 static bool stated[STATED];
@@ -63,6 +66,9 @@ static struct poptOption table[] = {
     {"output", 'o', TEXT, &opt.output, 0, "folder for the model, checkpoints, samples and log",
      "DIR"},
     {"output-dir", 0, TEXT | HIDDEN, &opt.output, 0, NULL, NULL},
+    {"task", 0, TEXT, &opt.task, 0,
+     "diffusion (default), or classifier: learn the pictures' classes, for eval --features",
+     "NAME"},
     {"model", 0, TEXT, &opt.model, 0,
      "unet-32, unet-64, unet-128, a config.json, or a model folder to fine-tune (default: by "
      "resolution)",
@@ -125,6 +131,16 @@ static struct poptOption table[] = {
      "memory to stay below by computing things twice, such as 2G (default: no limit, but more than "
      "2 GiB of activations are thinned out that way)",
      "SIZE"},
+    {"eval-steps", 0, COUNT, &opt.eval_steps, EVAL_STEPS,
+     "steps between figures of samples of the averaged weights (Frechet distance, precision, "
+     "recall); needs --eval-features; 0: none (default)",
+     "N"},
+    {"eval-features", 0, TEXT, &opt.eval_features, 0,
+     "classifier (train --task classifier) whose feature space the figures are taken in", "DIR"},
+    {"eval-samples", 0, COUNT, &opt.eval_samples, EVAL_SAMPLES,
+     "pictures drawn for each evaluation (default: 500)", "N"},
+    {"eval-inference-steps", 0, COUNT, &opt.eval_inference_steps, EVAL_INFERENCE_STEPS,
+     "DDIM steps of these (default: 20)", "N"},
     {"checkpointing-steps", 0, COUNT, &opt.checkpointing, CHECKPOINTING,
      "steps between checkpoints; 0: only at the end (default: 500 steps or 10 minutes)", "N"},
     {"checkpoints-total-limit", 0, COUNT, &opt.keep, KEEP,
@@ -170,6 +186,10 @@ static const count_row counts[] = {
         ZERO_REFUSED),
     ROW(WARMUP, "lr-warmup-steps", warmup, lr_warmup_steps, ZERO_OFF),
     ROW(SCHEDULE_STEPS, "lr-schedule-steps", schedule_steps, lr_schedule_steps, ZERO_REFUSED),
+    ROW(EVAL_STEPS, "eval-steps", eval_steps, eval_steps, ZERO_OFF),
+    ROW(EVAL_SAMPLES, "eval-samples", eval_samples, eval_samples, ZERO_REFUSED),
+    ROW(EVAL_INFERENCE_STEPS, "eval-inference-steps", eval_inference_steps, eval_inference_steps,
+        ZERO_REFUSED),
     ROW(CHECKPOINTING, "checkpointing-steps", checkpointing, checkpointing_steps, ZERO_OFF),
     ROW(KEEP, "checkpoints-total-limit", keep, checkpoints_total_limit, ZERO_OFF),
 };
@@ -239,6 +259,12 @@ static int read_names(const cli_command *self, lgv_train_options *o)
         return cli_error(self, CLI_USAGE,
                          "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'",
                          opt.seed);
+    if (opt.task && !strcmp(opt.task, "classifier"))
+        o->task = LGV_TASK_CLASSIFIER;
+    else if (opt.task && !strcmp(opt.task, "diffusion"))
+        o->task = LGV_TASK_DIFFUSION;
+    else if (opt.task)
+        return cli_error(self, CLI_USAGE, "--task is diffusion or classifier, not '%s'", opt.task);
     if (opt.rng && !strcmp(opt.rng, "torch"))
         o->rng = LGV_RNG_TORCH;
     else if (opt.rng && strcmp(opt.rng, "philox"))
@@ -299,6 +325,9 @@ static int check_paths(const cli_command *self, train_args *a)
         return cli_error(self, CLI_USAGE, "where to? give an output folder with --output DIR");
     if (!a->n_data && !a->resume)
         return cli_error(self, CLI_USAGE, "which pictures? give a folder with --data PATH");
+    if (opt.eval_steps > 0 && !opt.eval_features && !a->resume)
+        return cli_error(self, CLI_USAGE,
+                         "--eval-steps needs the feature space: --eval-features CLASSIFIER");
     if (stated[STEPS] && stated[EPOCHS])
         return cli_error(self, CLI_USAGE,
                          "--max-train-steps and --num-train-epochs exclude each other");
@@ -320,6 +349,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;
+    a.train.eval_features = opt.eval_features;
     if ((code = check_paths(self, &a)) >= 0) return code;
     if ((code = read_counts(self, &a.train)) >= 0) return code;
     if ((code = read_numbers(self, &a.train)) >= 0) return code;

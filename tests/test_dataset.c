@@ -121,6 +121,8 @@ static void classes_are_folders(void **state)
     put_png("classes/cat/deep/2.png", 60, 70, 3, 0);
     lgv_dataset *d = open_data("classes", NULL);
     assert_int_equal(lgv_dataset_classes(d), 2);
+    for (int i = 0; i < 3; i++) assert_int_equal(lgv_dataset_label(d, 0, i), i == 2);
+    assert_int_equal(lgv_dataset_label(d, 0, 3), -1);
     assert_string_equal(lgv_dataset_class_name(d, 0), "cat");
     assert_string_equal(lgv_dataset_class_name(d, 1), "dog");
     assert_null(lgv_dataset_class_name(d, 2));
@@ -162,6 +164,7 @@ static void idx_padding_and_pairs(void **state)
     assert_int_equal(lgv_dataset_resolution(d), 32);
     assert_int_equal(lgv_dataset_channels(d), 1);
     assert_int_equal(lgv_dataset_classes(d), 3);
+    for (int i = 0; i < 10; i++) assert_int_equal(lgv_dataset_label(d, 0, i), i % 3);
     lgv_error err;
     uint8_t pixels[32 * 32];
     must(lgv_dataset_read(d, 0, 6, 0, 0, pixels, NULL, &err), &err);
@@ -283,7 +286,7 @@ static uint8_t *load(int threads, int64_t first, int64_t n, size_t memory, size_
     uint8_t *out = malloc(*size);
     double waited = 0;
     for (int64_t i = 0; i < n; i += 4)
-        must(lgv_loader_next(l, 4, out + i * 32 * 32 * 3, &waited, &err), &err);
+        must(lgv_loader_next(l, 4, out + i * 32 * 32 * 3, NULL, &waited, &err), &err);
     lgv_loader_free(l);
     lgv_dataset_free(d);
     return out;
@@ -317,11 +320,11 @@ static void given_orders(void **state)
     uint8_t pixels[4 * 16];
     must(lgv_loader_new(d, &o, &l, &err), &err);
     lgv_loader_epoch(l, 0, (const int64_t[]){5, 4, 3, 2, 1, 0});
-    must(lgv_loader_next(l, 2, pixels, NULL, &err), &err);
+    must(lgv_loader_next(l, 2, pixels, NULL, NULL, &err), &err);
     assert_int_equal(pixels[0], 4);
     assert_int_equal(pixels[16], 3);
     lgv_loader_epoch(l, 1, (const int64_t[]){0, 1, 2, 3, 4, 5});
-    must(lgv_loader_next(l, 4, pixels, NULL, &err), &err);
+    must(lgv_loader_next(l, 4, pixels, NULL, NULL, &err), &err);
     assert_int_equal(pixels[0], 1);
     assert_int_equal(pixels[48], 4);
     lgv_loader_free(l);
@@ -348,7 +351,7 @@ static void all_broken_is_an_error(void **state)
     lgv_error err;
     uint8_t pixels[32 * 32 * 3];
     must(lgv_loader_new(d, &o, &l, &err), &err);
-    assert_int_equal(lgv_loader_next(l, 1, pixels, NULL, &err), LGV_ERR_FORMAT);
+    assert_int_equal(lgv_loader_next(l, 1, pixels, NULL, NULL, &err), LGV_ERR_FORMAT);
     assert_non_null(strstr(err.text, "none of the 3 pictures"));
     lgv_loader_free(l);
     lgv_dataset_free(d);

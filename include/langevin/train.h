@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "dataset.h"
+#include "eval.h"
 #include "model.h"
 #include "plan.h"
 #include "schedule.h"
@@ -20,6 +21,13 @@ extern "C" {
 #endif
 
 typedef struct lgv_trainer lgv_trainer;
+
+/* What is learned. */
+typedef enum lgv_task_kind {
+    LGV_TASK_DEFAULT = 0, /* that of the model: a classifier's, else diffusion */
+    LGV_TASK_DIFFUSION,
+    LGV_TASK_CLASSIFIER /* the classes of the pictures: cross-entropy; model.h, lgv_model_new_classifier */
+} lgv_task_kind;
 
 typedef enum lgv_rng_kind { LGV_RNG_PHILOX = 0, LGV_RNG_TORCH } lgv_rng_kind;
 
@@ -49,23 +57,24 @@ LGV_API double lgv_ema_decay(int64_t n, double max_decay);
 /* Zero is the default; LGV_OFF (-1) switches off. */
 typedef struct lgv_train_options {
     const char *output_dir;   /* NULL: nothing is written (lgv_trainer_step only) */
-    int64_t max_train_steps;  /* 20,000 */
+    lgv_task_kind task;       /* changes defaults, given here as diffusion / classifier */
+    int64_t max_train_steps;  /* 20,000 / 4,000 */
     int64_t num_train_epochs; /* instead: ceil(epochs * pictures / effective batch) steps */
     int64_t
         train_batch_size; /* rows of one micro-batch; 32, 16 or 8 for a resolution up to 32, 64, more */
     int64_t gradient_accumulation_steps; /* 1; the effective batch is the product */
-    double learning_rate;                /* 1e-4 */
-    lgv_lr_scheduler lr_scheduler;
-    int64_t lr_warmup_steps;   /* 500; LGV_OFF: none */
+    double learning_rate;                /* 1e-4 / 1e-3 */
+    lgv_lr_scheduler lr_scheduler;       /* constant_with_warmup / cosine */
+    int64_t lr_warmup_steps;             /* 500 / 100; LGV_OFF: none */
     int64_t lr_schedule_steps; /* horizon of the schedule: the run's length when it started */
     double lr_num_cycles, lr_power;
-    double adam_beta1, adam_beta2, adam_epsilon; /* 0.95, 0.999, 1e-8; LGV_OFF: 0 */
-    double adam_weight_decay;                    /* 1e-6; LGV_OFF: 0 */
+    double adam_beta1, adam_beta2, adam_epsilon; /* 0.95 / 0.9, 0.999, 1e-8; LGV_OFF: 0 */
+    double adam_weight_decay;                    /* 1e-6 / 0.01; LGV_OFF: 0 */
     double max_grad_norm;                        /* 1; LGV_OFF: no clipping */
     double
         max_loss_growth; /* 5: the run stops when its smoothed loss has stayed above 5 times its best,
                                or after ten non-finite losses or gradients in a row; LGV_OFF: never */
-    double ema_decay;    /* largest decay, 0.9999; LGV_OFF: no EMA */
+    double ema_decay;    /* largest decay, 0.9999 / 0.999; LGV_OFF: no EMA */
     double snr_gamma;    /* min-SNR weighting (schedule.h); 0: none */
     double noise_offset; /* noise += noise_offset * one normal number per row and channel */
     uint64_t seed;       /* 0 */
@@ -78,13 +87,18 @@ typedef struct lgv_train_options {
     int loader_threads;              /* 2; never changes a result */
     int64_t checkpointing_steps;     /* every 500 steps or 10 minutes; LGV_OFF: only at the end */
     int64_t checkpoints_total_limit; /* 3; LGV_OFF: keep all */
-    int64_t sample_count;            /* pictures in a sample grid, 16; LGV_OFF: no grids */
+    int64_t sample_count;            /* pictures in a sample grid, 16 / none; LGV_OFF: no grids */
     int64_t sample_steps;            /* DDIM steps of a grid, 50 */
-    int64_t log_steps;               /* a line of log.jsonl every so many steps, 1 */
-    int allow_data_change;           /* resume with other pictures */
-    int overwrite;                   /* replace a run in output_dir */
-    const char *kernel;              /* tests: forces kernels (plan.h) */
-    int no_fusion;                   /* tests */
+    int64_t
+        eval_steps; /* figures of samples every so many steps and at the end, none; needs eval_features */
+    const char *eval_features;    /* path for lgv_extractor_open (eval.h) */
+    int64_t eval_samples;         /* pictures drawn for each evaluation, 500 */
+    int64_t eval_inference_steps; /* DDIM steps of these, 20 */
+    int64_t log_steps;            /* a line of log.jsonl every so many steps, 1 */
+    int allow_data_change;        /* resume with other pictures */
+    int overwrite;                /* replace a run in output_dir */
+    const char *kernel;           /* tests: forces kernels (plan.h) */
+    int no_fusion;                /* tests */
 } lgv_train_options;
 
 /* Fills every zero field by its default for this data set. Errors: values that make no sense. */
@@ -152,8 +166,9 @@ LGV_API int lgv_trainer_notes(const lgv_trainer *t);
 LGV_API const char *lgv_trainer_note_at(const lgv_trainer *t, int i);
 
 typedef struct lgv_train_report {
-    int64_t step; /* after this one */
-    double loss;  /* of the effective batch */
+    int64_t step;    /* after this one */
+    double loss;     /* of the effective batch */
+    double accuracy; /* of a classifier: share of the batch that it named right; else 0 */
     double lr, grad_norm, ema_decay;
     int skipped; /* 1: the gradient was not finite and nothing was written */
     int64_t skipped_updates, broken_pictures;
@@ -167,13 +182,18 @@ typedef struct lgv_train_report {
    last good checkpoint. After another error the step has not been done and may be tried again. */
 LGV_API lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error *err);
 
-/* Loss (unweighted mean squared error) on the EMA weights over the validation pictures (up to 500), with
-   fixed noise and timesteps, also by quartile of t. pictures 0: there are none and nothing was computed. */
+/* Loss (unweighted mean squared error) on the EMA weights over the validation pictures (up to 500; a classifier's:
+   cross-entropy over up to 500, at the end of a run over all), with fixed noise and timesteps, also by quartile of t. pictures 0: there are none and nothing was computed. */
 typedef struct lgv_validation {
     int64_t pictures;
     double loss, quartile[4];
+    double accuracy; /* of a classifier; its quartiles mean nothing */
 } lgv_validation;
 LGV_API lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *err);
+
+/* Draws eval_samples pictures (EMA weights, DDIM, fixed seeds) and compares them with up to 10,000 training pictures in
+   the feature space of eval_features. */
+LGV_API lgv_status lgv_trainer_evaluate(lgv_trainer *t, lgv_figures *out, lgv_error *err);
 
 /* Writes OUTPUT/checkpoint-N, refreshes the pipeline in OUTPUT, deletes checkpoints beyond the limit; only the
    first while the loss is not finite or too high, so that nothing good is replaced. LGV_ERR_NUMERIC, and
@@ -190,6 +210,7 @@ typedef enum lgv_train_event_kind {
     LGV_TRAIN_SAVED,       /* text: the checkpoint's folder */
     LGV_TRAIN_SAMPLED,     /* text: the grid's file */
     LGV_TRAIN_VALIDATED,   /* validation */
+    LGV_TRAIN_EVALUATED,   /* figures */
     LGV_TRAIN_SAMPLING /* told between the steps of a sample grid, so that the caller can stop it */
 } lgv_train_event_kind;
 
@@ -198,6 +219,7 @@ typedef struct lgv_train_event {
     const char *text;
     const lgv_train_report *report;
     const lgv_validation *validation;
+    const lgv_figures *figures;
 } lgv_train_event;
 
 /* Return nonzero to stop: the step is finished, a checkpoint is saved, and lgv_trainer_run returns

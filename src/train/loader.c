@@ -17,6 +17,7 @@ enum { MAX_THREADS = 64 };
 
 typedef struct slot {
     uint8_t *pixels;
+    int64_t used; /* the picture */
     bool ready;
     lgv_error error; /* status LGV_OK: pixels are good */
 } slot;
@@ -69,7 +70,7 @@ static void *work(void *arg)
         pthread_mutex_unlock(&l->lock);
         s->error = (lgv_error){0};
         lgv_status status = lgv_dataset_read(l->data, 0, picture, l->options.seed, (uint64_t)sample,
-                                             s->pixels, NULL, &s->error);
+                                             s->pixels, &s->used, &s->error);
         pthread_mutex_lock(&l->lock);
         s->error.status = status;
         s->ready = true;
@@ -156,8 +157,8 @@ void lgv_loader_epoch(lgv_loader *l, int64_t epoch, const int64_t *order)
     pthread_mutex_unlock(&l->lock);
 }
 
-lgv_status lgv_loader_next(lgv_loader *l, int64_t n, uint8_t *pixels, double *waited,
-                           lgv_error *err)
+lgv_status lgv_loader_next(lgv_loader *l, int64_t n, uint8_t *pixels, int32_t *label,
+                           double *waited, lgv_error *err)
 {
     lgv_status status = LGV_OK;
     pthread_mutex_lock(&l->lock);
@@ -173,6 +174,7 @@ lgv_status lgv_loader_next(lgv_loader *l, int64_t n, uint8_t *pixels, double *wa
             break; /* the slot stays: asking again gives the same answer */
         }
         memcpy(pixels + (size_t)i * l->bytes, s->pixels, l->bytes);
+        if (label) label[i] = lgv_dataset_label(l->data, 0, s->used);
         s->ready = false;
         l->consumed++;
         pthread_cond_broadcast(&l->space);

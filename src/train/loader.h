@@ -24,8 +24,9 @@ void lgv_loader_free(lgv_loader *loader);
 /* given_orders: the order of the next epoch (all pictures; copied). Only when every sample before
    it has been taken. `epoch` is its number. */
 void lgv_loader_epoch(lgv_loader *loader, int64_t epoch, const int64_t *order);
-/* The next n samples as uint8 HWC, one after another; adds the seconds waited to *waited. */
-lgv_status lgv_loader_next(lgv_loader *loader, int64_t n, uint8_t *pixels, double *waited,
-                           lgv_error *err);
+/* The next n samples as uint8 HWC, one after another, and their classes (label may be NULL; -1: none); adds the
+   seconds waited to *waited. */
+lgv_status lgv_loader_next(lgv_loader *loader, int64_t n, uint8_t *pixels, int32_t *label,
+                           double *waited, lgv_error *err);
 
 #endif

@@ -80,7 +80,8 @@ lgv_status lgv_log_step(lgv_trainer *t, const lgv_train_report *p, lgv_error *er
     const curve curves[] = {{"loss", p->loss},
                             {"lr", p->lr},
                             {"grad_norm", p->grad_norm},
-                            {"samples_per_second", p->samples_per_second}};
+                            {"samples_per_second", p->samples_per_second},
+                            {"accuracy", p->accuracy}}; /* the last: of classifiers only */
     if (t->log < 0) return LGV_OK;
     json_t *line = json_pack(
         "{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "step", (json_int_t)p->step, "loss",
@@ -88,22 +89,46 @@ lgv_status lgv_log_step(lgv_trainer *t, const lgv_train_report *p, lgv_error *er
         number(p->ema_decay), "epoch", number(p->epoch), "seconds", number(p->seconds),
         "loader_wait", number(p->loader_wait), "skipped_updates", (json_int_t)p->skipped_updates,
         "broken_pictures", (json_int_t)p->broken_pictures);
+    if (line && t->task->hits) json_object_set_new(line, "accuracy", number(p->accuracy));
     LGV_TRY(lgv_output_log(t, line, err));
-    return tell_curves(t, curves, sizeof curves / sizeof *curves, err);
+    return tell_curves(t, curves, sizeof curves / sizeof *curves - !t->task->hits, err);
 }
 
 lgv_status lgv_log_validation(lgv_trainer *t, const lgv_validation *v, lgv_error *err)
 {
-    const curve curves[] = {{"validation_loss", v->loss}};
+    const curve curves[] = {{"validation_loss", v->loss}, {"validation_accuracy", v->accuracy}};
     if (t->log < 0) return LGV_OK;
-    LGV_TRY(lgv_output_log(
-        t,
-        json_pack("{s:I, s:o, s:[o,o,o,o], s:I}", "step", (json_int_t)t->state.step,
-                  "validation_loss", number(v->loss), "validation_quartiles",
-                  number(v->quartile[0]), number(v->quartile[1]), number(v->quartile[2]),
-                  number(v->quartile[3]), "validation_pictures", (json_int_t)v->pictures),
-        err));
-    return tell_curves(t, curves, 1, err);
+    json_t *line =
+        json_pack("{s:I, s:o, s:I}", "step", (json_int_t)t->state.step, "validation_loss",
+                  number(v->loss), "validation_pictures", (json_int_t)v->pictures);
+    if (line && t->task->hits)
+        json_object_set_new(line, "validation_accuracy", number(v->accuracy));
+    else if (line)
+        json_object_set_new(line, "validation_quartiles",
+                            json_pack("[o,o,o,o]", number(v->quartile[0]), number(v->quartile[1]),
+                                      number(v->quartile[2]), number(v->quartile[3])));
+    LGV_TRY(lgv_output_log(t, line, err));
+    return tell_curves(t, curves, t->task->hits ? 2 : 1, err);
+}
+
+static json_t *interval(const lgv_interval *v)
+{
+    return json_pack("[o,o,o]", number(v->value), number(v->low), number(v->high));
+}
+
+lgv_status lgv_log_figures(lgv_trainer *t, const lgv_figures *f, double seconds, lgv_error *err)
+{
+    const curve curves[] = {{"frechet_distance", f->frechet.value},
+                            {"precision", f->precision.value},
+                            {"recall", f->recall.value}};
+    if (t->log < 0) return LGV_OK;
+    json_t *line =
+        json_pack("{s:I, s:o, s:o, s:o, s:I, s:I, s:o}", "step", (json_int_t)t->state.step,
+                  "frechet_distance", interval(&f->frechet), "precision", interval(&f->precision),
+                  "recall", interval(&f->recall), "eval_samples", (json_int_t)f->generated,
+                  "eval_reference", (json_int_t)f->reference, "eval_seconds", number(seconds));
+    LGV_TRY(lgv_output_log(t, line, err));
+    return tell_curves(t, curves, 3, err);
 }
 
 /* Mean and count of each bin; a bin that no row fell into has no mean. */

@@ -50,12 +50,16 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err)
     LGV_TRY(check_count("lr_warmup_steps", o->lr_warmup_steps, LGV_OFF, most, err));
     LGV_TRY(check_count("lr_schedule_steps", o->lr_schedule_steps, 1, most, err));
     LGV_TRY(check_count("lr_scheduler", o->lr_scheduler, LGV_LR_DEFAULT, LGV_LR_POLYNOMIAL, err));
+    LGV_TRY(check_count("task", o->task, LGV_TASK_DEFAULT, LGV_TASK_CLASSIFIER, err));
     LGV_TRY(
         check_count("mixed_precision", o->mixed_precision, LGV_MIXED_DEFAULT, LGV_MIXED_BF16, err));
     LGV_TRY(check_count("checkpointing_steps", o->checkpointing_steps, LGV_OFF, most, err));
     LGV_TRY(check_count("checkpoints_total_limit", o->checkpoints_total_limit, LGV_OFF, most, err));
     LGV_TRY(check_count("sample_count", o->sample_count, LGV_OFF, 1024, err));
     LGV_TRY(check_count("sample_steps", o->sample_steps, 1, 1000000, err));
+    LGV_TRY(check_count("eval_steps", o->eval_steps, LGV_OFF, most, err));
+    LGV_TRY(check_count("eval_samples", o->eval_samples, 5, 1000000, err));
+    LGV_TRY(check_count("eval_inference_steps", o->eval_inference_steps, 1, 1000000, err));
     LGV_TRY(check_count("log_steps", o->log_steps, 1, most, err));
     LGV_TRY(check_count("recompute", o->recompute, 0, 2, err));
     LGV_TRY(check_count("loader_threads", o->loader_threads, 1, 64, err));
@@ -72,6 +76,21 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err)
     LGV_TRY(check_number("lr_num_cycles", o->lr_num_cycles, 0, 1e6, false, err));
     LGV_TRY(check_number("lr_power", o->lr_power, 0, 1e3, false, err));
     return LGV_OK;
+}
+
+/* A classifier is smaller than a denoiser, learns in fewer steps and from whole epochs. */
+static void classifier_defaults(lgv_train_options *o)
+{
+    default_i64(&o->max_train_steps, 4000);
+    default_double(&o->learning_rate, 1e-3);
+    if (!o->lr_scheduler) o->lr_scheduler = LGV_LR_COSINE;
+    default_i64(&o->lr_warmup_steps, 100);
+    default_double(&o->adam_beta1, 0.9);
+    default_double(&o->adam_weight_decay, 0.01);
+    default_double(&o->ema_decay, 0.999);
+    default_double(&o->max_loss_growth,
+                   100); /* a good classifier's loss is near 0, and its noise large beside that */
+    o->sample_count = LGV_OFF;
 }
 
 lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *data, lgv_error *err)
@@ -93,6 +112,7 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
         o->max_train_steps = lgv_ceil_div(samples, batch);
     }
     o->num_train_epochs = 0;
+    if (o->task == LGV_TASK_CLASSIFIER) classifier_defaults(o);
     default_i64(&o->max_train_steps, 20000);
     default_double(&o->learning_rate, 1e-4);
     if (!o->lr_scheduler) o->lr_scheduler = LGV_LR_CONSTANT_WITH_WARMUP;
@@ -109,6 +129,9 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
     default_i64(&o->checkpoints_total_limit, 3);
     default_i64(&o->sample_count, 16);
     default_i64(&o->sample_steps, 50);
+    default_i64(&o->eval_steps, LGV_OFF);
+    default_i64(&o->eval_samples, 500);
+    default_i64(&o->eval_inference_steps, 20);
     default_i64(&o->log_steps, 1);
     if (!o->loader_threads) o->loader_threads = 2;
     return check(o, err);
@@ -125,6 +148,7 @@ typedef enum kind {
     KIND_SCHEDULER,
     KIND_RNG,
     KIND_PRECISION,
+    KIND_TASK,
     KIND_COLOUR
 } kind;
 
@@ -140,6 +164,7 @@ typedef struct field {
 #name, kind, offsetof(lgv_train_options, name), inexact                                    \
     }
 static const field train_fields[] = {
+    T(task, KIND_TASK, true),
     T(max_train_steps, KIND_I64, false),
     T(train_batch_size, KIND_I64, true),
     T(gradient_accumulation_steps, KIND_I64, true),
@@ -167,6 +192,9 @@ static const field train_fields[] = {
     T(checkpoints_total_limit, KIND_I64, false),
     T(sample_count, KIND_I64, false),
     T(sample_steps, KIND_I64, false),
+    T(eval_steps, KIND_I64, false),
+    T(eval_samples, KIND_I64, false),
+    T(eval_inference_steps, KIND_I64, false),
     T(log_steps, KIND_I64, false),
 };
 #undef T
@@ -183,6 +211,7 @@ static const field data_fields[] = {
 };
 #undef D
 
+static const char *const task_names[] = {"", "diffusion", "classifier"};
 static const char *const rng_names[] = {"philox", "torch"};
 
 static json_t *field_json(const field *f, const void *base)
@@ -200,6 +229,7 @@ static json_t *field_json(const field *f, const void *base)
     case KIND_PRECISION:
         return json_string(
             lgv_mixed_precision_name(*(const lgv_mixed_precision *)(const void *)at));
+    case KIND_TASK: return json_string(task_names[*(const lgv_task_kind *)(const void *)at]);
     case KIND_U64: { /* JSON integers end at 2^63 - 1 */
         char text[24];
         snprintf(text, sizeof text, "%llu",
@@ -246,6 +276,13 @@ static bool field_parse(const field *f, const json_t *v, void *base)
     case KIND_PRECISION:
         return json_is_string(v) &&
                !lgv_mixed_precision_parse(json_string_value(v), (lgv_mixed_precision *)at, NULL);
+    case KIND_TASK:
+        for (int k = LGV_TASK_DIFFUSION; json_is_string(v) && k <= LGV_TASK_CLASSIFIER; k++) {
+            if (strcmp(json_string_value(v), task_names[k])) continue;
+            *(lgv_task_kind *)at = (lgv_task_kind)k;
+            return true;
+        }
+        return false;
     case KIND_U64: {
         const char *s = json_string_value(v);
         uint64_t value = 0;
@@ -281,6 +318,7 @@ static size_t field_bytes(const field *f)
         [KIND_SCHEDULER] = sizeof(lgv_lr_scheduler),
         [KIND_RNG] = sizeof(lgv_rng_kind),
         [KIND_PRECISION] = sizeof(lgv_mixed_precision),
+        [KIND_TASK] = sizeof(lgv_task_kind),
         [KIND_COLOUR] = 3,
     };
     return bytes[f->kind];

@@ -151,13 +151,18 @@ static lgv_status save_json(const char *folder, const char *name, json_t *root, 
     return s;
 }
 
-lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_error *err)
+static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error *err)
 {
     json_t *root =
         json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version",
                   LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name, "unet",
                   "diffusers", lgv_model_describe(t->model)->class_name);
-    LGV_TRY(save_json(folder, "model_index.json", root, err));
+    return save_json(folder, "model_index.json", root, err);
+}
+
+lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder, lgv_error *err)
+{
+    if (t->task->pipeline) LGV_TRY(save_index(t, folder, err));
     char *scheduler = lgv_path_join(folder, "scheduler"),
          *path = lgv_path_join(folder, "scheduler/scheduler_config.json");
     lgv_status s = scheduler && path ? lgv_make_dir(scheduler, err) : no_path(err);

@@ -4,72 +4,21 @@
 
 #include "langevin/ops.h"
 
-typedef struct draft {
-    lgv_graph *g;
-    lgv_id rows; /* [N] mean squared error of each row */
-} draft;
-
-/* The noise of every row: drawn by the device, or given by the host (PyTorch's generator). */
-static lgv_id noise_node(const lgv_trainer *t, lgv_graph *g, bool given)
-{
-    const int64_t dim[4] = {t->batch, t->side, t->side, t->channels};
-    if (given) return lgv_input(g, "noise", LGV_F32, 4, dim);
-    return lgv_random_normal(g, 4, dim, lgv_rng_stream("train.noise"));
-}
-
-static lgv_id offset_node(const lgv_trainer *t, lgv_graph *g, bool given)
-{
-    const int64_t dim[2] = {t->batch, t->channels};
-    if (given) return lgv_input(g, "offset", LGV_F32, 2, dim);
-    return lgv_random_normal(g, 2, dim, lgv_rng_stream("train.noise_offset"));
-}
-
-static lgv_id coef(lgv_graph *g, int64_t rows, int k)
-{
-    return lgv_step_row(g, rows, LGV_FIELD_COEF + k);
-}
-
-/* x_t = a x0 + b noise; the network's answer against c x0 + d noise. */
-static lgv_status build(const lgv_trainer *t, bool training, draft *out, lgv_error *err)
-{
-    lgv_graph *g = out->g;
-    const int64_t N = t->batch, dim[4] = {N, t->side, t->side, t->channels};
-    bool given = training && t->options.rng == LGV_RNG_TORCH;
-    lgv_id x0 = lgv_input(g, "x0", LGV_F32, 4, dim);
-    lgv_id noise = noise_node(t, g, given);
-    /* The offset (https://www.crosslabs.org/blog/diffusion-with-offset-noise) is part of the noise,
-       so the network is asked to predict it too. */
-    if (training && t->options.noise_offset > 0)
-        noise = lgv_add_row(g, noise,
-                            lgv_affine(g, offset_node(t, g, given), t->options.noise_offset, 0));
-    lgv_model_inputs in;
-    lgv_model_inputs_none(&in);
-    lgv_model_inputs_from_step(t->model, g, N, &in);
-    in.sample = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_X0), coef(g, N, LGV_TRAIN_NOISE));
-    in.training = training;
-    lgv_id answer;
-    LGV_TRY(lgv_model_build(t->model, g, &in, &answer, err));
-    lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
-                                  coef(g, N, LGV_TRAIN_TARGET_NOISE));
-    out->rows = lgv_mse_rows(g, answer, target);
-    return lgv_graph_status(g, err);
-}
-
 static lgv_status build_training(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
 {
-    draft d = {.g = g};
-    LGV_TRY(build(t, true, &d, err));
-    lgv_id loss = lgv_weighted_sum(g, d.rows, lgv_step_row(g, t->batch, LGV_FIELD_WEIGHT));
+    lgv_id rows;
+    LGV_TRY(t->task->build(t, true, g, &rows, err));
+    lgv_id loss = lgv_weighted_sum(g, rows, lgv_step_row(g, t->batch, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
-    lgv_graph_output(g, d.rows, "rows");
+    lgv_graph_output(g, rows, "rows");
     return lgv_graph_grad_params(g, loss, "grad", err);
 }
 
 static lgv_status build_validation(const lgv_trainer *t, lgv_graph *g, lgv_error *err)
 {
-    draft d = {.g = g};
-    LGV_TRY(build(t, false, &d, err));
-    lgv_graph_output(g, d.rows, "rows");
+    lgv_id rows;
+    LGV_TRY(t->task->build(t, false, g, &rows, err));
+    lgv_graph_output(g, rows, "rows");
     return lgv_graph_status(g, err);
 }
 

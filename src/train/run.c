@@ -94,11 +94,18 @@ static int sampling(void *user, const lgv_sample_progress *progress)
     return r->stop;
 }
 
-static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error *err)
+lgv_status lgv_trainer_pipeline(lgv_trainer *t, lgv_error *err)
 {
     const char *set = t->ema ? "ema" : "weight";
-    if (!t->pipeline)
-        LGV_TRY(lgv_pipeline_new(t->model, t->store, set, &t->cfg, &t->pipeline, err));
+    if (t->pipeline) return LGV_OK;
+    if (!t->task->pipeline)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "a classifier draws no pictures");
+    return lgv_pipeline_new(t->model, t->store, set, &t->cfg, &t->pipeline, err);
+}
+
+static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error *err)
+{
+    LGV_TRY(lgv_trainer_pipeline(t, err));
     int64_t steps = lgv_min_i64(t->options.sample_steps, t->schedule->T);
     lgv_sample_options o = {.num_images =
                                 t->options.sample_count > 0 ? t->options.sample_count : 16,
@@ -250,6 +257,21 @@ static lgv_status validate(run *r, lgv_error *err)
     LGV_TRY(lgv_trainer_validate(r->t, &v, err));
     LGV_TRY(logged(r, lgv_log_validation(r->t, &v, err), err));
     tell(r, (lgv_train_event){.kind = LGV_TRAIN_VALIDATED, .validation = &v});
+    char *text = lgv_watch_validation(&r->t->state, v.loss);
+    if (text) tell(r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = text});
+    lgv_free(text);
+    return LGV_OK;
+}
+
+static lgv_status evaluate(run *r, lgv_error *err)
+{
+    lgv_figures f;
+    double begin = lgv_now();
+    lgv_status s = lgv_evaluate(r->t, sampling, r, &f, err);
+    if (s == LGV_ERR_CANCELLED && r->stop) return LGV_OK;
+    if (s) return s;
+    LGV_TRY(logged(r, lgv_log_figures(r->t, &f, lgv_now() - begin, err), err));
+    tell(r, (lgv_train_event){.kind = LGV_TRAIN_EVALUATED, .figures = &f});
     return LGV_OK;
 }
 
@@ -280,6 +302,8 @@ static lgv_status after_step(run *r, lgv_error *err)
     if (due && !r->stop) LGV_TRY(validate(r, err));
     bool shown = step == 100 || step == 300 || step == 1000 || step == 3000 || (due && step > 3000);
     if ((shown || last) && !r->stop && r->t->output) LGV_TRY(grid(r, last, err));
+    int64_t every = r->t->options.eval_steps;
+    if (every > 0 && (step % every == 0 || last) && !r->stop) LGV_TRY(evaluate(r, err));
     return LGV_OK;
 }
 

@@ -143,7 +143,9 @@ static lgv_status hash_files(const lgv_trainer *t, const char *folder, json_t *f
         "unet_ema/diffusion_pytorch_model.safetensors",
     };
     size_t n = sizeof names / sizeof *names - (t->ema ? 0 : 2);
-    for (size_t i = 0; i < n; i++) LGV_TRY(add_hash(files, folder, names[i], err));
+    for (size_t i = 0; i < n; i++)
+        if (t->task->pipeline || strcmp(names[i], "model_index.json"))
+            LGV_TRY(add_hash(files, folder, names[i], err));
     return LGV_OK;
 }
 

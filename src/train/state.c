@@ -70,7 +70,14 @@ json_t *lgv_train_state_json(const lgv_trainer *t)
                   (json_int_t)(s->position / t->per_epoch), "skipped_updates",
                   (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->bad, "seconds",
                   s->seconds, "sample_seconds", s->sample_seconds, "loss_watch", watch);
-    if (!root || t->options.rng != LGV_RNG_TORCH) return root;
+    json_t *validation =
+        json_pack("{s:f, s:f, s:I}", "loss", s->validation_loss, "best", s->validation_best,
+                  "rises_in_a_row", (json_int_t)s->validation_rises);
+    if (!root || json_object_set_new(root, "validation", validation)) {
+        json_decref(root);
+        return NULL;
+    }
+    if (t->options.rng != LGV_RNG_TORCH) return root;
     if (json_object_set_new(root, "generator", torch_json(&s->torch)) ||
         json_object_set_new(root, "generator_at_epoch", torch_json(&s->torch_epoch))) {
         json_decref(root);
@@ -107,6 +114,11 @@ lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state
     const json_t *watch = json_object_get(root, "loss_watch"); /* not in older checkpoints */
     if (watch && !watch_parse(watch, &s.watch))
         return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: 'loss_watch' makes no sense");
+    const json_t *validation = json_object_get(root, "validation"); /* likewise */
+    s.validation_loss = json_number_value(json_object_get(validation, "loss"));
+    s.validation_best = json_number_value(json_object_get(validation, "best"));
+    if (validation && !count(validation, "rises_in_a_row", &s.validation_rises))
+        return lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: 'validation' makes no sense");
     s.seconds = json_number_value(json_object_get(root, "seconds"));
     s.sample_seconds = json_number_value(json_object_get(root, "sample_seconds"));
     if (torch && (!torch_parse(json_object_get(root, "generator"), &s.torch) ||

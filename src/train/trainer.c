@@ -29,29 +29,6 @@ lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...
     return LGV_OK;
 }
 
-static lgv_status check_model(const lgv_trainer *t, lgv_error *err)
-{
-    const lgv_model_info *m = lgv_model_describe(t->model);
-    if (m->class_kind != LGV_CLASS_NONE)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "model '%s' wants class labels; only unconditional models can be trained",
-                        m->source);
-    if (m->in_channels != t->channels)
-        return lgv_fail(
-            err, LGV_ERR_SHAPE,
-            "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
-            m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
-    if (m->out_channels != m->in_channels)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "model '%s' gives %d channels for %d; a learned variance cannot be trained",
-                        m->source, m->out_channels, m->in_channels);
-    if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "model '%s' knows %d timesteps, the schedule has %lld", m->source,
-                        m->num_train_timesteps, (long long)t->schedule->T);
-    return lgv_model_check_size(t->model, t->side, t->side, err);
-}
-
 static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
 {
     bool torch = t->options.rng == LGV_RNG_TORCH;
@@ -62,12 +39,15 @@ static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
     t->bytes = lgv_alloc(total, 1);
     t->x0 = lgv_alloc((size_t)t->batch * pixels, sizeof(float));
     t->t = lgv_alloc(rows, sizeof *t->t);
+    t->label = lgv_alloc(rows, sizeof *t->label);
+    t->shown = lgv_alloc((size_t)t->batch, sizeof *t->shown);
     if (torch) {
         t->noise = lgv_alloc(total, sizeof(float));
         t->offset = lgv_alloc(rows * (size_t)t->channels, sizeof(float));
         t->order = lgv_alloc((size_t)lgv_dataset_count(t->data), sizeof *t->order);
     }
-    if (!t->bytes || !t->x0 || !t->t || (torch && (!t->noise || !t->offset || !t->order)))
+    if (!t->bytes || !t->x0 || !t->t || !t->label || !t->shown ||
+        (torch && (!t->noise || !t->offset || !t->order)))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures",
                         (long long)t->effective);
     return LGV_OK;
@@ -106,17 +86,33 @@ static lgv_status starting_notes(lgv_trainer *t, lgv_error *err)
 {
     int64_t n = lgv_dataset_count(t->data);
     if (n < 1000)
-        LGV_TRY(lgv_trainer_note(t, err, "%lld pictures: expect near copies", (long long)n));
+        LGV_TRY(lgv_trainer_note(t, err,
+                                 t->task->pipeline ? "%lld pictures: expect near copies"
+                                                   : "%lld pictures: expect a poor classifier",
+                                 (long long)n));
     for (int i = 0; i < lgv_dataset_notes(t->data); i++)
         LGV_TRY(lgv_trainer_note(t, err, "%s", lgv_dataset_note_at(t->data, i)));
-    if (lgv_dataset_classes(t->data) > 1)
+    if (t->task->pipeline && lgv_dataset_classes(t->data) > 1)
         LGV_TRY(lgv_trainer_note(t, err, "%d classes found; the model does not use them",
                                  lgv_dataset_classes(t->data)));
     return LGV_OK;
 }
 
+static lgv_status choose_task(lgv_trainer *t, lgv_error *err)
+{
+    bool labels = lgv_model_describe(t->model)->labels > 0;
+    if (!t->options.task) t->options.task = labels ? LGV_TASK_CLASSIFIER : LGV_TASK_DIFFUSION;
+    t->task = t->options.task == LGV_TASK_CLASSIFIER ? &lgv_task_classifier : &lgv_task_diffusion;
+    if (labels == (t->options.task == LGV_TASK_CLASSIFIER)) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    labels ? "'%s' is a classifier: it can only be trained as one (task classifier)"
+                           : "'%s' is no classifier: the task classifier trains a UNet2DClassifier",
+                    lgv_model_describe(t->model)->source);
+}
+
 static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
 {
+    LGV_TRY(choose_task(t, err));
     LGV_TRY(lgv_train_options_resolve(&t->options, t->data, err));
     t->ema = t->options.ema_decay != LGV_OFF;
     t->batch = t->options.train_batch_size;
@@ -148,7 +144,7 @@ static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
     LGV_TRY(lgv_scheduler_config_switch(cfg, "DDPMScheduler", &t->cfg, err));
     LGV_TRY(lgv_schedule_new(&t->cfg, &t->schedule, err));
     LGV_TRY(make_shapes(t, err));
-    LGV_TRY(check_model(t, err));
+    LGV_TRY(t->task->check(t, err));
     LGV_TRY(lgv_trainer_plan(t, err));
     LGV_TRY(make_buffers(t, err));
     if (resume)
@@ -156,6 +152,7 @@ static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
     else
         LGV_TRY(make_weights(t, err));
     LGV_TRY(make_loader(t, err));
+    LGV_TRY(lgv_evaluation_open(t, err));
     LGV_TRY(starting_notes(t, err));
     return t->output ? lgv_output_open(t, resume, err) : LGV_OK;
 }
@@ -194,6 +191,7 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_output_close(t);
     lgv_loader_free(t->loader);
     lgv_pipeline_free(t->pipeline);
+    lgv_evaluation_free(t->evaluation);
     lgv_plan_free(t->train);
     lgv_plan_free(t->validate);
     lgv_store_free(t->store);
@@ -206,6 +204,9 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_free(t->noise);
     lgv_free(t->offset);
     lgv_free(t->t);
+    lgv_free(t->label);
+    lgv_free(t->shown);
+    lgv_free(t->logits);
     lgv_free(t->order);
     lgv_free(t->last_saved);
     lgv_free(t->last_checkpoint);
@@ -214,27 +215,6 @@ void lgv_trainer_free(lgv_trainer *t)
 }
 
 /* ---- the draws of a step ---- */
-
-/* PyTorch's script: the order at each epoch's start, then per step the noise and the timesteps. */
-static void draw_torch(lgv_trainer *t)
-{
-    lgv_train_state *s = &t->state;
-    lgv_torch_randn(&s->torch, t->effective * t->pixels, t->noise);
-    if (t->options.noise_offset > 0)
-        lgv_torch_randn(&s->torch, t->effective * t->channels, t->offset);
-    lgv_torch_randint(&s->torch, (uint64_t)t->schedule->T, t->effective, t->t);
-}
-
-static void draw_philox(lgv_trainer *t)
-{
-    lgv_rng_key key = {.seed = t->options.seed,
-                       .stream = lgv_rng_stream("train.timestep"),
-                       .step = (uint64_t)t->state.step};
-    for (int64_t i = 0; i < t->effective; i++) {
-        key.sample = (uint64_t)i;
-        t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
-    }
-}
 
 /* Gives the loader the order of the epoch that the next sample belongs to. In the middle of an
    epoch (after a resume) the draws are repeated from the state kept at its start. */
@@ -260,7 +240,7 @@ static void give_order(lgv_trainer *t)
 static lgv_status fetch(lgv_trainer *t, double *waited, lgv_error *err)
 {
     if (t->source) return LGV_OK;
-    return lgv_loader_next(t->loader, t->effective, t->bytes, waited, err);
+    return lgv_loader_next(t->loader, t->effective, t->bytes, t->label, waited, err);
 }
 
 /* Rows first .. first+batch-1 of the effective batch as floats. */
@@ -280,42 +260,6 @@ static lgv_status fill_x0(lgv_trainer *t, int64_t first, lgv_error *err)
     return lgv_plan_write(t->train, "x0", t->x0, t->batch * t->pixels, err);
 }
 
-static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err)
-{
-    if (t->options.rng != LGV_RNG_TORCH) return LGV_OK;
-    LGV_TRY(lgv_plan_write_nchw(t->train, "noise", t->noise + first * t->pixels,
-                                t->batch * t->pixels, err));
-    if (!(t->options.noise_offset > 0)) return LGV_OK;
-    return lgv_plan_write(t->train, "offset", t->offset + first * t->channels,
-                          t->batch * t->channels, err);
-}
-
-static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
-{
-    row->t = (float)timestep;
-    row->index = (int32_t)timestep;
-    row->partner = -1;
-    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0],
-                            &row->coef[LGV_TRAIN_NOISE]);
-    lgv_schedule_target_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_TARGET_X0],
-                             &row->coef[LGV_TRAIN_TARGET_NOISE]);
-}
-
-static void fill_rows(lgv_trainer *t, int64_t first)
-{
-    lgv_step *step = lgv_plan_step(t->train);
-    for (int64_t i = 0; i < t->batch; i++) {
-        lgv_row *row = &step->row[i];
-        int64_t timestep = t->t[first + i];
-        *row = (lgv_row){.seed = t->options.seed,
-                         .sample = (uint64_t)(first + i),
-                         .step = (uint64_t)t->state.step};
-        noising_row(t, timestep, row);
-        double weight = lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma);
-        row->weight = (float)(weight / (double)t->effective);
-    }
-}
-
 /* ---- the step ---- */
 
 static double or_zero(double v)
@@ -323,33 +267,23 @@ static double or_zero(double v)
     return v == LGV_OFF ? 0 : v;
 }
 
-/* The loss of each row, before its weight, into the bin of its timestep. */
-static lgv_status bin_rows(lgv_trainer *t, int64_t first, lgv_error *err)
+static lgv_status accumulate(lgv_trainer *t, lgv_train_report *r, lgv_error *err)
 {
-    float *rows = t->x0; /* at least one float a row; filled anew before each run */
-    LGV_TRY(lgv_plan_read(t->train, "rows", rows, t->batch, err));
-    for (int64_t i = 0; i < t->batch; i++) {
-        int64_t bin = t->t[first + i] * LGV_LOSS_BINS / t->schedule->T;
-        if (!isfinite(rows[i])) continue;
-        t->bin_loss[bin] += rows[i];
-        t->bin_rows[bin]++;
-    }
-    return LGV_OK;
-}
-
-static lgv_status accumulate(lgv_trainer *t, double *loss, lgv_error *err)
-{
-    *loss = 0;
+    int64_t hits = 0;
+    r->loss = 0;
     for (int64_t first = 0; first < t->effective; first += t->batch) {
         float part;
         LGV_TRY(fill_x0(t, first, err));
-        LGV_TRY(fill_noise(t, first, err));
-        fill_rows(t, first);
+        LGV_TRY(t->task->fill(t, first, err));
         LGV_TRY(lgv_plan_run(t->train, "forward_backward", err));
         LGV_TRY(lgv_plan_read(t->train, "loss", &part, 1, err));
-        *loss += part;
-        LGV_TRY(bin_rows(t, first, err));
+        r->loss += part;
+        if (t->task->observe) LGV_TRY(t->task->observe(t, first, err));
+        if (!t->task->hits) continue;
+        for (int64_t i = 0; i < t->batch; i++) t->shown[i] = t->label[first + i];
+        LGV_TRY(t->task->hits(t, t->train, t->batch, &hits, err));
     }
+    r->accuracy = (double)hits / (double)t->effective;
     return LGV_OK;
 }
 
@@ -399,11 +333,8 @@ static lgv_status compute(lgv_trainer *t, lgv_train_report *r, lgv_error *err)
 {
     if (t->options.rng == LGV_RNG_TORCH) give_order(t);
     LGV_TRY(fetch(t, &r->loader_wait, err));
-    if (t->options.rng == LGV_RNG_TORCH)
-        draw_torch(t);
-    else
-        draw_philox(t);
-    LGV_TRY(accumulate(t, &r->loss, err));
+    if (t->task->draw) t->task->draw(t);
+    LGV_TRY(accumulate(t, r, err));
     return update(t, r, err);
 }
 
@@ -433,46 +364,43 @@ lgv_status lgv_trainer_step(lgv_trainer *t, lgv_train_report *report, lgv_error 
 
 /* ---- validation ---- */
 
-/* Noise and timesteps are the same in every validation: picture i falls into quartile i mod 4. */
-static const uint64_t validation_seed = UINT64_C(0x76616c6964617465);
-
-static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
-{
-    lgv_rng_key key = {.seed = validation_seed,
-                       .stream = lgv_rng_stream("validate.timestep"),
-                       .sample = (uint64_t)i};
-    int64_t T = t->schedule->T, low = T * (i % 4) / 4, high = T * (i % 4 + 1) / 4;
-    return high > low ? low + (int64_t)lgv_rng_below(&key, 0, (uint64_t)(high - low)) : low;
-}
+const uint64_t lgv_validation_seed = UINT64_C(0x76616c6964617465);
 
 static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count, double sum[4],
-                                   lgv_error *err)
+                                   int64_t *hits, lgv_error *err)
 {
     lgv_step *step = lgv_plan_step(t->validate);
     for (int64_t i = 0; i < t->batch; i++) {
         int64_t picture =
             i < count ? first + i : first; /* rows beyond the end repeat one and are not counted */
-        LGV_TRY(lgv_dataset_read(t->data, 1, picture, 0, 0, t->bytes, NULL, err));
+        int64_t used;
+        LGV_TRY(lgv_dataset_read(t->data, 1, picture, 0, 0, t->bytes, &used, err));
         for (int64_t k = 0; k < t->pixels; k++)
             t->x0[i * t->pixels + k] = (float)(t->bytes[k] / 127.5 - 1.0);
-        step->row[i] = (lgv_row){.seed = validation_seed, .sample = (uint64_t)picture, .weight = 1};
-        noising_row(t, validation_timestep(t, picture), &step->row[i]);
+        step->row[i] =
+            (lgv_row){.seed = lgv_validation_seed, .sample = (uint64_t)picture, .weight = 1};
+        t->shown[i] = lgv_dataset_label(t->data, 1, used);
+        step->row[i].label = t->shown[i];
+        t->task->validation_row(t, picture, &step->row[i]);
     }
     LGV_TRY(lgv_plan_write(t->validate, "x0", t->x0, t->batch * t->pixels, err));
     LGV_TRY(lgv_plan_run(t->validate, NULL, err));
     float *rows = t->x0; /* at least one float a row */
     LGV_TRY(lgv_plan_read(t->validate, "rows", rows, t->batch, err));
     for (int64_t i = 0; i < count; i++) sum[(first + i) % 4] += rows[i];
-    return LGV_OK;
+    return t->task->hits ? t->task->hits(t, t->validate, count, hits, err) : LGV_OK;
 }
 
 lgv_status lgv_trainer_validate(lgv_trainer *t, lgv_validation *out, lgv_error *err)
 {
-    lgv_validation v = {
-        .pictures = lgv_min_i64(lgv_dataset_validation_count(t->data), LGV_VALIDATION_MOST)};
+    bool all = t->task->hits && t->state.step >= t->options.max_train_steps; /* the final figure */
+    int64_t count = lgv_dataset_validation_count(t->data), hits = 0;
+    lgv_validation v = {.pictures = all ? count : lgv_min_i64(count, LGV_VALIDATION_MOST)};
     double sum[4] = {0};
     for (int64_t first = 0; first < v.pictures; first += t->batch)
-        LGV_TRY(validation_batch(t, first, lgv_min_i64(t->batch, v.pictures - first), sum, err));
+        LGV_TRY(
+            validation_batch(t, first, lgv_min_i64(t->batch, v.pictures - first), sum, &hits, err));
+    v.accuracy = v.pictures ? (double)hits / (double)v.pictures : 0;
     for (int q = 0; q < 4; q++) {
         int64_t n = (v.pictures + 3 - q) / 4;
         v.quartile[q] = n ? sum[q] / (double)n : 0;

@@ -1,5 +1,5 @@
 /* trainer.h - inside a trainer: what it holds, and how its files share the work.
-   trainer.c makes one and steps, programs.c builds its graphs, state.c turns its state into JSON
+   trainer.c makes one and steps, a task (diffusion.c, classifier.c) says what is learned, programs.c builds its graphs, state.c turns its state into JSON
    and back, save.c writes checkpoints, checkpoint.c finds and checks them, output.c keeps the run's
    folder, log.c tells the log and TensorBoard, run.c is the loop around. */
 #ifndef LGV_TRAIN_TRAINER_H
@@ -37,8 +37,11 @@ typedef struct lgv_train_state {
     int64_t skipped;  /* non-finite gradients so far */
     int64_t bad;      /* steps in a row just now whose loss or gradient was not finite */
     lgv_loss_watch watch;
-    double seconds;        /* spent in steps */
-    double sample_seconds; /* spent in sample grids */
+    double seconds;           /* spent in steps */
+    double sample_seconds;    /* spent in sample grids */
+    double validation_loss;   /* of the last validation; 0 none */
+    double validation_best;   /* the lowest so far */
+    int64_t validation_rises; /* validations in a row, each worse than the one before */
     lgv_torch_rng torch,
         torch_epoch; /* LGV_RNG_TORCH: now, and before this epoch's order was drawn */
 } lgv_train_state;
@@ -46,7 +49,31 @@ typedef struct lgv_train_state {
 /* Tests feed pictures of their own: picture `index` as floats HWC. */
 typedef lgv_status (*lgv_train_source)(void *arg, int64_t index, float *x0, lgv_error *err);
 
+/* A training task: what is computed from a batch of pictures. All else (batches, optimizer, averages,
+   checkpoints, log) is the trainer's. */
+typedef struct lgv_task {
+    const char *name;
+    bool pipeline; /* the network draws pictures: OUTPUT is a diffusers pipeline */
+    /* Whether model and data fit the task. */
+    lgv_status (*check)(const lgv_trainer *t, lgv_error *err);
+    /* The graph from the input "x0" to *rows, the loss [N] of each row, for training or for validation. */
+    lgv_status (*build)(const lgv_trainer *t, bool training, lgv_graph *g, lgv_id *rows,
+                        lgv_error *err);
+    /* Draws what a step needs besides pictures; NULL: nothing. */
+    void (*draw)(lgv_trainer *t);
+    /* The step block, and inputs besides x0, for rows first .. first+batch-1 of the effective batch. */
+    lgv_status (*fill)(lgv_trainer *t, int64_t first, lgv_error *err);
+    /* Looks at what a run of the training program left beside the loss; NULL: nothing. */
+    lgv_status (*observe)(lgv_trainer *t, int64_t first, lgv_error *err);
+    /* The row of picture i in a validation. */
+    void (*validation_row)(const lgv_trainer *t, int64_t i, lgv_row *row);
+    /* Adds how many of the first `rows` rows of the plan that has just run were named right. NULL: no names. */
+    lgv_status (*hits)(lgv_trainer *t, lgv_plan *plan, int64_t rows, int64_t *hits, lgv_error *err);
+} lgv_task;
+extern const lgv_task lgv_task_diffusion, lgv_task_classifier; /* diffusion.c, classifier.c */
+
 struct lgv_trainer {
+    const lgv_task *task;
     lgv_model *model;   /* borrowed */
     lgv_dataset *data;  /* borrowed */
     lgv_device *device; /* borrowed */
@@ -66,7 +93,8 @@ struct lgv_trainer {
 
     lgv_store *store;
     lgv_plan *train, *validate;
-    lgv_pipeline *pipeline; /* of sample grids, made when first needed */
+    lgv_pipeline *pipeline;            /* of sample grids, made when first needed */
+    struct lgv_evaluation *evaluation; /* likewise; evaluate.c */
     lgv_loader *loader;
     int64_t loaded_epoch; /* LGV_RNG_TORCH: whose order the loader has, -1 none */
     uint8_t *bytes;       /* [effective][side][side][channels] */
@@ -74,6 +102,9 @@ struct lgv_trainer {
     float *noise;         /* LGV_RNG_TORCH: [effective][channels][side][side] */
     float *offset;        /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
     int64_t *t;           /* [effective] */
+    int32_t *label;       /* [effective], -1 none */
+    int32_t *shown;       /* [batch]: of the rows in the plan */
+    float *logits;        /* [batch][classes]; NULL without */
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
     lgv_train_state state;
@@ -97,7 +128,12 @@ struct lgv_trainer {
 /* Makes store and plans: program "forward_backward" and "update" of t->train; t->validate. */
 lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err);
 
+/* ---- diffusion.c ---- */
+/* The row's timestep and the coefficients of its noising and its target. */
+void lgv_noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row);
+
 /* ---- trainer.c ---- */
+extern const uint64_t lgv_validation_seed; /* of everything drawn for validations */
 lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...) LGV_PRINTF(3, 4);
 /* Tests: pictures come from `read` instead of the data set. count > 0: they are taken in turn, and
    LGV_RNG_TORCH draws no order. Before the first step. */
@@ -109,6 +145,10 @@ void lgv_watch_loss(lgv_trainer *t, double loss); /* of the step just done */
 bool lgv_watch_healthy(const lgv_train_state *s);
 /* LGV_ERR_NUMERIC when the run is not worth going on; names the last good checkpoint. */
 lgv_status lgv_watch_check(lgv_trainer *t, lgv_error *err);
+
+/* Takes note of a validation; a sentence to tell (lgv_free) each time its loss has risen five times in a row,
+   else NULL. */
+char *lgv_watch_validation(lgv_train_state *s, double loss);
 
 /* ---- state.c ---- */
 json_t *lgv_train_state_json(const lgv_trainer *t);
@@ -137,6 +177,15 @@ lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_er
 /* Weights, optimizer and state into the trainer, with notes about what is not bit-exact. */
 lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err);
 
+/* ---- evaluate.c ---- */
+lgv_status lgv_evaluation_open(lgv_trainer *t, lgv_error *err); /* checks eval_features */
+void lgv_evaluation_free(struct lgv_evaluation *e);
+/* callback NULL, or told between network calls. */
+lgv_status lgv_evaluate(lgv_trainer *t, lgv_sample_callback callback, void *user, lgv_figures *out,
+                        lgv_error *err);
+/* The pipeline over the averaged weights. */
+lgv_status lgv_trainer_pipeline(lgv_trainer *t, lgv_error *err);
+
 /* ---- output.c ---- */
 /* Takes the lock of the run's folder; a folder that does not exist yet is left so. */
 lgv_status lgv_output_lock(lgv_trainer *t, lgv_error *err);
@@ -154,6 +203,7 @@ lgv_status lgv_log_options(lgv_trainer *t, lgv_error *err); /* TensorBoard only 
 lgv_status lgv_log_step(lgv_trainer *t, const lgv_train_report *p, lgv_error *err);
 lgv_status lgv_log_timesteps(lgv_trainer *t, lgv_error *err); /* since the last time */
 lgv_status lgv_log_validation(lgv_trainer *t, const lgv_validation *v, lgv_error *err);
+lgv_status lgv_log_figures(lgv_trainer *t, const lgv_figures *f, double seconds, lgv_error *err);
 lgv_status lgv_log_grid(lgv_trainer *t, const char *png, lgv_error *err); /* TensorBoard only */
 
 #endif

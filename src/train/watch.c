@@ -87,3 +87,20 @@ lgv_status lgv_watch_check(lgv_trainer *t, lgv_error *err)
              exp(mean(w)), (long long)t->state.step, exp(w->best), (long long)w->best_step);
     return stop(t, what, err);
 }
+
+enum { RISES_TOLD = 5 };
+
+char *lgv_watch_validation(lgv_train_state *s, double loss)
+{
+    bool rose = s->validation_loss > 0 && loss > s->validation_loss;
+    s->validation_rises = rose ? s->validation_rises + 1 : 0;
+    if (!(s->validation_best > 0) || loss < s->validation_best) s->validation_best = loss;
+    s->validation_loss = loss;
+    if (!rose || s->validation_rises % RISES_TOLD) return NULL;
+    return lgv_format(
+        "the validation loss has risen %lld times in a row, to %.4g from %.4g at its "
+        "best: the network is learning its pictures by heart; more pictures, "
+        "--random-flip, dropout or fewer steps help, and an earlier checkpoint may be "
+        "the better model",
+        (long long)s->validation_rises, loss, s->validation_best);
+}

@@ -1,0 +1,95 @@
+/* classifier.c - the task of training a classifier: the class of a picture, by cross-entropy. Pictures are
+   shown as they are, at t = 0. */
+#include "trainer.h"
+
+#include "langevin/ops.h"
+
+static lgv_status check_labels(const lgv_trainer *t, lgv_error *err)
+{
+    int classes = lgv_dataset_classes(t->data), labels = lgv_model_describe(t->model)->labels;
+    if (classes < 2)
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "'%s' has no classes to learn: put the pictures of each class into a folder "
+            "of its own, or labels beside the pictures",
+            lgv_dataset_path(t->data));
+    if (classes != labels)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the classifier knows %d classes, '%s' has %d",
+                        labels, lgv_dataset_path(t->data), classes);
+    return LGV_OK;
+}
+
+static lgv_status check(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_model_info *m = lgv_model_describe(t->model);
+    if (t->options.rng == LGV_RNG_TORCH)
+        return lgv_fail(
+            err, LGV_ERR_UNSUPPORTED,
+            "--rng torch repeats a script that trains denoisers; classifiers are trained "
+            "with philox");
+    if (m->in_channels != t->channels)
+        return lgv_fail(err, LGV_ERR_SHAPE,
+                        "the classifier '%s' takes %d channels, the pictures in '%s' have %d; use "
+                        "--channels %d",
+                        m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels,
+                        m->in_channels);
+    LGV_TRY(check_labels(t, err));
+    return lgv_model_check_size(t->model, t->side, t->side, err);
+}
+
+static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_id *rows,
+                        lgv_error *err)
+{
+    const int64_t N = t->batch, dim[4] = {N, t->side, t->side, t->channels};
+    lgv_model_inputs in;
+    lgv_id logits;
+    lgv_model_inputs_none(&in);
+    lgv_model_inputs_from_step(t->model, g, N, &in);
+    in.sample = lgv_input(g, "x0", LGV_F32, 4, dim);
+    in.training = training;
+    LGV_TRY(lgv_model_build(t->model, g, &in, &logits, err));
+    lgv_graph_output(g, logits, "logits");
+    *rows = lgv_cross_entropy_rows(g, logits, lgv_step_row(g, N, LGV_FIELD_LABEL));
+    return lgv_graph_status(g, err);
+}
+
+static lgv_status fill(lgv_trainer *t, int64_t first, lgv_error *err)
+{
+    lgv_step *step = lgv_plan_step(t->train);
+    for (int64_t i = 0; i < t->batch; i++)
+        step->row[i] = (lgv_row){.seed = t->options.seed,
+                                 .sample = (uint64_t)(first + i),
+                                 .step = (uint64_t)t->state.step,
+                                 .weight = (float)(1.0 / (double)t->effective),
+                                 .label = t->label[first + i],
+                                 .partner = -1};
+    return LGV_OK;
+}
+
+static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
+{
+    row->partner = -1;
+}
+
+static lgv_status hits(lgv_trainer *t, lgv_plan *plan, int64_t rows, int64_t *sum, lgv_error *err)
+{
+    const int64_t classes = lgv_model_describe(t->model)->labels;
+    if (!t->logits && !(t->logits = lgv_alloc((size_t)t->batch, (size_t)classes * sizeof(float))))
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for logits");
+    LGV_TRY(lgv_plan_read(plan, "logits", t->logits, t->batch * classes, err));
+    for (int64_t i = 0; i < rows; i++) {
+        const float *x = t->logits + i * classes;
+        int64_t best = 0;
+        for (int64_t k = 1; k < classes; k++)
+            if (x[k] > x[best]) best = k;
+        *sum += best == t->shown[i];
+    }
+    return LGV_OK;
+}
+
+const lgv_task lgv_task_classifier = {.name = "classifier",
+                                      .check = check,
+                                      .build = build,
+                                      .fill = fill,
+                                      .validation_row = validation_row,
+                                      .hits = hits};

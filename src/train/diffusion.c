@@ -1,0 +1,196 @@
+/* diffusion.c - the task of training a denoising network: pictures are noised to random timesteps, and
+   the network predicts the noise (or what the prediction type says). */
+#include "trainer.h"
+
+#include <math.h>
+
+#include "dataset.h"
+#include "langevin/ops.h"
+
+/* ---- model ---- */
+
+static lgv_status check(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_model_info *m = lgv_model_describe(t->model);
+    if (m->class_kind != LGV_CLASS_NONE)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "model '%s' wants class labels; only unconditional models can be trained",
+                        m->source);
+    if (m->in_channels != t->channels)
+        return lgv_fail(
+            err, LGV_ERR_SHAPE,
+            "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
+            m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
+    if (m->out_channels != m->in_channels)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "model '%s' gives %d channels for %d; a learned variance cannot be trained",
+                        m->source, m->out_channels, m->in_channels);
+    if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "model '%s' knows %d timesteps, the schedule has %lld", m->source,
+                        m->num_train_timesteps, (long long)t->schedule->T);
+    return lgv_model_check_size(t->model, t->side, t->side, err);
+}
+
+/* ---- graph ---- */
+
+/* The noise of every row: drawn by the device, or given by the host (PyTorch's generator). */
+static lgv_id noise_node(const lgv_trainer *t, lgv_graph *g, bool given)
+{
+    const int64_t dim[4] = {t->batch, t->side, t->side, t->channels};
+    if (given) return lgv_input(g, "noise", LGV_F32, 4, dim);
+    return lgv_random_normal(g, 4, dim, lgv_rng_stream("train.noise"));
+}
+
+static lgv_id offset_node(const lgv_trainer *t, lgv_graph *g, bool given)
+{
+    const int64_t dim[2] = {t->batch, t->channels};
+    if (given) return lgv_input(g, "offset", LGV_F32, 2, dim);
+    return lgv_random_normal(g, 2, dim, lgv_rng_stream("train.noise_offset"));
+}
+
+static lgv_id coef(lgv_graph *g, int64_t rows, int k)
+{
+    return lgv_step_row(g, rows, LGV_FIELD_COEF + k);
+}
+
+/* x_t = a x0 + b noise; the network's answer against c x0 + d noise. */
+static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_id *rows,
+                        lgv_error *err)
+{
+    const int64_t N = t->batch, dim[4] = {N, t->side, t->side, t->channels};
+    bool given = training && t->options.rng == LGV_RNG_TORCH;
+    lgv_id x0 = lgv_input(g, "x0", LGV_F32, 4, dim);
+    lgv_id noise = noise_node(t, g, given);
+    /* The offset (https://www.crosslabs.org/blog/diffusion-with-offset-noise) is part of the noise,
+       so the network is asked to predict it too. */
+    if (training && t->options.noise_offset > 0)
+        noise = lgv_add_row(g, noise,
+                            lgv_affine(g, offset_node(t, g, given), t->options.noise_offset, 0));
+    lgv_model_inputs in;
+    lgv_model_inputs_none(&in);
+    lgv_model_inputs_from_step(t->model, g, N, &in);
+    in.sample = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_X0), coef(g, N, LGV_TRAIN_NOISE));
+    in.training = training;
+    lgv_id answer;
+    LGV_TRY(lgv_model_build(t->model, g, &in, &answer, err));
+    lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
+                                  coef(g, N, LGV_TRAIN_TARGET_NOISE));
+    *rows = lgv_mse_rows(g, answer, target);
+    return lgv_graph_status(g, err);
+}
+
+/* ---- draws ---- */
+
+/* PyTorch's script: the order at each epoch's start, then per step the noise and the timesteps. */
+static void draw_torch(lgv_trainer *t)
+{
+    lgv_train_state *s = &t->state;
+    lgv_torch_randn(&s->torch, t->effective * t->pixels, t->noise);
+    if (t->options.noise_offset > 0)
+        lgv_torch_randn(&s->torch, t->effective * t->channels, t->offset);
+    lgv_torch_randint(&s->torch, (uint64_t)t->schedule->T, t->effective, t->t);
+}
+
+static void draw_philox(lgv_trainer *t)
+{
+    lgv_rng_key key = {.seed = t->options.seed,
+                       .stream = lgv_rng_stream("train.timestep"),
+                       .step = (uint64_t)t->state.step};
+    for (int64_t i = 0; i < t->effective; i++) {
+        key.sample = (uint64_t)i;
+        t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
+    }
+}
+
+static void draw(lgv_trainer *t)
+{
+    if (t->options.rng == LGV_RNG_TORCH)
+        draw_torch(t);
+    else
+        draw_philox(t);
+}
+
+/* ---- rows ---- */
+
+static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err)
+{
+    if (t->options.rng != LGV_RNG_TORCH) return LGV_OK;
+    LGV_TRY(lgv_plan_write_nchw(t->train, "noise", t->noise + first * t->pixels,
+                                t->batch * t->pixels, err));
+    if (!(t->options.noise_offset > 0)) return LGV_OK;
+    return lgv_plan_write(t->train, "offset", t->offset + first * t->channels,
+                          t->batch * t->channels, err);
+}
+
+void lgv_noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
+{
+    row->t = (float)timestep;
+    row->index = (int32_t)timestep;
+    row->partner = -1;
+    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0],
+                            &row->coef[LGV_TRAIN_NOISE]);
+    lgv_schedule_target_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_TARGET_X0],
+                             &row->coef[LGV_TRAIN_TARGET_NOISE]);
+}
+
+static void fill_rows(lgv_trainer *t, int64_t first)
+{
+    lgv_step *step = lgv_plan_step(t->train);
+    for (int64_t i = 0; i < t->batch; i++) {
+        lgv_row *row = &step->row[i];
+        int64_t timestep = t->t[first + i];
+        *row = (lgv_row){.seed = t->options.seed,
+                         .sample = (uint64_t)(first + i),
+                         .step = (uint64_t)t->state.step};
+        lgv_noising_row(t, timestep, row);
+        double weight = lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma);
+        row->weight = (float)(weight / (double)t->effective);
+    }
+}
+
+static lgv_status fill(lgv_trainer *t, int64_t first, lgv_error *err)
+{
+    fill_rows(t, first);
+    return fill_noise(t, first, err);
+}
+
+/* The loss of each row, before its weight, into the bin of its timestep. */
+static lgv_status bin_rows(lgv_trainer *t, int64_t first, lgv_error *err)
+{
+    float *rows = t->x0; /* at least one float a row; filled anew before each run */
+    LGV_TRY(lgv_plan_read(t->train, "rows", rows, t->batch, err));
+    for (int64_t i = 0; i < t->batch; i++) {
+        int64_t bin = t->t[first + i] * LGV_LOSS_BINS / t->schedule->T;
+        if (!isfinite(rows[i])) continue;
+        t->bin_loss[bin] += rows[i];
+        t->bin_rows[bin]++;
+    }
+    return LGV_OK;
+}
+
+/* ---- validation ---- */
+
+/* Noise and timesteps are the same in every validation: picture i falls into quartile i mod 4. */
+static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
+{
+    lgv_rng_key key = {.seed = lgv_validation_seed,
+                       .stream = lgv_rng_stream("validate.timestep"),
+                       .sample = (uint64_t)i};
+    int64_t T = t->schedule->T, low = T * (i % 4) / 4, high = T * (i % 4 + 1) / 4;
+    return high > low ? low + (int64_t)lgv_rng_below(&key, 0, (uint64_t)(high - low)) : low;
+}
+
+static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
+{
+    lgv_noising_row(t, validation_timestep(t, i), row);
+}
+
+const lgv_task lgv_task_diffusion = {.name = "diffusion",
+                                     .pipeline = true,
+                                     .check = check,
+                                     .build = build,
+                                     .draw = draw,
+                                     .fill = fill,
+                                     .observe = bin_rows,
+                                     .validation_row = validation_row};
