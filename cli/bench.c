@@ -187,6 +187,7 @@ static json_t *seconds_json(const double *seconds, int rounds)
     return json_pack("{s:o}", "seconds_per_step", list);
 }
 
+/* One line, for who reads line by line. */
 static void print_json(json_t *o)
 {
     json_dumpf(o, stdout, JSON_COMPACT);
@@ -227,6 +228,11 @@ static double planned(const lgv_plan_info *p)
 static void show_json(const result *r)
 {
     json_t *o = seconds_json(r->seconds, opt.rounds);
+    json_object_set_new(o, "source", json_string(r->model->source));
+    json_object_set_new(o, "mode", json_string(r->training ? "train" : "sample"));
+    json_object_set_new(o, "batch_size", json_integer(opt.batch));
+    json_object_set_new(o, "size", json_pack("[i,i]", (int)r->h, (int)r->w));
+    json_object_set_new(o, "parameters", json_integer((json_int_t)r->model->parameters));
     json_object_set_new(o, "flops", json_real(r->plan.flops));
     json_object_set_new(o, "planned_bytes", json_integer((json_int_t)planned(&r->plan)));
     json_object_set_new(o, "resident_bytes", json_integer((json_int_t)r->grown));

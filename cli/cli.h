@@ -24,7 +24,7 @@ typedef struct cli_command {
                const char **argv); /* argv[0] is the command's name */
 } cli_command;
 
-extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_plan, cli_bench;
+extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_plan, cli_bench, cli_eval;
 
 /* --- Options ---------------------------------------------------------------------------------------- */
 /* Options every command has. */
@@ -100,6 +100,18 @@ const char *cli_duration(double seconds, char text[32]);
 const char *cli_count(double n, char text[32]);
 /* A word of a command line as a shell wants it, quoted where needed. */
 void cli_print_word(const char *word);
+
+/* --- Files -------------------------------------------------------------------------------------------- */
+bool cli_ends_in(const char *path, const char *end); /* upper and lower case are the same */
+/* Whether a path holds a network's configuration (a model folder, or a .json file); other paths are pictures. */
+bool cli_is_model(const char *path);
+/* The demo model's folder, NULL: there is none. Where it is looked for: demo_model.c. */
+const char *cli_demo_model(void);
+
+/* --- JSON --------------------------------------------------------------------------------------------- */
+/* Prints a document and drops it (json_t, of jansson). What --json prints is this and nothing else. */
+struct json_t;
+void cli_print_json(struct json_t *document);
 
 /* --- Signals ------------------------------------------------------------------------------------------ */
 /* After this the first SIGINT, SIGTERM or SIGHUP only sets a flag; a second one exits at once. */

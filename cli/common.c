@@ -1,10 +1,12 @@
 /* common.c - options, messages, sizes and signals for all commands. */
 #include <ctype.h>
 #include <errno.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -288,6 +290,35 @@ bool cli_parse_seed(const char *text, uint64_t *seed)
     if (*text < '0' || *text > '9') return false;
     *seed = strtoull(text, &end, 10);
     return !*end && !errno;
+}
+
+/* --- Files -------------------------------------------------------------------------------------------- */
+bool cli_ends_in(const char *path, const char *end)
+{
+    size_t n = strlen(path), m = strlen(end);
+    return n > m && !strcasecmp(path + n - m, end);
+}
+
+bool cli_is_model(const char *path)
+{
+    static const char *const files[] = {"config.json", "model_index.json", "unet/config.json",
+                                        "unet_ema/config.json"};
+    char name[4096];
+    if (cli_ends_in(path, ".json")) return !access(path, R_OK);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        int n = snprintf(name, sizeof name, "%s/%s", path, files[i]);
+        if (n > 0 && (size_t)n < sizeof name && !access(name, R_OK)) return true;
+    }
+    return false;
+}
+
+/* --- JSON --------------------------------------------------------------------------------------------- */
+void cli_print_json(json_t *document)
+{
+    json_dumpf(document, stdout, JSON_INDENT(2));
+    printf("\n");
+    fflush(stdout);
+    json_decref(document);
 }
 
 /* --- Signals ------------------------------------------------------------------------------------------ */

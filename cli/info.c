@@ -106,6 +106,8 @@ static void print_text(const report *r, const lgv_device *device)
            cli_bytes((double)(r->train.weight_bytes + r->train.packed_bytes), b),
            cli_bytes((double)r->train.arena_bytes, (char[32]){0}));
     if (i->class_kind != LGV_CLASS_NONE) printf("  classes           %d\n", i->class_count);
+    for (int k = 0; k < i->labels; k++) printf(k ? ", %s" : "  tells apart       %s", i->label[k]);
+    if (i->labels) printf("\n");
     if (i->weights_raw || i->weights_ema)
         printf("  weights           %s%s%s\n", i->weights_ema ? i->weights_ema : "",
                i->weights_ema && i->weights_raw ? ", " : "", i->weights_raw ? i->weights_raw : "");
@@ -130,6 +132,11 @@ static json_t *plan_json(const lgv_plan_info *p)
                      "packed_bytes", (json_int_t)p->packed_bytes);
 }
 
+static json_t *text_or_null(const char *s)
+{
+    return s ? json_string(s) : json_null();
+}
+
 static void print_json(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
@@ -140,6 +147,15 @@ static void print_json(const report *r, const lgv_device *device)
                           "batch_size", (json_int_t)r->batch, "device", lgv_device_name(device),
                           "mixed_precision", lgv_mixed_precision_name(r->precision), "sample",
                           plan_json(&r->sample), "train", plan_json(&r->train));
+    json_object_set_new(o, "threads", json_integer(lgv_device_threads(device)));
+    json_object_set_new(o, "divisor", json_integer(i->divisor));
+    json_object_set_new(o, "weights",
+                        text_or_null(i->weights_ema ? i->weights_ema : i->weights_raw));
+    json_object_set_new(o, "scheduler", text_or_null(i->scheduler));
+    json_object_set_new(o, "classes", json_integer(i->class_count));
+    json_t *labels = json_array();
+    for (int k = 0; k < i->labels; k++) json_array_append_new(labels, json_string(i->label[k]));
+    json_object_set_new(o, "labels", labels);
     json_t *stages = json_array();
     for (int k = 0; k < r->n_stages; k++) {
         json_t *shape = json_array();
@@ -165,9 +181,7 @@ static void print_json(const report *r, const lgv_device *device)
         json_object_set_new(o, "plan", nodes);
     else
         json_decref(nodes);
-    json_dumpf(o, stdout, JSON_INDENT(2));
-    printf("\n");
-    json_decref(o);
+    cli_print_json(o);
 }
 
 static lgv_status show_model(const lgv_model *model, lgv_mixed_precision precision, lgv_error *err)
@@ -205,9 +219,7 @@ static void show_dataset(const lgv_dataset *data)
                       p.median_short_side, "resolution", lgv_dataset_resolution(data), "channels",
                       lgv_dataset_channels(data), "fingerprint", lgv_dataset_fingerprint(data),
                       "classes", classes);
-        json_dumpf(o, stdout, JSON_INDENT(2));
-        printf("\n");
-        json_decref(o);
+        cli_print_json(o);
         return;
     }
     printf("%s: %lld pictures to train on, %lld for validation\n", lgv_dataset_path(data),
@@ -223,22 +235,6 @@ static void show_dataset(const lgv_dataset *data)
             printf(i ? ", %s" : "%s", lgv_dataset_class_name(data, i));
         printf("\n");
     }
-}
-
-/* A folder without a network's configuration is taken for pictures. */
-static bool looks_like_pictures(const char *path)
-{
-    static const char *const files[] = {"config.json", "model_index.json", "unet/config.json",
-                                        "unet_ema/config.json"};
-    char name[4096];
-    if (access(path, R_OK)) return false;
-    size_t n = strlen(path);
-    if (n > 5 && !strcmp(path + n - 5, ".json")) return false;
-    for (int i = 0; i < 4; i++) {
-        snprintf(name, sizeof name, "%s/%s", path, files[i]);
-        if (!access(name, R_OK)) return false;
-    }
-    return true;
 }
 
 static int run(const cli_command *self, int argc, const char **argv)
@@ -257,7 +253,7 @@ static int run(const cli_command *self, int argc, const char **argv)
     if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
     lgv_error err = {0};
     lgv_status status;
-    if (looks_like_pictures(what)) {
+    if (!access(what, R_OK) && !cli_is_model(what)) {
         lgv_dataset *data = NULL;
         status = lgv_dataset_open(
             what, &(lgv_dataset_options){.resolution = opt.resolution, .channels = opt.channels},

@@ -31,11 +31,14 @@ static lgv_status training_graph(const lgv_model *model, lgv_graph *g, int64_t n
     lgv_status status = build_network(model, g, xt, n, 1, &pred, err);
     if (status) return status;
     int64_t odim[4] = {n, h, w, info->out_channels};
-    lgv_id target = info->in_channels == info->out_channels
-                        ? noise
-                        : lgv_random_normal(g, 4, odim, lgv_rng_stream("target"));
-    lgv_id loss =
-        lgv_weighted_sum(g, lgv_mse_rows(g, pred, target), lgv_step_row(g, n, LGV_FIELD_WEIGHT));
+    lgv_id target = noise, rows;
+    if (info->in_channels != info->out_channels && !info->labels)
+        target = lgv_random_normal(g, 4, odim, lgv_rng_stream("target"));
+    if (info->labels)
+        rows = lgv_cross_entropy_rows(g, pred, lgv_step_row(g, n, LGV_FIELD_LABEL));
+    else
+        rows = lgv_mse_rows(g, pred, target);
+    lgv_id loss = lgv_weighted_sum(g, rows, lgv_step_row(g, n, LGV_FIELD_WEIGHT));
     lgv_graph_output(g, loss, "loss");
     return lgv_graph_grad_params(g, loss, "grad", err);
 }
@@ -47,7 +50,8 @@ static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n
     lgv_id x = lgv_input(g, "x", LGV_F32, 4, (int64_t[]){n, h, w, info->in_channels}), out;
     lgv_status status = build_network(model, g, x, n, 0, &out, err);
     if (status) return status;
-    if (info->in_channels == info->out_channels) out = lgv_sampler_step(g, x, out, LGV_NONE);
+    if (info->in_channels == info->out_channels && !info->labels)
+        out = lgv_sampler_step(g, x, out, LGV_NONE);
     lgv_graph_output(g, out, "y");
     return lgv_graph_status(g, err);
 }

@@ -106,9 +106,7 @@ static void print_json(const report *r, const lgv_device *device)
         "recomputed", p->recomputed, "flops", p->flops, "expected_seconds", r->expected,
         "floor_seconds", r->floor, "peaks", "flops", peaks->flops, "matrix_flops",
         peaks->matrix_flops, "bytes", peaks->bytes);
-    json_dumpf(o, stdout, JSON_INDENT(2));
-    printf("\n");
-    json_decref(o);
+    cli_print_json(o);
 }
 
 static lgv_status show(const lgv_model *model, lgv_device *device, int training,

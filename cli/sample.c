@@ -235,8 +235,9 @@ static int run(const cli_command *self, int argc, const char **argv)
 const cli_command cli_sample = {
     .name = "sample",
     .summary = "draw pictures from a model",
-    .usage = "sample MODEL --output FILE.png|DIR",
+    .usage = "sample [MODEL] --output FILE.png|DIR",
     .examples =
+        "  langevin sample --output out.png\n"
         "  langevin sample model --output samples.png --num-images 16\n"
         "  langevin sample model --output pictures --num-images 1000 --seed 100 "
         "--num-inference-steps 20\n"

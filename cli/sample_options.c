@@ -1,7 +1,6 @@
 /* sample_options.c - the options of `langevin sample`. */
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -84,12 +83,6 @@ static void note_stated(void *user, int val)
 
 /* ---- output ---- */
 
-static bool ends_in(const char *path, const char *end)
-{
-    size_t n = strlen(path), m = strlen(end);
-    return n > m && !strcasecmp(path + n - m, end);
-}
-
 static int read_output(const cli_command *self, sample_args *a)
 {
     static const char *const others[] = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"};
@@ -99,11 +92,11 @@ static int read_output(const cli_command *self, sample_args *a)
         return cli_error(self, CLI_USAGE,
                          "where to? give --output FILE.png, or a folder for single pictures");
     for (size_t i = 0; i < sizeof others / sizeof *others && !folder; i++)
-        if (ends_in(opt.output, others[i]))
+        if (cli_ends_in(opt.output, others[i]))
             return cli_error(self, CLI_USAGE, "'%s': pictures are written as PNG; name it .png",
                              opt.output);
     a->output = opt.output;
-    a->file = !folder && ends_in(opt.output, ".png");
+    a->file = !folder && cli_ends_in(opt.output, ".png");
     return -1;
 }
 
@@ -274,9 +267,12 @@ int sample_args_read(const cli_command *self, int argc, const char **argv, sampl
     int n, code = cli_parse(self, table, argc, argv, 1, &a.model, &n, note_stated, NULL);
     if (code >= 0) return code;
     if (!n && !access("model_index.json", R_OK)) a.model = "."; /* inside a model folder */
+    if (!a.model) a.model = cli_demo_model();
     if (!a.model)
         return cli_error(self, CLI_USAGE,
-                         "which model? give a folder that 'langevin train' or diffusers wrote");
+                         "which model? give a folder that 'langevin train' or diffusers wrote; the "
+                         "demo model is missing: neither $LANGEVIN_DATA nor the folders of the "
+                         "program and its installation hold a folder demo-model");
     a.device = opt.dev;
     a.precision = LGV_MIXED_NO;
     if ((code = cli_read_precision(self, opt.precision, &a.precision)) >= 0) return code;

@@ -371,12 +371,12 @@ static int run(const cli_command *self, int argc, const char **argv)
     s.model = model;
     if (!status) status = verify(&s, &err);
     if (!status && opt.json) {
-        json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:i, s:O}", "model", what, "reference",
-                              opt.reference, "tolerance", opt.tolerance, "checked", s.checked,
-                              "failed", s.failed, "tensors", s.report);
-        json_dumpf(o, stdout, JSON_INDENT(2));
-        printf("\n");
-        json_decref(o);
+        json_t *o =
+            json_pack("{s:s, s:s, s:s, s:s, s:f, s:b, s:i, s:i, s:O}", "model", what, "reference",
+                      opt.reference, "device", lgv_device_name(s.device), "mixed_precision",
+                      lgv_mixed_precision_name(s.precision), "tolerance", opt.tolerance, "passed",
+                      s.failed == 0, "checked", s.checked, "failed", s.failed, "tensors", s.report);
+        cli_print_json(o);
     } else if (!status) {
         printf("\n%d tensors, %d failed\n", s.checked, s.failed);
     }

@@ -10,6 +10,14 @@ install(FILES cli/langevin.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-comple
   RENAME langevin)
 install(DIRECTORY include/langevin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
 
+# The demo model: `langevin sample` without a model finds it beside the program (a link in the build folder)
+# or in share/langevin/demo-model (cli/demo_model.c).
+target_compile_definitions(langevin_cli PRIVATE LGV_DATADIR="${CMAKE_INSTALL_FULL_DATADIR}/langevin")
+if(EXISTS ${CMAKE_SOURCE_DIR}/models/demo/model_index.json)
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/models/demo ${PROJECT_BINARY_DIR}/demo-model SYMBOLIC)
+  install(DIRECTORY models/demo/ DESTINATION ${CMAKE_INSTALL_DATADIR}/langevin/demo-model)
+endif()
+
 # Two sets, so that who links the shared library needs none of the libraries below it.
 set_target_properties(langevin_shared PROPERTIES EXPORT_NAME langevin)
 set_target_properties(langevin PROPERTIES EXPORT_NAME langevin_static)
