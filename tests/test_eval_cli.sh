@@ -1,0 +1,137 @@
+#!/bin/bash
+# From class folders to figures: a classifier is trained, saved, resumed and used; copies are found; figures come
+# during training; the demo model is found where it should be. Usage: test_eval.sh BUILD_DIRECTORY
+set -eu
+langevin=$(cd "$1" && pwd)/langevin
+[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
+export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
+checks=0
+
+fail() {
+    echo "FAILED: $1"
+    echo "--- stdout"; tail -n 20 out.txt
+    echo "--- stderr"; tail -n 20 err.txt
+    exit 1
+}
+pass() { checks=$((checks + 1)); }
+run() { # CODE COMMAND...
+    local want=$1 code=0
+    shift
+    "$langevin" "$@" >out.txt 2>err.txt || code=$?
+    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
+    pass
+}
+refuse() { # CODE PATTERN COMMAND...
+    local code=$1 pattern=$2
+    shift 2
+    run "$code" "$@"
+    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
+    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
+    pass
+}
+says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; pass; }
+there() { [ -e "$1" ] || fail "$1 is missing"; pass; }
+
+# idx FOLDER COUNT: 16x16 pictures, dark ones and light ones, with labels 0 and 1
+idx() {
+    mkdir -p "$1"
+    { printf '\0\0\10\3\0\0\0'; printf "\\$(printf %o "$2")"; printf '\0\0\0\20\0\0\0\20'
+      for i in $(seq "$2"); do
+          [ $((i % 2)) = 1 ] && set_='!-/' || set_='f-z'
+          seq $((i * 37)) 99999 | head -c 256 | tr '0-9\n' "$set_"
+      done; } >"$1/train-images-idx3-ubyte"
+    { printf '\0\0\10\1\0\0\0'; printf "\\$(printf %o "$2")"
+      for i in $(seq "$2"); do printf "\\$(printf %o $(((i + 1) % 2)))"; done; } >"$1/train-labels-idx1-ubyte"
+}
+cat >tiny.json <<END
+{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+ "block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "DownBlock2D"],
+ "up_block_types": ["UpBlock2D", "UpBlock2D"], "norm_num_groups": 1, "add_attention": false}
+END
+idx data 60
+mkdir plain
+cp data/train-images-idx3-ubyte plain/
+one="--threads 1"
+classify="train --task classifier --model tiny.json --train-batch-size 8 --learning-rate 3e-3 --lr-warmup-steps 0 $one"
+
+# ---- the classifier ----
+refuse 2 "--task is diffusion or classifier, not 'clasifier'" train --task clasifier --data data --output c
+refuse 1 "no classes to learn" $classify --data plain --output c
+refuse 1 "philox" $classify --data data --output c --rng torch
+[ ! -e c ] || fail "a refusal left something behind"
+run 0 $classify --data data --output c --max-train-steps 30 --checkpointing-steps 10
+says "cross-entropy over 2 classes"
+says "training accuracy"
+there c/unet/config.json
+there c/checkpoint-30/unet_ema/diffusion_pytorch_model.safetensors
+[ ! -e c/model_index.json ] || fail "a classifier is no pipeline"
+grep -q '"id2label"' c/unet/config.json || fail "config.json lacks the names"
+grep -q '"accuracy"' c/log.jsonl || fail "log.jsonl lacks the accuracy"
+pass; pass
+run 0 train --output c --resume-from-checkpoint latest --max-train-steps 32 $one
+says "cross-entropy over 2 classes"
+run 0 info c
+says "tells apart +0, 1"
+refuse 1 "is a classifier" sample c --output x.png $one
+run 0 train --task classifier --data data --output d --max-train-steps 1 --resolution 16 $one # the default network
+refuse 1 "another network|is a classifier" train --task diffusion --data data --model c --output e --resolution 16 $one
+
+# ---- figures of pictures ----
+refuse 2 "what is to be judged" eval --data data
+refuse 2 "compared with what" eval data
+refuse 2 "in which feature space" eval data --data data
+refuse 2 "train or validation" eval data --data data --features c --split test
+refuse 1 "nowhere" eval nowhere --data data --features c $one
+refuse 1 "holds no pictures back" eval data --data data --features c --split validation $one
+run 0 eval data --data data --features c --save-features f.safetensors $one
+says "Frechet distance +[0-9.e-]+ "
+says "precision +1 "
+says "class agreement"
+there f.safetensors
+run 0 eval f.safetensors --data f.safetensors $one
+says "precision +1 "
+run 0 eval data --data data --features c --num-images 20 --num-reference 30 --json $one
+run 0 eval data --data data --nearest sheet.png $one
+says "copies +100 %"
+there sheet.png
+refuse 2 "name it .png" eval data --data data --nearest sheet.jpg
+
+# ---- figures during training, of a model, with another network's features ----
+refuse 2 "--eval-features" train --data data --output m --eval-steps 2
+refuse 1 "eval_features: .*nowhere" train --data data --output m --model tiny.json --eval-steps 2 --eval-features nowhere $one
+run 0 train --data data --output m --model tiny.json --train-batch-size 4 --max-train-steps 4 --eval-steps 2 --eval-features c \
+    --eval-samples 8 --eval-inference-steps 2 $one
+says "Frechet distance"
+[ "$(grep -c frechet_distance m/log.jsonl)" = 2 ] || fail "log.jsonl has not two evaluations"
+pass
+run 0 train --output m --resume-from-checkpoint latest --max-train-steps 5 $one
+says "state --eval-features again"
+run 0 eval m --data data --features c --num-images 8 --num-inference-steps 2 --nearest near.png $one
+says "8 samples of m against 60 of data"
+run 0 eval m --data data --features m --num-images 8 --num-inference-steps 2 $one
+
+# ---- the demo model ----
+mkdir -p share/demo-model
+cp -r m/unet m/scheduler m/model_index.json share/demo-model/
+LANGEVIN_DATA=$work/share run 0 sample --output demo.png --no-metadata --num-inference-steps 2 $one
+says "from $work/share/demo-model"
+there demo.png
+mkdir -p moved/bin moved/share/langevin
+cp "$langevin" moved/bin/
+build=$langevin
+langevin=$work/moved/bin/langevin
+if [ ! -e /usr/share/langevin/demo-model ] && [ ! -e /usr/local/share/langevin/demo-model ]; then
+    LANGEVIN_DATA=$work/nothing refuse 2 "which model.*demo model is missing.*LANGEVIN_DATA" sample --output x.png
+fi
+cp -r share/demo-model moved/share/langevin/
+unset LANGEVIN_DATA
+run 0 sample --output moved.png --no-metadata --num-inference-steps 2 $one
+says "moved/bin/../share/langevin/demo-model"
+cmp -s demo.png moved.png || fail "the same model drew other pictures"
+langevin=$build
+
+echo "$checks checks passed"
