@@ -249,7 +249,7 @@ static int read_animation(const cli_command *self, sample_args *a)
     a->animation_noisy = of && (!strcmp(of, "x_t") || !strcmp(of, "xt"));
     if (!opt.animation && (of || opt.animation_frames))
         return cli_error(self, CLI_USAGE, "which animation? give --animation FILE.gif too");
-    if (opt.animation && !ends_in(opt.animation, ".png") &&
+    if (opt.animation && !cli_ends_in(opt.animation, ".png") &&
         lgv_animation_format_of(opt.animation) == LGV_ANIMATION_NONE)
         return cli_error(self, CLI_USAGE, "--animation '%s': the name ends in .gif, .webp or .png",
                          opt.animation);
