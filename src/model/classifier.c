@@ -25,9 +25,10 @@ void lgv_classifier_config_default(int resolution, int channels, lgv_unet2d_conf
     *out = c;
 }
 
-lgv_status lgv_labels_new(int count, const char *const *names, lgv_labels *out, lgv_error *err)
+lgv_status lgv_class_names_new(int count, const char *const *names, lgv_class_names *out,
+                               lgv_error *err)
 {
-    lgv_labels l = {.name = lgv_zalloc((size_t)count, sizeof *l.name), .count = count};
+    lgv_class_names l = {.name = lgv_zalloc((size_t)count, sizeof *l.name), .count = count};
     bool ok = l.name != NULL;
     for (int i = 0; ok && i < count; i++) {
         l.name[i] = names ? lgv_strdup(names[i]) : lgv_format("%d", i);
@@ -37,18 +38,18 @@ lgv_status lgv_labels_new(int count, const char *const *names, lgv_labels *out, 
         *out = l;
         return LGV_OK;
     }
-    lgv_labels_free(&l);
+    lgv_class_names_free(&l);
     return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %d class names", count);
 }
 
-void lgv_labels_free(lgv_labels *labels)
+void lgv_class_names_free(lgv_class_names *labels)
 {
     for (int i = 0; labels->name && i < labels->count; i++) lgv_free(labels->name[i]);
     lgv_free(labels->name);
-    *labels = (lgv_labels){0};
+    *labels = (lgv_class_names){0};
 }
 
-static lgv_status read_labels(const lgv_json *j, lgv_labels *out, lgv_error *err)
+static lgv_status read_labels(const lgv_json *j, lgv_class_names *out, lgv_error *err)
 {
     enum { MOST = 65536 };
     const json_t *map = json_object_get(j->root, "id2label");
@@ -67,12 +68,12 @@ static lgv_status read_labels(const lgv_json *j, lgv_labels *out, lgv_error *err
                 lgv_fail(err, LGV_ERR_FORMAT,
                          "%s: id2label has %zu entries, but no name under \"%s\"", j->name, n, key);
     }
-    if (!status) status = lgv_labels_new((int)n, names, out, err);
+    if (!status) status = lgv_class_names_new((int)n, names, out, err);
     lgv_free(names);
     return status;
 }
 
-lgv_status lgv_labels_load(const char *path, lgv_labels *out, lgv_error *err)
+lgv_status lgv_class_names_load(const char *path, lgv_class_names *out, lgv_error *err)
 {
     lgv_json j = {0};
     const char *text;
@@ -83,7 +84,7 @@ lgv_status lgv_labels_load(const char *path, lgv_labels *out, lgv_error *err)
     return status;
 }
 
-lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_labels *labels,
+lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_class_names *labels,
                                const char *path, lgv_error *err)
 {
     json_t *root = lgv_unet2d_config_json(config), *map = json_object();

@@ -12,7 +12,7 @@ void lgv_model_free(lgv_model *m)
     if (!m) return;
     for (size_t i = 0; i < m->n_params; i++) lgv_free(m->param[i].name);
     lgv_free(m->param);
-    lgv_labels_free(&m->labels);
+    lgv_class_names_free(&m->labels);
     lgv_free(m->source);
     lgv_free(m->raw);
     lgv_free(m->ema);
@@ -162,7 +162,7 @@ lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lg
     LGV_TRY(model_new(what, &m, err));
     lgv_status status = lgv_model_locate(m, what, &config, err);
     if (!status) status = lgv_unet2d_config_load(config, &m->config, err);
-    if (!status) status = lgv_labels_load(config, &m->labels, err);
+    if (!status) status = lgv_class_names_load(config, &m->labels, err);
     if (!status) status = apply_options(&m->config, options, what, err);
     lgv_free(config);
     return finish(m, status, out, err);
@@ -196,7 +196,7 @@ lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes
     LGV_TRY(lgv_unet2d_config_check(config, err));
     LGV_TRY(model_new("UNet2DClassifier", &m, err));
     m->config = *config;
-    return finish(m, lgv_labels_new(classes, names, &m->labels, err), out, err);
+    return finish(m, lgv_class_names_new(classes, names, &m->labels, err), out, err);
 }
 
 const lgv_model_info *lgv_model_describe(const lgv_model *model)

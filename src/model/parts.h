@@ -115,16 +115,17 @@ lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *
                              lgv_id *features, lgv_id *logits, lgv_error *err);
 
 /* --- Classifiers (classifier.c) --- */
-typedef struct lgv_labels {
+typedef struct lgv_class_names {
     char **name;
     int count; /* 0: no classifier */
-} lgv_labels;
+} lgv_class_names;
 /* names NULL: "0", "1" ... */
-lgv_status lgv_labels_new(int count, const char *const *names, lgv_labels *out, lgv_error *err);
-void lgv_labels_free(lgv_labels *labels);
+lgv_status lgv_class_names_new(int count, const char *const *names, lgv_class_names *out,
+                               lgv_error *err);
+void lgv_class_names_free(lgv_class_names *labels);
 /* From a config.json: none unless its _class_name is UNet2DClassifier. */
-lgv_status lgv_labels_load(const char *path, lgv_labels *out, lgv_error *err);
-lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_labels *labels,
+lgv_status lgv_class_names_load(const char *path, lgv_class_names *out, lgv_error *err);
+lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_class_names *labels,
                                const char *path, lgv_error *err);
 json_t *lgv_unet2d_config_json(const lgv_unet2d_config *config); /* NULL when out of memory */
 
@@ -138,7 +139,7 @@ typedef struct lgv_model_param {
 
 struct lgv_model {
     lgv_unet2d_config config;
-    lgv_labels labels;
+    lgv_class_names labels;
     lgv_model_info info; /* its strings are those below or constants */
     char *source, *raw, *ema, *scheduler, *pipeline, *pipeline_class;
     lgv_model_param *param; /* in constructor order */
