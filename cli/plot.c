@@ -1,9 +1,9 @@
-/* plot.c - loss.png: loss over learning rate, from log.jsonl.
-   The loss axis is logarithmic: the first hundred steps fall by a factor of ten or more, and what
+/* plot.c - the figures of a run: loss, gradient norm and learning rate over steps; loss over
+   timesteps.
+   Loss axes are logarithmic: the first hundred steps fall by a factor of ten or more, and what
    matters afterwards are percents. */
 #include "plot.h"
 
-#include <cairo.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdbool.h>
@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "langevin/image.h"
+#include "chart.h"
 
-enum { WIDTH = 1200, HEIGHT = 860, TICKS = 64 };
+enum { WIDTH = 1200, HEIGHT = 1040, LEFT = 90, STAGES = 5, BINS_MOST = 64 };
 
 /* ---- the log ---- */
 
@@ -22,20 +22,39 @@ typedef struct series {
     size_t n, capacity;
 } series;
 
+/* One line about the loss by timestep. */
+typedef struct timesteps {
+    double step, sum[BINS_MOST], rows[BINS_MOST];
+} timesteps;
+
 struct cli_plot {
-    char *log;
+    char *folder, *log;
     long offset; /* bytes read */
-    series loss, lr, validation;
+    series loss, norm, lr, validation;
+    timesteps *by_t;
+    size_t n_by_t, capacity_by_t;
+    size_t bins;
+    double T;
+    double quartile[4]; /* of the last validation; quartile[0] 0: none */
 };
 
-cli_plot *cli_plot_new(const char *log)
+static char *join(const char *folder, const char *name)
+{
+    size_t n = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(n);
+    if (path) snprintf(path, n, "%s/%s", folder, name);
+    return path;
+}
+
+cli_plot *cli_plot_new(const char *folder)
 {
     cli_plot *p = calloc(1, sizeof *p);
-    if (p && !(p->log = strdup(log))) {
-        free(p);
-        return NULL;
-    }
-    return p;
+    if (!p) return NULL;
+    p->folder = strdup(folder);
+    p->log = join(folder, "log.jsonl");
+    if (p->folder && p->log) return p;
+    cli_plot_free(p);
+    return NULL;
 }
 
 static void series_free(series *s)
@@ -48,14 +67,16 @@ void cli_plot_free(cli_plot *p)
 {
     if (!p) return;
     series_free(&p->loss);
+    series_free(&p->norm);
     series_free(&p->lr);
     series_free(&p->validation);
+    free(p->by_t);
+    free(p->folder);
     free(p->log);
     free(p);
 }
 
-/* Points without a number (a loss that was not finite) leave a gap of one step: nothing is added.
- */
+/* Points without a number (a loss that was not finite) leave a gap of one step: nothing is added. */
 static bool add(series *s, double x, const json_t *y)
 {
     if (!json_is_number(y)) return true;
@@ -73,27 +94,56 @@ static bool add(series *s, double x, const json_t *y)
     return true;
 }
 
+static bool add_timesteps(cli_plot *p, double step, const json_t *line)
+{
+    const json_t *loss = json_object_get(line, "loss_by_timestep");
+    const json_t *rows = json_object_get(line, "rows_by_timestep");
+    size_t bins = json_array_size(loss);
+    if (!bins || bins > BINS_MOST || json_array_size(rows) != bins || (p->bins && bins != p->bins))
+        return true;
+    if (p->n_by_t == p->capacity_by_t) {
+        size_t capacity = p->capacity_by_t ? 2 * p->capacity_by_t : 64;
+        timesteps *list = realloc(p->by_t, capacity * sizeof *list);
+        if (!list) return false;
+        p->by_t = list;
+        p->capacity_by_t = capacity;
+    }
+    timesteps *t = &p->by_t[p->n_by_t++];
+    *t = (timesteps){.step = step};
+    p->bins = bins;
+    p->T = json_number_value(json_object_get(line, "num_train_timesteps"));
+    for (size_t i = 0; i < bins; i++) {
+        if (!json_is_number(json_array_get(loss, i))) continue;
+        t->rows[i] = json_number_value(json_array_get(rows, i));
+        t->sum[i] = t->rows[i] * json_number_value(json_array_get(loss, i));
+    }
+    return true;
+}
+
 static bool read_line(cli_plot *p, const char *text)
 {
     json_t *line = json_loads(text, 0, NULL);
     const json_t *step = json_object_get(line, "step");
+    const json_t *quartiles = json_object_get(line, "validation_quartiles");
     bool ok = true;
     if (json_is_integer(step)) {
         double x = (double)json_integer_value(step);
         ok = add(&p->loss, x, json_object_get(line, "loss")) &&
+             add(&p->norm, x, json_object_get(line, "grad_norm")) &&
              add(&p->lr, x, json_object_get(line, "lr")) &&
-             add(&p->validation, x, json_object_get(line, "validation_loss"));
+             add(&p->validation, x, json_object_get(line, "validation_loss")) &&
+             add_timesteps(p, x, line);
     }
+    for (size_t q = 0; q < 4 && json_array_size(quartiles) == 4; q++)
+        p->quartile[q] = json_number_value(json_array_get(quartiles, q));
     json_decref(line);
     return ok;
 }
 
 static lgv_status fail(lgv_error *err, lgv_status status, const char *text, const char *what)
 {
-    if (err) {
-        err->status = status;
-        snprintf(err->text, sizeof err->text, "%s%s", text, what);
-    }
+    err->status = status;
+    snprintf(err->text, sizeof err->text, "%s%s", text, what);
     return status;
 }
 
@@ -114,58 +164,7 @@ static lgv_status read_log(cli_plot *p, lgv_error *err)
     return ok ? LGV_OK : fail(err, LGV_ERR_MEMORY, "out of memory for the curve of ", p->log);
 }
 
-/* ---- axes ---- */
-
-typedef struct panel {
-    double x, y, w, h; /* pixels */
-    double x0, x1;     /* steps */
-    double y0, y1;     /* values */
-    bool log;
-} panel;
-
-static double px(const panel *a, double x)
-{
-    return a->x + a->w * (x - a->x0) / (a->x1 - a->x0);
-}
-
-static double py(const panel *a, double y)
-{
-    double f = a->log ? log((y > a->y0 / 10 ? y : a->y0 / 10) / a->y0) / log(a->y1 / a->y0)
-                      : (y - a->y0) / (a->y1 - a->y0);
-    return a->y + a->h * (1 - f);
-}
-
-/* Multiples of 1, 2 or 5 times a power of ten, about `about` of them. */
-static int even_ticks(double low, double high, int about, double tick[TICKS])
-{
-    double raw = (high - low) / about, power = pow(10, floor(log10(raw))), step = power;
-    if (raw > 5 * power)
-        step = 10 * power;
-    else if (raw > 2 * power)
-        step = 5 * power;
-    else if (raw > power)
-        step = 2 * power;
-    int n = 0;
-    for (double i = ceil(low / step - 1e-9) + 0.0; i * step <= high * (1 + 1e-12) && n < TICKS; i++)
-        tick[n++] = i * step + 0.0; /* no "-0" */
-    return n;
-}
-
-/* Decades, finer where the range is short. */
-static int log_ticks(double low, double high, double tick[TICKS])
-{
-    static const double sets[3][9] = {{1}, {1, 2, 5}, {1, 1.5, 2, 3, 4, 5, 6, 8}};
-    for (int s = 0; s < 3; s++) {
-        int n = 0;
-        for (int e = (int)floor(log10(low)); e <= (int)ceil(log10(high)); e++)
-            for (int i = 0; i < 9 && sets[s][i] > 0 && n < TICKS; i++) {
-                double v = sets[s][i] * pow(10, e);
-                if (v >= low && v <= high) tick[n++] = v;
-            }
-        if (n >= 4) return n;
-    }
-    return even_ticks(low, high, 6, tick);
-}
+/* ---- ranges ---- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -173,24 +172,14 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void include(panel *a, double y)
+static void include(chart_panel *a, double y)
 {
     if (y > 0 && y < a->y0) a->y0 = y;
     if (y > a->y1) a->y1 = y;
 }
 
-/* From the lowest to the highest value worth seeing: a single outlier does not set the scale. */
-static void loss_range(panel *a, const series *loss, const double *smooth, const series *validation,
-                       double *scratch)
+static void give_room(chart_panel *a)
 {
-    memcpy(scratch, loss->y, loss->n * sizeof *scratch);
-    qsort(scratch, loss->n, sizeof *scratch, by_value);
-    a->y0 = INFINITY;
-    a->y1 = 0;
-    include(a, scratch[loss->n / 100]);
-    include(a, scratch[loss->n - 1 - loss->n / 200]);
-    for (size_t i = 0; i < loss->n; i++) include(a, smooth[i]);
-    for (size_t i = 0; i < validation->n; i++) include(a, validation->y[i]);
     if (!(a->y1 > 0)) a->y0 = a->y1 = 1;
     if (a->y1 / a->y0 > 1e8) a->y0 = a->y1 / 1e8;
     double room = pow(a->y1 / a->y0, 0.06) * 1.02;
@@ -198,157 +187,21 @@ static void loss_range(panel *a, const series *loss, const double *smooth, const
     a->y1 *= room;
 }
 
-/* ---- drawing ---- */
-
-typedef struct colour {
-    double r, g, b;
-} colour;
-static const colour ink = {0.15, 0.17, 0.2}, faint = {0.45, 0.48, 0.52}, grid = {0.88, 0.89, 0.91};
-static const colour raw_blue = {0.68, 0.79, 0.93}, blue = {0.10, 0.35, 0.72};
-static const colour orange = {0.87, 0.42, 0.05}, green = {0.13, 0.52, 0.33};
-
-static void use(cairo_t *c, colour k)
+/* From the lowest to the highest value worth seeing: a single outlier does not set the scale. */
+static void range(chart_panel *a, const series *s, const double *smooth, const series *also,
+                  double *scratch)
 {
-    cairo_set_source_rgb(c, k.r, k.g, k.b);
-}
-
-/* align 0: from x on, 0.5: centred, 1: ends at x. */
-static void text(cairo_t *c, double x, double y, double size, bool bold, colour k, double align,
-                 const char *s)
-{
-    cairo_text_extents_t e;
-    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL,
-                           bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(c, size);
-    cairo_text_extents(c, s, &e);
-    use(c, k);
-    cairo_move_to(c, x - align * e.x_advance, y);
-    cairo_show_text(c, s);
-}
-
-static void line(cairo_t *c, double x0, double y0, double x1, double y1)
-{
-    cairo_move_to(c, x0, y0);
-    cairo_line_to(c, x1, y1);
-    cairo_stroke(c);
-}
-
-static void step_label(double v, char s[32])
-{
-    if (v >= 1e6)
-        snprintf(s, 32, "%g M", v / 1e6);
-    else if (v >= 1e4)
-        snprintf(s, 32, "%gk", v / 1e3);
-    else
-        snprintf(s, 32, "%g", v);
-}
-
-/* 0.0002 as "2e-4", 0.25 as it is. */
-static void value_label(double v, char s[32])
-{
-    snprintf(s, 32, v > 0 && v < 1e-3 ? "%.3e" : "%.4g", v);
-    char *e = strchr(s, 'e');
-    if (!e) return;
-    char *digits = e;
-    while (digits > s && digits[-1] == '0') digits--;
-    if (digits > s && digits[-1] == '.') digits--;
-    int power = (int)strtol(e + 1, NULL, 10);
-    snprintf(digits, 32 - (size_t)(digits - s), "e%d", power);
-}
-
-static void axes(cairo_t *c, const panel *a, bool steps)
-{
-    double tick[TICKS];
-    char s[32];
-    cairo_set_line_width(c, 1);
-    int n = a->log ? log_ticks(a->y0, a->y1, tick) : even_ticks(a->y0, a->y1, 3, tick);
-    for (int i = 0; i < n; i++) {
-        double y = floor(py(a, tick[i])) + 0.5;
-        use(c, grid);
-        line(c, a->x, y, a->x + a->w, y);
-        value_label(tick[i], s);
-        text(c, a->x - 10, y + 5, 15, false, faint, 1, s);
+    a->y0 = INFINITY;
+    a->y1 = 0;
+    memcpy(scratch, s->y, s->n * sizeof *scratch);
+    qsort(scratch, s->n, sizeof *scratch, by_value);
+    if (s->n) {
+        include(a, scratch[s->n / 100]);
+        include(a, scratch[s->n - 1 - s->n / 200]);
     }
-    n = even_ticks(a->x0, a->x1, 8, tick);
-    for (int i = 0; i < n; i++) {
-        double x = floor(px(a, tick[i])) + 0.5;
-        use(c, grid);
-        line(c, x, a->y, x, a->y + a->h);
-        step_label(tick[i], s);
-        if (steps) text(c, x, a->y + a->h + 22, 15, false, faint, 0.5, s);
-    }
-    use(c, faint);
-    line(c, a->x, a->y + a->h + 0.5, a->x + a->w, a->y + a->h + 0.5);
-}
-
-static void inside(cairo_t *c, const panel *a)
-{
-    cairo_save(c);
-    cairo_rectangle(c, a->x - 1, a->y - 1, a->w + 7, a->h + 2);
-    cairo_clip(c);
-}
-
-/* A curve of more points than pixels is drawn as its lowest and highest value in each column. */
-static void curve(cairo_t *c, const panel *a, const double *x, const double *y, size_t n,
-                  double width, colour k)
-{
-    inside(c, a);
-    use(c, k);
-    cairo_set_line_width(c, width);
-    cairo_set_line_join(c, CAIRO_LINE_JOIN_ROUND);
-    for (size_t i = 0; i < n;) {
-        double column = floor(px(a, x[i])), low = y[i], high = y[i], first = y[i], last = y[i];
-        size_t from = i;
-        for (; i < n && floor(px(a, x[i])) <= column; i++) {
-            low = fmin(low, y[i]);
-            high = fmax(high, y[i]);
-            last = y[i];
-        }
-        double at = i - from > 1 ? column + 0.5 : px(a, x[from]);
-        cairo_line_to(c, at, py(a, first));
-        if (i - from > 1) {
-            cairo_line_to(c, at, py(a, low));
-            cairo_line_to(c, at, py(a, high));
-            cairo_line_to(c, at, py(a, last));
-        }
-    }
-    cairo_stroke(c);
-    cairo_restore(c);
-}
-
-static void dots(cairo_t *c, const panel *a, const series *s, colour k)
-{
-    curve(c, a, s->x, s->y, s->n, 1.5, k);
-    inside(c, a);
-    use(c, k);
-    for (size_t i = 0; i < s->n; i++) {
-        cairo_arc(c, px(a, s->x[i]), py(a, s->y[i]), s->n > 100 ? 2.5 : 4, 0, 6.2832);
-        cairo_fill(c);
-    }
-    cairo_restore(c);
-}
-
-static void legend(cairo_t *c, const panel *a, bool validation)
-{
-    const char *name[] = {"each step", "smoothed", "validation (averaged weights)"};
-    const colour k[] = {raw_blue, blue, orange};
-    const double width[] = {3, 3, 2};
-    int rows = validation ? 3 : 2;
-    double w = validation ? 270 : 130, x = a->x + a->w - w - 12, y = a->y + 12;
-    cairo_set_source_rgba(c, 1, 1, 1, 0.85);
-    cairo_rectangle(c, x, y, w, 14 + 24 * rows);
-    cairo_fill(c);
-    for (int i = 0; i < rows; i++) {
-        double at = y + 19 + 24 * i;
-        use(c, k[i]);
-        cairo_set_line_width(c, width[i]);
-        line(c, x + 8, at, x + 36, at);
-        if (i == 2) {
-            cairo_arc(c, x + 22, at, 4, 0, 6.2832);
-            cairo_fill(c);
-        }
-        text(c, x + 46, at + 5, 15, false, ink, 0, name[i]);
-    }
+    for (size_t i = 0; i < s->n; i++) include(a, smooth[i]);
+    for (size_t i = 0; also && i < also->n; i++) include(a, also->y[i]);
+    give_room(a);
 }
 
 /* An exponential mean without the pull of its start, over about a fiftieth of the run, less at the
@@ -364,81 +217,211 @@ static void smoothen(const series *s, double *out)
     }
 }
 
-static void heading(cairo_t *c, const cli_plot *p, const char *title, double smooth)
+/* ---- over steps ---- */
+
+static const chart_colour pale_blue = {0.68, 0.79, 0.93}, blue = {0.10, 0.35, 0.72};
+static const chart_colour pale_violet = {0.84, 0.78, 0.92}, violet = {0.45, 0.25, 0.66};
+static const chart_colour orange = {0.87, 0.42, 0.05}, green = {0.13, 0.52, 0.33};
+
+typedef struct entry {
+    const char *name;
+    chart_colour colour;
+    bool dot;
+} entry;
+
+static void legend(cairo_t *c, const chart_panel *a, const entry *e, int rows, double w)
 {
-    char s[256];
+    double x = a->x + a->w - w - 12, y = a->y + 12;
+    cairo_set_source_rgba(c, 1, 1, 1, 0.85);
+    cairo_rectangle(c, x, y, w, 14 + 24 * rows);
+    cairo_fill(c);
+    for (int i = 0; i < rows; i++) {
+        double at = y + 19 + 24 * i;
+        chart_use(c, e[i].colour);
+        cairo_set_line_width(c, e[i].dot ? 2 : 3);
+        chart_line(c, x + 8, at, x + 36, at);
+        if (e[i].dot) {
+            cairo_arc(c, x + 22, at, 4, 0, 6.2832);
+            cairo_fill(c);
+        }
+        chart_text(c, x + 46, at + 5, 15, false, chart_ink, 0, e[i].name);
+    }
+}
+
+static void heading(cairo_t *c, const char *what, const char *title, const char *right)
+{
+    chart_text(c, LEFT, 40, 22, true, chart_ink, 0, what);
+    chart_text(c, LEFT + 210, 40, 16, false, chart_faint, 0, title);
+    chart_text(c, WIDTH - 30, 40, 16, false, chart_ink, 1, right);
+}
+
+typedef struct steps_figure {
+    const cli_plot *p;
+    double *smooth, *scratch; /* as long as the longest series */
+} steps_figure;
+
+static void draw_loss(cairo_t *c, const steps_figure *f, chart_panel *a)
+{
+    const cli_plot *p = f->p;
+    static const entry entries[] = {{"each step", {0.68, 0.79, 0.93}, false},
+                                    {"smoothed", {0.10, 0.35, 0.72}, false},
+                                    {"validation (averaged weights)", {0.87, 0.42, 0.05}, true}};
     size_t v = p->validation.n;
-    text(c, 90, 40, 22, true, ink, 0, "Training loss");
-    text(c, 270, 40, 16, false, faint, 0, title);
+    char s[256];
+    smoothen(&p->loss, f->smooth);
+    double last = f->smooth[p->loss.n - 1];
     if (v)
         snprintf(s, sizeof s, "step %.0f   loss %.4g   validation %.4g", p->loss.x[p->loss.n - 1],
-                 smooth, p->validation.y[v - 1]);
+                 last, p->validation.y[v - 1]);
     else
-        snprintf(s, sizeof s, "step %.0f   loss %.4g", p->loss.x[p->loss.n - 1], smooth);
-    text(c, WIDTH - 30, 40, 16, false, ink, 1, s);
+        snprintf(s, sizeof s, "step %.0f   loss %.4g", p->loss.x[p->loss.n - 1], last);
+    heading(c, "Training loss", p->folder, s);
+    range(a, &p->loss, f->smooth, &p->validation, f->scratch);
+    chart_axes(c, a, false);
+    chart_curve(c, a, p->loss.x, p->loss.y, p->loss.n, 1, pale_blue);
+    chart_curve(c, a, p->loss.x, f->smooth, p->loss.n, 2.5, blue);
+    chart_dots(c, a, p->validation.x, p->validation.y, v, orange);
+    legend(c, a, entries, v ? 3 : 2, v ? 270 : 130);
 }
 
-static void draw(cairo_t *c, const cli_plot *p, const char *title, double *smooth, double *scratch)
+static void draw_norm(cairo_t *c, const steps_figure *f, chart_panel *a)
 {
+    const series *s = &f->p->norm;
+    chart_text(c, LEFT, a->y - 14, 17, true, chart_ink, 0, "Gradient norm, before clipping");
+    smoothen(s, f->smooth);
+    range(a, s, f->smooth, NULL, f->scratch);
+    chart_axes(c, a, false);
+    chart_curve(c, a, s->x, s->y, s->n, 1, pale_violet);
+    chart_curve(c, a, s->x, f->smooth, s->n, 2.5, violet);
+}
+
+static void draw_steps(cairo_t *c, void *user)
+{
+    const steps_figure *f = user;
+    const cli_plot *p = f->p;
     double last = p->loss.x[p->loss.n - 1], first = p->loss.x[0], top = 0;
-    panel a = {.x = 90, .y = 62, .w = WIDTH - 120, .h = 500, .log = true};
+    chart_panel a = {.x = LEFT, .y = 62, .w = WIDTH - 120, .h = 460, .log = true};
     a.x0 = first < last / 4 ? 0 : first;
     a.x1 = last > a.x0 ? last : a.x0 + 1;
-    panel b = {.x = a.x, .y = 628, .w = a.w, .h = 150, .x0 = a.x0, .x1 = a.x1};
-    smoothen(&p->loss, smooth);
-    loss_range(&a, &p->loss, smooth, &p->validation, scratch);
-    cairo_set_source_rgb(c, 1, 1, 1);
-    cairo_paint(c);
-    heading(c, p, title, smooth[p->loss.n - 1]);
-    axes(c, &a, false);
-    curve(c, &a, p->loss.x, p->loss.y, p->loss.n, 1, raw_blue);
-    curve(c, &a, p->loss.x, smooth, p->loss.n, 2.5, blue);
-    dots(c, &a, &p->validation, orange);
-    legend(c, &a, p->validation.n > 0);
+    chart_panel b = a, d = a;
+    draw_loss(c, f, &a);
+    b.y = 588;
+    b.h = 180;
+    draw_norm(c, f, &b);
     for (size_t i = 0; i < p->lr.n; i++) top = fmax(top, p->lr.y[i]);
-    b.y1 = top > 0 ? 1.12 * top : 1;
-    text(c, 90, 614, 17, true, ink, 0, "Learning rate");
-    axes(c, &b, true);
-    curve(c, &b, p->lr.x, p->lr.y, p->lr.n, 2, green);
-    text(c, b.x + b.w / 2, HEIGHT - 18, 15, false, faint, 0.5, "optimizer steps");
+    d.y = 834;
+    d.h = 130;
+    d.log = false;
+    d.y1 = top > 0 ? 1.12 * top : 1;
+    chart_text(c, LEFT, d.y - 14, 17, true, chart_ink, 0, "Learning rate");
+    chart_axes(c, &d, true);
+    chart_curve(c, &d, p->lr.x, p->lr.y, p->lr.n, 2, green);
+    chart_text(c, d.x + d.w / 2, HEIGHT - 18, 15, false, chart_faint, 0.5, "optimizer steps");
 }
 
-static lgv_status save(cairo_surface_t *surface, const char *png, lgv_error *err)
+/* ---- over timesteps ---- */
+
+/* The run in stages that grow, as the loss falls ever more slowly; the last one is what counts. */
+static const double stage_end[STAGES] = {0.02, 0.08, 0.25, 0.6, 1};
+static const chart_colour stage_colour[STAGES] = {{0.80, 0.87, 0.95},
+                                                  {0.60, 0.74, 0.90},
+                                                  {0.38, 0.58, 0.83},
+                                                  {0.20, 0.43, 0.76},
+                                                  {0.05, 0.22, 0.52}};
+
+typedef struct stage {
+    double first, last; /* steps; last 0: no line fell into it */
+    size_t n;           /* points */
+    double t[BINS_MOST], loss[BINS_MOST];
+} stage;
+
+static void make_stages(const cli_plot *p, stage out[STAGES])
 {
-    lgv_image image = {0};
-    cairo_surface_flush(surface);
-    const unsigned char *data = cairo_image_surface_get_data(surface);
-    int stride = cairo_image_surface_get_stride(surface);
-    if (!data || cairo_surface_status(surface))
-        return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", png);
-    lgv_status status = lgv_image_new(WIDTH, HEIGHT, 3, 8, &image, err);
-    if (status) return status;
-    unsigned char *to = image.pixels;
-    for (int y = 0; y < HEIGHT; y++)
-        for (int x = 0; x < WIDTH; x++, to += 3) {
-            unsigned rgb;
-            memcpy(&rgb, data + (size_t)y * (size_t)stride + 4 * (size_t)x, 4);
-            to[0] = (unsigned char)(rgb >> 16);
-            to[1] = (unsigned char)(rgb >> 8);
-            to[2] = (unsigned char)rgb;
+    double end = p->by_t[p->n_by_t - 1].step, before = 0;
+    size_t i = 0;
+    for (int k = 0; k < STAGES; k++) {
+        double sum[BINS_MOST] = {0}, rows[BINS_MOST] = {0};
+        out[k] = (stage){.first = before + 1};
+        for (; i < p->n_by_t && p->by_t[i].step <= stage_end[k] * end; i++) {
+            for (size_t b = 0; b < p->bins; b++) {
+                sum[b] += p->by_t[i].sum[b];
+                rows[b] += p->by_t[i].rows[b];
+            }
+            out[k].last = before = p->by_t[i].step;
         }
-    status = lgv_image_save_png(png, &image, NULL, 0, err);
-    lgv_image_free(&image);
+        for (size_t b = 0; b < p->bins; b++) {
+            if (!(rows[b] > 0)) continue;
+            out[k].t[out[k].n] = ((double)b + 0.5) * p->T / (double)p->bins;
+            out[k].loss[out[k].n++] = sum[b] / rows[b];
+        }
+    }
+}
+
+static void draw_quartiles(cairo_t *c, const chart_panel *a, const cli_plot *p)
+{
+    for (int q = 0; q < 4 && p->quartile[0] > 0; q++) {
+        double t[2] = {p->T * q / 4, p->T * (q + 1) / 4}, y[2] = {p->quartile[q], p->quartile[q]};
+        chart_curve(c, a, t, y, 2, 2.5, orange);
+    }
+}
+
+static void draw_timesteps(cairo_t *c, void *user)
+{
+    const cli_plot *p = user;
+    stage stages[STAGES];
+    entry entries[STAGES + 1];
+    char name[STAGES][64], right[64];
+    int rows = 0;
+    make_stages(p, stages);
+    chart_panel a = {.x = LEFT,
+                     .y = 62,
+                     .w = WIDTH - 120,
+                     .h = 500,
+                     .x1 = p->T > 0 ? p->T : 1,
+                     .y0 = INFINITY,
+                     .log = true};
+    for (int k = 0; k < STAGES; k++)
+        for (size_t i = 0; i < stages[k].n; i++) include(&a, stages[k].loss[i]);
+    for (int q = 0; q < 4; q++) include(&a, p->quartile[q]);
+    give_room(&a);
+    snprintf(right, sizeof right, "step %.0f", p->by_t[p->n_by_t - 1].step);
+    heading(c, "Loss by timestep", p->folder, right);
+    chart_axes(c, &a, true);
+    draw_quartiles(c, &a, p);
+    for (int k = 0; k < STAGES; k++) {
+        if (!stages[k].n) continue;
+        chart_dots(c, &a, stages[k].t, stages[k].loss, stages[k].n, stage_colour[k]);
+        snprintf(name[k], sizeof name[k], "steps %.0f to %.0f", stages[k].first, stages[k].last);
+        entries[rows++] = (entry){name[k], stage_colour[k], true};
+    }
+    if (p->quartile[0] > 0) entries[rows++] = (entry){"validation, quarters of t", orange, false};
+    legend(c, &a, entries, rows, 250);
+    chart_text(c, a.x + a.w / 2, a.y + a.h + 52, 15, false, chart_faint, 0.5,
+               "timestep t: 0 is the picture, the right end is noise");
+}
+
+/* ---- both ---- */
+
+static lgv_status write_figure(const cli_plot *p, const char *name, int height, chart_draw draw,
+                               void *user, lgv_error *err)
+{
+    char *path = join(p->folder, name);
+    lgv_status status = path ? chart_save(path, WIDTH, height, draw, user, err)
+                             : fail(err, LGV_ERR_MEMORY, "out of memory to draw ", name);
+    free(path);
     return status;
 }
 
-lgv_status cli_plot_write(cli_plot *p, const char *title, const char *png, lgv_error *err)
+lgv_status cli_plot_write(cli_plot *p, lgv_error *err)
 {
     lgv_status status = read_log(p, err);
     if (status || !p->loss.n) return status;
-    double *smooth = malloc(2 * p->loss.n * sizeof *smooth);
-    if (!smooth) return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", png);
-    cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, WIDTH, HEIGHT);
-    cairo_t *c = cairo_create(surface);
-    draw(c, p, title, smooth, smooth + p->loss.n);
-    status = save(surface, png, err);
-    cairo_destroy(c);
-    cairo_surface_destroy(surface);
-    free(smooth);
+    size_t most = p->loss.n > p->norm.n ? p->loss.n : p->norm.n;
+    steps_figure f = {.p = p, .smooth = malloc(2 * most * sizeof *f.smooth)};
+    if (!f.smooth) return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", p->log);
+    f.scratch = f.smooth + most;
+    status = write_figure(p, "loss", HEIGHT, draw_steps, &f, err);
+    if (!status && p->n_by_t) status = write_figure(p, "timesteps", 640, draw_timesteps, p, err);
+    free(f.smooth);
     return status;
 }

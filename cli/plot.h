@@ -6,11 +6,12 @@
 
 typedef struct cli_plot cli_plot;
 
-/* log: path of a log.jsonl; copied. NULL when there is no memory. */
-cli_plot *cli_plot_new(const char *log);
+/* folder: of the run; copied. NULL when there is no memory. */
+cli_plot *cli_plot_new(const char *folder);
 void cli_plot_free(cli_plot *p);
-/* Reads what the log has gained since the last call, and draws loss (raw, smoothed, validation) and
-   learning rate into a PNG, which is replaced atomically. Nothing is written for an empty log. */
-lgv_status cli_plot_write(cli_plot *p, const char *title, const char *png, lgv_error *err);
+/* Reads what log.jsonl has gained since the last call, and draws, as PNG and SVG each: loss (raw,
+   smoothed, validation), gradient norm and learning rate; timesteps, the loss by timestep in the
+   course of the run. err is not NULL. Nothing is written for an empty log. */
+lgv_status cli_plot_write(cli_plot *p, lgv_error *err);
 
 #endif

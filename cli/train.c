@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "langevin/model.h"
+#include "grids.h"
 #include "plot.h"
 #include "progress.h"
 #include "train.h"
@@ -233,13 +234,7 @@ static lgv_status prepare(job *j, lgv_error *err)
         status = lgv_trainer_new(j->model, j->data, &j->cfg, j->device, &j->args.train, j->resume,
                                  &j->trainer, err);
     if (status) return status;
-    size_t n = strlen(j->output) + sizeof "/log.jsonl";
-    char *log = malloc(n);
-    if (log) {
-        snprintf(log, n, "%s/log.jsonl", j->output);
-        j->plot = cli_plot_new(log);
-    }
-    free(log);
+    j->plot = cli_plot_new(j->output);
     return j->plot ? LGV_OK : fail(err, LGV_ERR_MEMORY, "out of memory");
 }
 
@@ -448,12 +443,32 @@ static void say(job *j, const char *what, const char *text)
 static void draw(job *j)
 {
     lgv_error err = {0};
-    size_t n = strlen(j->output) + sizeof "/loss.png";
-    char *png = malloc(n);
-    if (!png) return;
-    snprintf(png, n, "%s/loss.png", j->output);
-    if (cli_plot_write(j->plot, j->output, png, &err)) say(j, "note: no loss curve: ", err.text);
-    free(png);
+    if (cli_plot_write(j->plot, &err)) say(j, "note: no curves: ", err.text);
+}
+
+/* The first pictures of a new grid, above the bar. */
+static void preview(job *j, const char *png)
+{
+    enum { GAP = 2, SHOWN = 8 };
+    lgv_image grid = {0}, tile[SHOWN] = {{0}};
+    int side = lgv_dataset_resolution(j->data), n = 0;
+    if (!j->args.preview || !j->progress.terminal) return;
+    if (!lgv_image_load(png, &grid, NULL))
+        while (n < SHOWN &&
+               !lgv_image_crop(&grid, GAP + n * (side + GAP), GAP, side, side, &tile[n], NULL))
+            n++;
+    cli_progress_preview(&j->progress, tile, (size_t)n);
+    for (int i = 0; i < n; i++) lgv_image_free(&tile[i]);
+    lgv_image_free(&grid);
+}
+
+static void sampled(job *j, const char *png)
+{
+    lgv_error err = {0};
+    say(j, "drew ", png);
+    snprintf(j->sampled, sizeof j->sampled, "%s", png);
+    if (cli_grids_animate(j->output, &err)) say(j, "note: no animation of samples: ", err.text);
+    preview(j, png);
 }
 
 static int on_event(void *user, const lgv_train_event *event)
@@ -467,10 +482,7 @@ static int on_event(void *user, const lgv_train_event *event)
         say(j, "saved ", event->text);
         draw(j);
         break;
-    case LGV_TRAIN_SAMPLED:
-        say(j, "drew ", event->text);
-        snprintf(j->sampled, sizeof j->sampled, "%s", event->text);
-        break;
+    case LGV_TRAIN_SAMPLED: sampled(j, event->text); break;
     case LGV_TRAIN_VALIDATED:
         if (lgv_model_describe(j->model)->labels) {
             snprintf(text, sizeof text, "%.2f %% of %lld pictures (loss %.4g)",
@@ -540,8 +552,10 @@ static void print_done(const job *j)
         row("samples");
         printf("%s\n", j->sampled);
     }
-    row("loss curve");
-    printf("%s/loss.png\n", j->output);
+    row("curves");
+    printf("%s/loss.png, timesteps.png; tensorboard --logdir ", j->output);
+    cli_print_word(j->output);
+    printf("\n");
     row("log");
     printf("%s/log.jsonl\n", j->output);
     row(classifier ? "figures" : "pictures");
@@ -587,6 +601,7 @@ static int run(const cli_command *self, int argc, const char **argv)
         status = lgv_trainer_run(j.trainer, on_event, &j, &err);
         code = finish(&j, status, &err);
     }
+    cli_progress_free(&j.progress);
     cli_plot_free(j.plot);
     lgv_trainer_free(j.trainer);
     lgv_device_free(j.device);

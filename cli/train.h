@@ -13,6 +13,7 @@ typedef struct train_args {
     lgv_train_options train; /* zero where not stated */
     lgv_dataset_options pictures;
     cli_device_options device;
+    bool preview; /* show new sample grids in the terminal */
 } train_args;
 
 /* -1 to go on, else the exit code. Everything points into the command line or to static memory. */

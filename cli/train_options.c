@@ -16,7 +16,7 @@ static struct {
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
     double beta1, beta2, weight_decay, epsilon;
-    int center_crop, random_flip, strict, allow_data_change, overwrite;
+    int center_crop, random_flip, strict, allow_data_change, overwrite, preview;
     cli_device_options dev;
 } opt;
 
@@ -150,6 +150,7 @@ static struct poptOption table[] = {
     {"allow-data-change", 0, SWITCH, &opt.allow_data_change, 0,
      "go on although the pictures are others", NULL},
     {"overwrite", 0, SWITCH, &opt.overwrite, 0, "replace the run in the output folder", NULL},
+    {"preview", 0, SWITCH, &opt.preview, 0, "show each new sample grid in the terminal", NULL},
     CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
     POPT_TABLEEND,
@@ -346,6 +347,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     a.device = opt.dev;
     a.train.allow_data_change = opt.allow_data_change;
     a.train.overwrite = opt.overwrite;
+    a.preview = opt.preview;
     lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;
