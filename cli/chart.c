@@ -70,8 +70,8 @@ void chart_use(cairo_t *c, chart_colour k)
     cairo_set_source_rgb(c, k.r, k.g, k.b);
 }
 
-void chart_text(cairo_t *c, double x, double y, double size, bool bold, chart_colour k,
-                double align, const char *s)
+double chart_text(cairo_t *c, double x, double y, double size, bool bold, chart_colour k,
+                  double align, const char *s)
 {
     cairo_text_extents_t e;
     cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL,
@@ -81,6 +81,7 @@ void chart_text(cairo_t *c, double x, double y, double size, bool bold, chart_co
     chart_use(c, k);
     cairo_move_to(c, x - align * e.x_advance, y);
     cairo_show_text(c, s);
+    return e.x_advance;
 }
 
 void chart_line(cairo_t *c, double x0, double y0, double x1, double y1)

@@ -21,9 +21,9 @@ typedef struct chart_panel {
 } chart_panel;
 
 void chart_use(cairo_t *c, chart_colour k);
-/* align 0: from x on, 0.5: centred, 1: ends at x. */
-void chart_text(cairo_t *c, double x, double y, double size, bool bold, chart_colour k,
-                double align, const char *s);
+/* align 0: from x on, 0.5: centred, 1: ends at x. Returns its width. */
+double chart_text(cairo_t *c, double x, double y, double size, bool bold, chart_colour k,
+                  double align, const char *s);
 void chart_line(cairo_t *c, double x0, double y0, double x1, double y1);
 /* Grid, labels of y, and of x where it is the lowest of its column of panels. */
 void chart_axes(cairo_t *c, const chart_panel *a, bool labels);

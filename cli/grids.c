@@ -16,7 +16,7 @@ enum { FRAMES = 32, SIDE = 512, CAPTION = 24, RUNNING_MS = 6000, MOST_MS = 600, 
 static lgv_status fail(lgv_error *err, lgv_status status, const char *text, const char *what)
 {
     err->status = status;
-    snprintf(err->text, sizeof err->text, "%s%s", text, what);
+    snprintf(err->text, sizeof err->text, "%s%.900s", text, what);
     return status;
 }
 

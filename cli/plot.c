@@ -250,8 +250,8 @@ static void legend(cairo_t *c, const chart_panel *a, const entry *e, int rows, d
 
 static void heading(cairo_t *c, const char *what, const char *title, const char *right)
 {
-    chart_text(c, LEFT, 40, 22, true, chart_ink, 0, what);
-    chart_text(c, LEFT + 210, 40, 16, false, chart_faint, 0, title);
+    double width = chart_text(c, LEFT, 40, 22, true, chart_ink, 0, what);
+    chart_text(c, LEFT + width + 24, 40, 16, false, chart_faint, 0, title);
     chart_text(c, WIDTH - 30, 40, 16, false, chart_ink, 1, right);
 }
 
