@@ -110,7 +110,7 @@ static void offer_described(const target *t, const char *description)
     for (const char *p = description; *p; p += strcspn(p, "|"), p += *p == '|') {
         char word[WORD];
         snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
-        if (!strncmp(word, "FILE", 4) || !strcmp(word, "PATH") || !strcmp(word, "DATA"))
+        if (!strncmp(word, "FILE", 4) || !strncmp(word, "PATH", 4) || !strcmp(word, "DATA"))
             printf(":files\n");
         else if (!strcmp(word, "DIR"))
             printf(":folders\n");

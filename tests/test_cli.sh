@@ -83,7 +83,6 @@ refuse 2 "'more' is one argument too many" $train more --output a
 refuse 2 "learning-rate" $train --output a --learning-rate fast
 refuse 2 "--data" train --output a
 refuse 2 "--output" train --data data
-refuse 2 "which model" sample --output x.png
 
 # ---- info ----
 run 0 info tiny.json --trace --plan

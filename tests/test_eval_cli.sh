@@ -120,6 +120,10 @@ cp -r m/unet m/scheduler m/model_index.json share/demo-model/
 LANGEVIN_DATA=$work/share run 0 sample --output demo.png --no-metadata --num-inference-steps 2 $one
 says "from $work/share/demo-model"
 there demo.png
+if [ -e "$(dirname "$langevin")/demo-model" ]; then # the build folder's link to models/demo
+    LANGEVIN_DATA=$work/nothing run 0 sample --output built.png --num-inference-steps 2 $one
+    says "/demo-model .*parameters"
+fi
 mkdir -p moved/bin moved/share/langevin
 cp "$langevin" moved/bin/
 build=$langevin
