@@ -228,7 +228,7 @@ static double planned(const lgv_plan_info *p)
 static void show_json(const result *r)
 {
     json_t *o = seconds_json(r->seconds, opt.rounds);
-    json_object_set_new(o, "source", json_string(r->model->source));
+    json_object_set_new(o, "source", cli_json_text(r->model->source));
     json_object_set_new(o, "mode", json_string(r->training ? "train" : "sample"));
     json_object_set_new(o, "batch_size", json_integer(opt.batch));
     json_object_set_new(o, "size", json_pack("[i,i]", (int)r->h, (int)r->w));

@@ -112,6 +112,8 @@ const char *cli_demo_model(void);
 /* Prints a document and drops it (json_t, of jansson). What --json prints is this and nothing else. */
 struct json_t;
 void cli_print_json(struct json_t *document);
+/* A text as JSON, null for NULL; bytes that are no UTF-8 (paths may hold any) become '?'. */
+struct json_t *cli_json_text(const char *text);
 
 /* --- Signals ------------------------------------------------------------------------------------------ */
 /* After this the first SIGINT, SIGTERM or SIGHUP only sets a flag; a second one exits at once. */

@@ -321,6 +321,17 @@ void cli_print_json(json_t *document)
     json_decref(document);
 }
 
+json_t *cli_json_text(const char *text)
+{
+    json_t *out = text ? json_string(text) : json_null();
+    char *copy = out ? NULL : strdup(text);
+    for (char *p = copy; p && *p; p++)
+        if (*p & 0x80) *p = '?';
+    if (copy) out = json_string(copy);
+    free(copy);
+    return out;
+}
+
 /* --- Signals ------------------------------------------------------------------------------------------ */
 static volatile sig_atomic_t received;
 

@@ -108,8 +108,8 @@ static void add_classes(json_t *o, const eval_job *j)
     const lgv_model_info *m = lgv_model_describe(lgv_extractor_model(j->extractor));
     json_t *list = json_array();
     for (int k = 0; k < m->labels; k++)
-        json_array_append_new(list, json_pack("{s:s, s:f}", "class", m->label[k], "share",
-                                              (double)predicted_as(s, k) / (double)s->n));
+        json_array_append_new(list, json_pack("{s:o, s:f}", "class", cli_json_text(m->label[k]),
+                                              "share", (double)predicted_as(s, k) / (double)s->n));
     json_object_set_new(o, "classes", list);
 }
 
@@ -131,13 +131,13 @@ void eval_print_json(const eval_job *j)
 {
     const eval_set *g = &j->generated, *r = &j->reference;
     json_t *o =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:f}", "source", g->path, "kind",
+        json_pack("{s:o, s:s, s:o, s:I, s:I, s:s, s:f}", "source", cli_json_text(g->path), "kind",
                   j->pipeline ? "model"
                   : g->pixels ? "pictures"
                               : "features",
-                  "data", r->path, "generated", (json_int_t)g->n, "reference", (json_int_t)r->n,
-                  "device", lgv_device_name(j->device), "seconds", j->seconds);
-    if (j->args->features) json_object_set_new(o, "features", json_string(j->args->features));
+                  "data", cli_json_text(r->path), "generated", (json_int_t)g->n, "reference",
+                  (json_int_t)r->n, "device", lgv_device_name(j->device), "seconds", j->seconds);
+    if (j->args->features) json_object_set_new(o, "features", cli_json_text(j->args->features));
     if (j->has_figures) json_object_set_new(o, "feature_width", json_integer((json_int_t)g->width));
     if (j->has_figures) add_figures(o, j);
     add_classes(o, j);

@@ -132,16 +132,11 @@ static json_t *plan_json(const lgv_plan_info *p)
                      "packed_bytes", (json_int_t)p->packed_bytes);
 }
 
-static json_t *text_or_null(const char *s)
-{
-    return s ? json_string(s) : json_null();
-}
-
 static void print_json(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
-    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:s, s:o, s:o}",
-                          "source", i->source, "class", i->class_name, "in_channels",
+    json_t *o = json_pack("{s:o, s:s, s:i, s:i, s:[i,i], s:I, s:i, s:I, s:s, s:s, s:o, s:o}",
+                          "source", cli_json_text(i->source), "class", i->class_name, "in_channels",
                           i->in_channels, "out_channels", i->out_channels, "size", (int)r->h,
                           (int)r->w, "parameters", (json_int_t)i->parameters, "tensors", i->tensors,
                           "batch_size", (json_int_t)r->batch, "device", lgv_device_name(device),
@@ -150,11 +145,11 @@ static void print_json(const report *r, const lgv_device *device)
     json_object_set_new(o, "threads", json_integer(lgv_device_threads(device)));
     json_object_set_new(o, "divisor", json_integer(i->divisor));
     json_object_set_new(o, "weights",
-                        text_or_null(i->weights_ema ? i->weights_ema : i->weights_raw));
-    json_object_set_new(o, "scheduler", text_or_null(i->scheduler));
+                        cli_json_text(i->weights_ema ? i->weights_ema : i->weights_raw));
+    json_object_set_new(o, "scheduler", cli_json_text(i->scheduler));
     json_object_set_new(o, "classes", json_integer(i->class_count));
     json_t *labels = json_array();
-    for (int k = 0; k < i->labels; k++) json_array_append_new(labels, json_string(i->label[k]));
+    for (int k = 0; k < i->labels; k++) json_array_append_new(labels, cli_json_text(i->label[k]));
     json_object_set_new(o, "labels", labels);
     json_t *stages = json_array();
     for (int k = 0; k < r->n_stages; k++) {
@@ -211,14 +206,14 @@ static void show_dataset(const lgv_dataset *data)
     if (opt.json) {
         json_t *classes = json_array();
         for (int i = 0; i < lgv_dataset_classes(data); i++)
-            json_array_append_new(classes, json_string(lgv_dataset_class_name(data, i)));
-        json_t *o =
-            json_pack("{s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:o}", "source", lgv_dataset_path(data),
-                      "pictures", (json_int_t)lgv_dataset_count(data), "validation",
-                      (json_int_t)lgv_dataset_validation_count(data), "median_short_side",
-                      p.median_short_side, "resolution", lgv_dataset_resolution(data), "channels",
-                      lgv_dataset_channels(data), "fingerprint", lgv_dataset_fingerprint(data),
-                      "classes", classes);
+            json_array_append_new(classes, cli_json_text(lgv_dataset_class_name(data, i)));
+        json_t *o = json_pack("{s:o, s:I, s:I, s:i, s:i, s:i, s:s, s:o}", "source",
+                              cli_json_text(lgv_dataset_path(data)), "pictures",
+                              (json_int_t)lgv_dataset_count(data), "validation",
+                              (json_int_t)lgv_dataset_validation_count(data), "median_short_side",
+                              p.median_short_side, "resolution", lgv_dataset_resolution(data),
+                              "channels", lgv_dataset_channels(data), "fingerprint",
+                              lgv_dataset_fingerprint(data), "classes", classes);
         cli_print_json(o);
         return;
     }

@@ -93,19 +93,19 @@ static void print_json(const report *r, const lgv_device *device)
     const lgv_plan_info *p = &r->plan;
     const lgv_peaks *peaks = &r->rates.peaks;
     json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:i, s:[i,i], s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, "
+        "{s:o, s:s, s:s, s:i, s:[i,i], s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, "
         "s:f, "
         "s:f, s:f, s:{s:f, s:f, s:f}}",
-        "source", r->model->source, "mode", r->training ? "train" : "sample", "mixed_precision",
-        lgv_mixed_precision_name(r->precision), "batch_size", opt.batch, "size", (int)r->h,
-        (int)r->w, "device", lgv_device_name(device), "threads", lgv_device_threads(device),
-        "parameters", (json_int_t)r->model->parameters, "store_bytes", (json_int_t)p->weight_bytes,
-        "sets", r->sets, "packed_bytes", (json_int_t)p->packed_bytes, "arena_bytes",
-        (json_int_t)p->arena_bytes, "workspace_bytes", (json_int_t)p->workspace_bytes, "io_bytes",
-        (json_int_t)p->io_bytes, "total_bytes", (json_int_t)total_bytes(p), "nodes", p->nodes,
-        "recomputed", p->recomputed, "flops", p->flops, "expected_seconds", r->expected,
-        "floor_seconds", r->floor, "peaks", "flops", peaks->flops, "matrix_flops",
-        peaks->matrix_flops, "bytes", peaks->bytes);
+        "source", cli_json_text(r->model->source), "mode", r->training ? "train" : "sample",
+        "mixed_precision", lgv_mixed_precision_name(r->precision), "batch_size", opt.batch, "size",
+        (int)r->h, (int)r->w, "device", lgv_device_name(device), "threads",
+        lgv_device_threads(device), "parameters", (json_int_t)r->model->parameters, "store_bytes",
+        (json_int_t)p->weight_bytes, "sets", r->sets, "packed_bytes", (json_int_t)p->packed_bytes,
+        "arena_bytes", (json_int_t)p->arena_bytes, "workspace_bytes",
+        (json_int_t)p->workspace_bytes, "io_bytes", (json_int_t)p->io_bytes, "total_bytes",
+        (json_int_t)total_bytes(p), "nodes", p->nodes, "recomputed", p->recomputed, "flops",
+        p->flops, "expected_seconds", r->expected, "floor_seconds", r->floor, "peaks", "flops",
+        peaks->flops, "matrix_flops", peaks->matrix_flops, "bytes", peaks->bytes);
     cli_print_json(o);
 }
 

@@ -22,8 +22,8 @@ static struct poptOption table[] = {
      "what tools/golden/dump_reference.py wrote", "F.safetensors"},
     {"tolerance", 0, POPT_ARG_DOUBLE, &opt.tolerance, 0,
      "largest error relative to the largest value (default: 1e-4; bf16: 0.1)", "F"},
-    {"weights", 0, POPT_ARG_STRING, &opt.weights, 0,
-     "where the model has both (default: ema)", "ema|raw"},
+    {"weights", 0, POPT_ARG_STRING, &opt.weights, 0, "where the model has both (default: ema)",
+     "ema|raw"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
     CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
@@ -371,11 +371,11 @@ static int run(const cli_command *self, int argc, const char **argv)
     s.model = model;
     if (!status) status = verify(&s, &err);
     if (!status && opt.json) {
-        json_t *o =
-            json_pack("{s:s, s:s, s:s, s:s, s:f, s:b, s:i, s:i, s:O}", "model", what, "reference",
-                      opt.reference, "device", lgv_device_name(s.device), "mixed_precision",
-                      lgv_mixed_precision_name(s.precision), "tolerance", opt.tolerance, "passed",
-                      s.failed == 0, "checked", s.checked, "failed", s.failed, "tensors", s.report);
+        json_t *o = json_pack(
+            "{s:o, s:o, s:s, s:s, s:f, s:b, s:i, s:i, s:O}", "model", cli_json_text(what),
+            "reference", cli_json_text(opt.reference), "device", lgv_device_name(s.device),
+            "mixed_precision", lgv_mixed_precision_name(s.precision), "tolerance", opt.tolerance,
+            "passed", s.failed == 0, "checked", s.checked, "failed", s.failed, "tensors", s.report);
         cli_print_json(o);
     } else if (!status) {
         printf("\n%d tensors, %d failed\n", s.checked, s.failed);
