@@ -43,7 +43,7 @@ char *lgv_graph_text(const lgv_graph *g)
         char shape[96];
         if (n->dead) continue;
         for (int k = 0; k < n->n_out; k++) put(&t, k ? ", %%%d" : "%%%d", n->out[k]);
-        put(&t, "%s%s(", n->n_out ? " = " : "", lgv_op_record(n->op)->name);
+        put(&t, "%s%s(", n->n_out ? " = " : "", lgv_op_name(n->op, n->attr));
         for (int k = 0; k < n->n_in; k++) {
             if (n->in[k] >= 0)
                 put(&t, k ? ", %%%d" : "%%%d", n->in[k]);
@@ -66,7 +66,7 @@ char *lgv_graph_dot(const lgv_graph *g)
         char shape[96] = "";
         if (n->dead) continue;
         if (n->n_out && n->out[0] >= 0) lgv_shape_text(&g->value[n->out[0]], shape);
-        put(&t, "  n%zu [label=\"%s\\n%s %s\"];\n", i, n->name, lgv_op_record(n->op)->name, shape);
+        put(&t, "  n%zu [label=\"%s\\n%s %s\"];\n", i, n->name, lgv_op_name(n->op, n->attr), shape);
         for (int k = 0; k < n->n_in; k++)
             if (n->in[k] >= 0) put(&t, "  n%d -> n%zu;\n", g->value[n->in[k]].node, i);
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "langevin/custom.h"
 #include "node.h"
 
 static const lgv_op *const records[LGV_OPS] = {
@@ -227,7 +228,8 @@ lgv_id lgv_node_new(lgv_graph *g, lgv_opcode op, const char *name, int n_in, con
     else
         join_path(g, name, path);
     lgv_status status = infer(g, r, n_in, in, attr, &c, &err);
-    if (status) return lgv_graph_fail(g, status, "%s '%s': %s", r->name, path, err.text);
+    if (status)
+        return lgv_graph_fail(g, status, "%s '%s': %s", lgv_op_name(op, attr), path, err.text);
 
     if (lgv_grow(&g->node, &g->cap_nodes, g->n_nodes + 1, sizeof *g->node, NULL))
         return out_of_memory(g);
@@ -449,6 +451,11 @@ lgv_status lgv_graph_clone(const lgv_graph *g, lgv_graph **out, lgv_error *err)
             lgv_attr_assign *a = n->attr;
             a->set = lgv_graph_strdup(c, a->set);
             a->name = lgv_graph_strdup(c, a->name);
+        }
+        if (n->op == LGV_OP_custom) {
+            lgv_attr_custom *a = n->attr;
+            size = a->op->attr_size;
+            if (size && !(a->attr = own(c, copy_array(a->attr, 1, size)))) goto fail;
         }
         if (n->op == LGV_OP_input)
             ((lgv_attr_input *)n->attr)->name =

@@ -83,6 +83,10 @@ typedef struct {
 typedef struct {
     int with_ema;
 } lgv_attr_adamw;
+typedef struct {
+    const struct lgv_custom_op *op;
+    void *attr; /* op's attr_size bytes, owned by the graph */
+} lgv_attr_custom;
 
 /* Inputs of conv2d, linear after fusion: the shared epilogue record
    y = act(x*w + bias[K] + row[N,K] + residual[y's shape]) * gate[N,K]; absent ones are LGV_NONE.
@@ -218,6 +222,8 @@ typedef struct lgv_op {
 #include "ops.def"
 #undef LGV_OP
 const lgv_op *lgv_op_record(lgv_opcode op);
+/* The record's name, or that of the user's operator. */
+const char *lgv_op_name(lgv_opcode op, const void *attr);
 
 /* --- Building ------------------------------------------------------------------------------------- */
 /* Adds a node: checks arity, runs infer, makes the output values. attr is copied. Returns output 0. */

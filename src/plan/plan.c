@@ -112,7 +112,7 @@ static unsigned supported_epilogue(void *arg, const lgv_node *n)
 static lgv_status no_kernel(const lgv_plan *plan, const lgv_node *n, lgv_error *err)
 {
     return lgv_fail(err, LGV_ERR_UNSUPPORTED, "device %s has no kernel for %s '%s'",
-                    plan->device->name, lgv_op_record(n->op)->name, n->name);
+                    plan->device->name, lgv_op_name(n->op, n->attr), n->name);
 }
 
 /* --- One program ------------------------------------------------------------------------------------ */

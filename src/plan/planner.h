@@ -93,6 +93,10 @@ struct lgv_plan {
 
 /* run.c, for tests: where the input or output called name lies. */
 lgv_status lgv_plan_tensor(const lgv_plan *plan, const char *name, lgv_tensor *out, lgv_error *err);
+/* Of a plan with output "y0" and input "seed": how far output `grad` is from central differences of <y0, seed> in
+   `input`, |a-n| / max(1, max|n|) over up to 60 elements (gradient_check.c). */
+lgv_status lgv_plan_gradient_error(lgv_plan *plan, const char *input, const char *grad,
+                                   double *error, lgv_error *err);
 
 /* plan.c: fills the calls of a program from the places (after the arena or the IO block moved). */
 void lgv_plan_bind(lgv_plan *plan);

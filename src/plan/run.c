@@ -66,7 +66,8 @@ static lgv_status check_action(const lgv_plan *plan, const lgv_action *a, lgv_er
                 return lgv_fail(err, LGV_ERR_NUMERIC,
                                 "%s '%s' (kernel %s) made %s at element %lld of output %d, the "
                                 "first bad value of the run",
-                                lgv_op_record(a->call.op)->name, a->call.name, lgv_action_kernel(a),
+                                lgv_op_name(a->call.op, a->call.attr), a->call.name,
+                                lgv_action_kernel(a),
                                 isnan(plan->check[i]) ? "a NaN" : "an infinity", (long long)i, k);
     }
     return LGV_OK;
@@ -349,7 +350,7 @@ void lgv_plan_node_at(const lgv_plan *plan, int i, lgv_node_info *info)
         const lgv_node *n = &p->g->node[i];
         info->program = p->name;
         info->name = n->name;
-        info->op = lgv_op_record(n->op)->name;
+        info->op = lgv_op_name(n->op, n->attr);
         info->kernel = a->kernel                                   ? lgv_action_kernel(a)
                        : lgv_op_record(n->op)->flags & LGV_OP_LEAF ? ""
                                                                    : "view";
@@ -399,7 +400,7 @@ void lgv_plan_digest(const lgv_plan *plan, char digest[17])
             const lgv_node *n = &p->g->node[k];
             /* Views and repeated nodes change no bits, so recomputation is not part of the digest. */
             if (!p->action[k].kernel || n->clone) continue;
-            const char *op = lgv_op_record(n->op)->name;
+            const char *op = lgv_op_name(n->op, n->attr);
             const char *kernel = lgv_action_kernel(&p->action[k]);
             digest_bytes(&h, op, strlen(op));
             digest_bytes(&h, kernel, strlen(kernel));
