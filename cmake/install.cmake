@@ -40,8 +40,10 @@ install(FILES ${LGV_BINARY_DIR}/LangevinConfig.cmake ${LGV_BINARY_DIR}/LangevinC
 # Paths are relative to where the file lies, so that `cmake --install --prefix` and DESTDIR need no second build.
 file(RELATIVE_PATH LGV_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 string(REGEX REPLACE "/$" "" LGV_PC_PREFIX "${LGV_PC_PREFIX}")
+# What liblangevin.a needs, one level deep: the libraries below are themselves linked as they come, shared or not.
+list(REMOVE_DUPLICATES LGV_DEPS_LIBRARIES)
 set(LGV_PC_LIBS "-pthread -lm")
-foreach(library ${LGV_LIBRARIES})
+foreach(library ${LGV_LIBRARIES} ${LGV_DEPS_LIBRARIES})
   string(PREPEND LGV_PC_LIBS "-l${library} ")
 endforeach()
 configure_file(cmake/langevin.pc.in ${LGV_BINARY_DIR}/langevin.pc @ONLY)
