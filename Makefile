@@ -1,5 +1,5 @@
 # Langevin: `make` builds, `make test` tests, `make demo` trains on Fashion-MNIST and samples, `make install`
-# installs to DESTDIR and PREFIX (default /usr/local).
+# installs to DESTDIR and PREFIX (default /usr/local), `make deb` makes Debian packages in BUILD/deb.
 # `make deps` installs what is missing (Debian); demo and test call it. Nothing else touches the network.
 
 BUILD ?= build
@@ -8,7 +8,7 @@ CMAKE_FLAGS ?=
 DEMO ?= demo
 PREFIX ?=
 
-.PHONY: all build deps install test test-long demo clean
+.PHONY: all build deb deps install test test-long demo clean
 
 all: build
 
@@ -19,6 +19,9 @@ build:
 # What is installed is relocatable, so PREFIX needs no build of its own.
 install: build
 	@cmake --install $(BUILD) $(if $(PREFIX),--prefix $(PREFIX))
+
+deb:
+	@DEB_BUILD_OPTIONS="parallel=$(JOBS)" sh tools/deb.sh $(BUILD)/deb
 
 deps:
 	@sh tools/deps.sh

@@ -10,6 +10,9 @@ install(FILES cli/langevin.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-comple
   RENAME langevin)
 install(DIRECTORY include/langevin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
 
+install(FILES ${PROJECT_BINARY_DIR}/api.html docs/embedding.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
 # The demo model: `langevin sample` without a model finds it beside the program (a link in the build folder)
 # or in share/langevin/demo-model (cli/demo_model.c).
 target_compile_definitions(langevin_cli PRIVATE LGV_DATADIR="${CMAKE_INSTALL_FULL_DATADIR}/langevin")

@@ -30,7 +30,7 @@ mv "$work/stage/opt/langevin" "$work/prefix" # it can also be moved
 prefix=$work/prefix
 libdir=$(dirname "$(find "$prefix" -name liblangevin.a)")
 for file in bin/langevin include/langevin/langevin.h share/man/man1/langevin.1 share/man/man1/langevin-train.1 \
-    share/bash-completion/completions/langevin; do
+    share/bash-completion/completions/langevin share/langevin/demo-model/model_index.json; do
     [ -e "$prefix/$file" ] || fail "$file is not installed"
     pass
 done

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The library as others see it: every public header compiles alone, as C and as C++, without a warning;
-# liblangevin.so has its soname and exports exactly the functions that the headers mark LGV_API; the program
-# needs nothing else of the library.
+# liblangevin.so has its soname and exports exactly the functions that the headers mark LGV_API and that
+# debian/liblangevin0.symbols lists; the program needs nothing else of the library; the reference has every function.
 # Usage: test_library.sh BUILD_DIRECTORY
 set -eu
 build=$(cd "$1" && pwd)
@@ -54,8 +54,19 @@ nm -D --defined-only "$library" | awk '$2 != "w" {print $3}' | grep -vE '^(__(as
     sort >"$work/exported"
 [ "$(wc -l <"$work/marked")" -gt 100 ] || fail "the headers mark $(wc -l <"$work/marked") functions only"
 diff "$work/marked" "$work/exported" >"$work/diff" || {
-    cat "$work/diff"
+    head -n 20 "$work/diff"
     fail "LGV_API of the headers (<) and the exported symbols (>) differ"
+}
+pass
+sh tools/symbols.sh "$build" | diff debian/liblangevin0.symbols - >"$work/diff" || {
+    head -n 20 "$work/diff"
+    fail "the exports changed; run:  sh tools/symbols.sh build > debian/liblangevin0.symbols  (docs/embedding.md, Versions)"
+}
+pass
+head -n 1 debian/changelog | grep -qF "($version)" || fail "debian/changelog is about another version than $version"
+grep -o '<b id="[a-z0-9_]*' "$build/api.html" | cut -d'"' -f2 | sort | diff "$work/marked" - >"$work/diff" || {
+    head -n 20 "$work/diff"
+    fail "the functions of the headers (<) and those of api.html (>) differ"
 }
 pass
 nm -u "$build"/CMakeFiles/langevin_cli.dir/cli/*.o | awk '$2 ~ /^lgv_/ {print $2}' | sort -u >"$work/used"

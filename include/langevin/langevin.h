@@ -8,6 +8,7 @@
 #include "dataset.h"
 #include "dtype.h"
 #include "eval.h"
+#include "events.h"
 #include "graph.h"
 #include "image.h"
 #include "model.h"
