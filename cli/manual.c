@@ -50,7 +50,11 @@ static void ending(void)
            "A command that SIGINT, SIGTERM or SIGHUP stopped saves its work and ends with 128 plus "
            "the signal's number.\n"
            ".SH ENVIRONMENT\n.TP\n.B LANGEVIN_CPU\n"
-           "Lowers the level of device \"cpu\": scalar, avx2, avx512 or amx.\n");
+           "Lowers the level of device \"cpu\": scalar, avx2, avx512 or amx.\n"
+           ".TP\n.B LANGEVIN_DATA\n"
+           "Folder that is searched first for the demo model (in its folder demo\\-model), which "
+           "\\fBlangevin sample\\fR takes when no model is named.\n"
+           ".TP\n.B NO_COLOR\nWhen it is not empty, nothing is printed in colour.\n");
 }
 
 int cli_manual_page(const cli_command *self, const struct poptOption *table)
