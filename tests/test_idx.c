@@ -54,7 +54,9 @@ static void reads(void **state)
         assert_true(idx.n == 2 && idx.height == 3 && idx.width == 4);
         assert_memory_equal(idx.data, plain + 16, 24);
         lgv_idx_free(&idx);
-        assert_true(lgv_idx_is(scratch_path("images")));
+        bool is = false;
+        assert_int_equal(lgv_idx_is(scratch_path("images"), &is, NULL), LGV_OK);
+        assert_true(is);
         assert_int_equal(lgv_idx_probe(scratch_path("images"), 3, &idx, NULL), LGV_OK);
         assert_true(idx.n == 2 && !idx.data);
         assert_int_equal(lgv_idx_labels(scratch_path("images"), &idx, NULL), LGV_ERR_FORMAT);
@@ -66,7 +68,8 @@ static void reads(void **state)
     assert_true(idx.n == 3 && idx.height == 1 && idx.width == 1 && idx.data[2] == 7);
     lgv_idx_free(&idx);
     lgv_idx_free(NULL);
-    assert_false(lgv_idx_is(scratch_path("absent")));
+    bool is;
+    assert_int_equal(lgv_idx_is(scratch_path("absent"), &is, NULL), LGV_ERR_IO);
     assert_int_equal(lgv_idx_probe(scratch_path("labels"), 2, &idx, NULL), LGV_ERR_ARGUMENT);
 }
 

@@ -191,16 +191,19 @@ lgv_status lgv_idx_labels(const char *path, lgv_idx *out, lgv_error *err)
     return open_and_read(path, 1, true, out, err);
 }
 
-bool lgv_idx_is(const char *path)
+lgv_status lgv_idx_is(const char *path, bool *is, lgv_error *err)
 {
     lgv_map map;
     source s;
-    uint8_t magic[4];
-    if (lgv_map_open(path, &map, NULL)) return false;
-    bool read = !source_open(map.data, map.size, path, &s, NULL) && !source_read(&s, magic, 4);
+    uint8_t magic[4] = {0};
+    LGV_TRY(lgv_map_open(path, &map, err));
+    lgv_status status = source_open(map.data, map.size, path, &s, err);
+    if (!status) status = source_read(&s, magic, 4);
     source_close(&s);
     lgv_map_close(&map);
-    return read && !magic[0] && !magic[1] && magic[2] == 8 && (magic[3] == 1 || magic[3] == 3);
+    if (status == LGV_ERR_MEMORY) return status;
+    *is = !status && !magic[0] && !magic[1] && magic[2] == 8 && (magic[3] == 1 || magic[3] == 3);
+    return LGV_OK;
 }
 
 void lgv_idx_free(lgv_idx *idx)

@@ -15,8 +15,8 @@ typedef struct lgv_idx {
 } lgv_idx;
 
 /* Whether the file begins like IDX (magic of unsigned bytes with 1 or 3 dimensions), also inside
-   gzip. */
-bool lgv_idx_is(const char *path);
+   gzip. Errors: it cannot be opened, or memory. */
+lgv_status lgv_idx_is(const char *path, bool *is, lgv_error *err);
 /* Header only: out->data is NULL. */
 lgv_status lgv_idx_probe(const char *path, int dims, lgv_idx *out, lgv_error *err);
 lgv_status lgv_idx_images(const char *path, lgv_idx *out, lgv_error *err); /* 3 dimensions */

@@ -147,7 +147,8 @@ lgv_status lgv_idx_source(lgv_dataset *d, int source, const char *images, const 
                           lgv_error *err);
 lgv_status lgv_cifar_source(lgv_dataset *d, int source, const char *path, bool *found,
                             lgv_error *err);
-char *lgv_find_idx(const char *folder, const char *prefix); /* NULL: none */
+/* *out NULL: none; else lgv_free. */
+lgv_status lgv_find_idx(const char *folder, const char *prefix, char **out, lgv_error *err);
 /* shards.c: appends the pictures of an archive; `inside` is put before their paths ("" or "folder/"). */
 lgv_status lgv_archive_add(lgv_dataset *d, int source, const char *path, const char *inside,
                            lgv_error *err);

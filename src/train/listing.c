@@ -52,7 +52,12 @@ lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, ui
                            size_t *head_bytes, lgv_error *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return lgv_fail(err, LGV_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    int saved = errno;
+    if (fd < 0) {
+        lgv_fail(err, LGV_ERR_IO, "cannot open '%s': %s", path, strerror(saved));
+        errno = saved;
+        return LGV_ERR_IO;
+    }
     struct stat st;
     uint8_t tail[64];
     ssize_t first = -1, last = -1;
@@ -60,10 +65,13 @@ lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, ui
         first = read_at(fd, head, 64, 0);
         last = read_at(fd, tail, 64, st.st_size > 64 ? st.st_size - 64 : 0);
     }
-    int saved = errno;
+    saved = errno;
     close(fd);
-    if (first < 0 || last < 0)
-        return lgv_fail(err, LGV_ERR_IO, "cannot read '%s': %s", path, strerror(saved));
+    if (first < 0 || last < 0) {
+        lgv_fail(err, LGV_ERR_IO, "cannot read '%s': %s", path, strerror(saved));
+        errno = saved;
+        return LGV_ERR_IO;
+    }
     *size = st.st_size;
     *head_bytes = (size_t)first;
     *digest = fnv(fnv(UINT64_C(0xcbf29ce484222325), head, (size_t)first), tail, (size_t)last);
@@ -104,8 +112,14 @@ static lgv_status add_name(lgv_names *names, size_t *capacity, char *name, lgv_e
     return s;
 }
 
-/* Adds the file, whose relative path it takes over. One that cannot be opened counts as "other": it may be a
-   broken link or not ours to read, which must not end a long run. */
+/* Whether a file that cannot be opened is just not for us: a broken link, or not ours to read. */
+static bool not_ours(int code)
+{
+    return code == ENOENT || code == EACCES || code == EPERM || code == ELOOP || code == ENXIO;
+}
+
+/* Adds the file, whose relative path it takes over. One that is not for us counts as "other"; a disk or a server
+   that fails does not quietly make the data set smaller. */
 static lgv_status add_file(walk *w, const char *name, char *relative, const char *full,
                            lgv_error *err)
 {
@@ -116,8 +130,12 @@ static lgv_status add_file(walk *w, const char *name, char *relative, const char
     lgv_picture picture = {.path = relative, .source = w->source, .part = -1, .label = -1};
     uint8_t head[64];
     size_t head_bytes = 0;
-    if (!lgv_file_digest(full, &picture.size, &picture.digest, head, &head_bytes, NULL))
-        picture.type = (uint8_t)lgv_image_type_of(head, head_bytes);
+    lgv_status s = lgv_file_digest(full, &picture.size, &picture.digest, head, &head_bytes, err);
+    if (s && !not_ours(errno)) {
+        lgv_free(relative);
+        return s;
+    }
+    if (!s) picture.type = (uint8_t)lgv_image_type_of(head, head_bytes);
     if (picture.type == LGV_IMAGE_UNKNOWN) {
         lgv_pictures_other(w->list, relative);
         return LGV_OK;

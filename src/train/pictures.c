@@ -307,7 +307,8 @@ static lgv_status file_view(lgv_dataset *d, lgv_picture *p, view *v, bool *broke
         keep(d, p, v);
         return LGV_OK;
     }
-    *broken = s != LGV_ERR_MEMORY && !d->options.strict;
+    /* What could be opened at the start and cannot now has gone: training without it would be another run. */
+    *broken = s != LGV_ERR_MEMORY && s != LGV_ERR_IO && !d->options.strict;
     if (*broken) mark_broken(d, p, &why);
     return lgv_fail(err, s, "%s", why.text);
 }

@@ -61,44 +61,54 @@ static lgv_status add_pictures(lgv_dataset *d, int source, lgv_part part, int64_
 
 /* ---- IDX ---- */
 
-char *lgv_find_idx(const char *folder, const char *prefix)
+lgv_status lgv_find_idx(const char *folder, const char *prefix, char **out, lgv_error *err)
 {
     lgv_names names = {0};
-    if (lgv_list_dir(folder, &names, NULL)) return NULL;
+    LGV_TRY(lgv_list_dir(folder, &names, err));
     char *found = NULL;
-    for (size_t i = 0; i < names.count && !found; i++) {
+    lgv_status s = LGV_OK;
+    for (size_t i = 0; i < names.count && !found && !s; i++) {
         if (strncmp(names.name[i], prefix, strlen(prefix))) continue;
+        bool is = false;
         found = lgv_path_join(folder, names.name[i]);
-        if (found && !lgv_idx_is(found)) {
-            lgv_free(found);
-            found = NULL;
-        }
+        if (!found)
+            s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for '%s'", folder);
+        else if (lgv_is_file(found))
+            s = lgv_idx_is(found, &is, err);
+        if (is) continue;
+        lgv_free(found);
+        found = NULL;
     }
     lgv_names_free(&names);
-    return found;
+    *out = found;
+    return s;
 }
 
-/* The labels that belong to an images file: "train-images-idx3-ubyte" -> "train-labels-idx1-ubyte". */
-static char *labels_beside(const char *images)
+/* The labels that belong to an images file: "train-images-idx3-ubyte" -> "train-labels-idx1-ubyte"; NULL when
+   there are none. */
+static lgv_status labels_beside(const char *images, char **out, lgv_error *err)
 {
     char *path = lgv_strdup(images);
-    const char *slash = path ? strrchr(path, '/') : NULL;
-    char *word = path ? strstr(slash ? slash : path, "images") : NULL;
+    if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for '%s'", images);
+    const char *slash = strrchr(path, '/');
+    char *word = strstr(slash ? slash : path, "images");
     if (word) {
         memcpy(word, "labels", 6);
         char *three = strstr(word, "idx3");
         if (three) three[3] = '1';
     }
-    if (path && (!word || !lgv_is_file(path))) {
+    if (!word || !lgv_is_file(path)) {
         lgv_free(path);
         path = NULL;
     }
-    return path;
+    *out = path;
+    return LGV_OK;
 }
 
 static lgv_status read_labels(const char *images, int64_t n, lgv_idx *out, lgv_error *err)
 {
-    char *path = labels_beside(images);
+    char *path = NULL;
+    LGV_TRY(labels_beside(images, &path, err));
     if (!path) return LGV_OK;
     lgv_status s = lgv_idx_labels(path, out, err);
     if (!s && out->n != n) {

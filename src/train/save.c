@@ -104,9 +104,13 @@ static json_t *sources_json(const lgv_dataset *data)
     const lgv_data_source *source;
     int n = lgv_dataset_sources(data, &source);
     json_t *list = json_array();
-    for (int i = 0; list && i < n; i++)
-        json_array_append_new(
-            list, json_pack("{s:s, s:f}", "path", source[i].path, "weight", source[i].weight));
+    for (int i = 0; list && i < n; i++) {
+        if (!json_array_append_new(
+                list, json_pack("{s:s, s:f}", "path", source[i].path, "weight", source[i].weight)))
+            continue;
+        json_decref(list);
+        list = NULL;
+    }
     return list;
 }
 

@@ -164,14 +164,18 @@ static lgv_status open_idx(lgv_dataset *d, int i, bool *found, lgv_error *err)
 {
     const char *path = d->source[i].path;
     char *images = NULL, *validation = NULL;
+    bool is = false;
+    lgv_status s = LGV_OK;
     if (lgv_is_dir(path)) {
-        images = lgv_find_idx(path, "train-images");
-        validation = images ? lgv_find_idx(path, "t10k-images") : NULL;
-    } else if (lgv_idx_is(path)) {
-        images = lgv_strdup(path);
+        s = lgv_find_idx(path, "train-images", &images, err);
+        if (!s && images) s = lgv_find_idx(path, "t10k-images", &validation, err);
+    } else {
+        s = lgv_idx_is(path, &is, err);
+        if (is && !(images = lgv_strdup(path)))
+            s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for '%s'", path);
     }
     *found = images != NULL;
-    lgv_status s = images ? lgv_idx_source(d, i, images, validation, err) : LGV_OK;
+    if (!s && images) s = lgv_idx_source(d, i, images, validation, err);
     lgv_free(images);
     lgv_free(validation);
     return s;

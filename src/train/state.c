@@ -73,7 +73,7 @@ json_t *lgv_train_state_json(const lgv_trainer *t)
     json_t *validation =
         json_pack("{s:f, s:f, s:I}", "loss", s->validation_loss, "best", s->validation_best,
                   "rises_in_a_row", (json_int_t)s->validation_rises);
-    if (!root || json_object_set_new(root, "validation", validation)) {
+    if (json_object_set_new(root, "validation", validation)) { /* also when there is no root */
         json_decref(root);
         return NULL;
     }
