@@ -61,6 +61,23 @@ try "custom_op.c with liblangevin.a" "$cc" $cflags examples/custom_op.c -o "$wor
 ldd "$work/static/custom_op" | grep -q liblangevin && fail "custom_op is not linked statically"
 try "the static example" "$work/static/custom_op"
 
+cat >"$work/plus.cc" <<'END'
+#include <langevin/langevin.h>
+#include <string.h>
+int main()
+{
+    return strcmp(lgv_version(), LGV_VERSION);
+}
+END
+if command -v c++ >/dev/null; then
+    # shellcheck disable=SC2046,SC2086
+    try "C++ with pkg-config" c++ -Wall -Werror ${sanitized:+-fsanitize=$sanitized} "$work/plus.cc" \
+        $(pkg-config --cflags --libs langevin) -o "$work/plus"
+    try "the program in C++" "$work/plus"
+else
+    skip "there is no c++"
+fi
+
 try "configuring with the CMake package" cmake -S examples -B "$work/cmake" -DCMAKE_C_COMPILER="$cc" \
     -DCMAKE_C_FLAGS="$cflags" -DCMAKE_PREFIX_PATH="$prefix"
 try "building with the CMake package" cmake --build "$work/cmake"
