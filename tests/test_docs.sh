@@ -32,4 +32,15 @@ for page in README.md CHANGELOG.md docs/*.md; do
         done
     done < <(sed -e ':a' -e '/\\$/N; s/\\\n//; ta' "$page" | grep -E '^ *(\$ )?(build/)?langevin [a-z]+( |$)' | sed -E 's/^ *(\$ )?//')
 done
+# A block below "<!-- from FILE -->" is quoted: it stands so in the file.
+for page in README.md docs/*.md; do
+    while read -r line source; do
+        quoted=$(tail -n +"$((line + 1))" "$page" | awk '/^    /{started = 1; print substr($0, 5); next} started && NF {exit} started {print}')
+        text=$(cat "$source") || fail "$page:$line: there is no file '$source'"
+        case $text in
+        *"$quoted"*) ;;
+        *) fail "$page:$line: $source no longer says what is quoted from it" ;;
+        esac
+    done < <(grep -nE '^<!-- from [^ ]+ -->$' "$page" | sed -E 's/^([0-9]+):<!-- from (.*) -->$/\1 \2/')
+done
 exit $bad

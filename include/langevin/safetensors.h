@@ -16,7 +16,11 @@
 extern "C" {
 #endif
 
-enum { LGV_TENSOR_RANK = 8 }; /* the largest rank read or written */
+enum {
+    LGV_TENSOR_RANK = 8,     /* the largest rank read or written */
+    LGV_TENSOR_NAME = 1024,  /* bytes of a name, */
+    LGV_TENSORS = 128 * 1024 /* and tensors of a file: more are refused when reading */
+};
 
 /* A tensor in a file, in PyTorch's order (last dimension contiguous), little-endian. Everything it
    points to belongs to the open file or set. */

@@ -250,11 +250,12 @@ static lgv_status read_runs(const bmp *b, lgv_image *image)
     return LGV_OK;
 }
 
-/* What a run can cover bounds the picture: at most 255 pixels in two bytes, or skipped rows. */
+/* Plain pixels must all be there; runs may leave many out, but not most of a large picture. */
 static lgv_status check_room(const bmp *b)
 {
     if (b->pixels_at > b->size) return truncated(b);
-    if (b->compression == RLE8 || b->compression == RLE4) return LGV_OK;
+    if (b->compression == RLE8 || b->compression == RLE4)
+        return lgv_image_check_claim(b->name, b->width, b->height, b->size, b->err);
     return (b->size - b->pixels_at) / row_bytes(b) < (size_t)b->height ? truncated(b) : LGV_OK;
 }
 

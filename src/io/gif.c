@@ -69,6 +69,7 @@ static lgv_status check_frame(const GifFileType *gif, size_t size, const char *n
     int64_t right = (int64_t)f->Left + f->Width, bottom = (int64_t)f->Top + f->Height;
     int64_t w = lgv_max_i64(gif->SWidth, right), h = lgv_max_i64(gif->SHeight, bottom);
     LGV_TRY(lgv_image_check_size(name, w, h, err));
+    LGV_TRY(lgv_image_check_claim(name, w, h, size, err));
     if (f->Left < 0 || f->Top < 0 || f->Width < 1 || f->Height < 1)
         return lgv_fail(err, LGV_ERR_FORMAT, "%s: the GIF's first frame is empty", name);
     if ((int64_t)f->Width * f->Height / 4096 > (int64_t)size)

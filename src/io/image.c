@@ -33,6 +33,16 @@ lgv_status lgv_image_check_size(const char *name, int64_t width, int64_t height,
     return LGV_OK;
 }
 
+lgv_status lgv_image_check_claim(const char *name, int64_t width, int64_t height, size_t size,
+                                 lgv_error *err)
+{
+    int64_t pixels = width * height;
+    if (pixels <= 1 << 24 || (uint64_t)pixels / 4096 <= size) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_FORMAT,
+                    "%s: %zu bytes claim to hold %lld x %lld pixels; the file is damaged", name,
+                    size, (long long)width, (long long)height);
+}
+
 lgv_status lgv_image_new(int width, int height, int channels, int bits, lgv_image *out,
                          lgv_error *err)
 {

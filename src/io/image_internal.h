@@ -7,6 +7,10 @@
 
 /* LGV_ERR_UNSUPPORTED beyond the limits of image.h, LGV_ERR_FORMAT for an empty picture. */
 lgv_status lgv_image_check_size(const char *name, int64_t width, int64_t height, lgv_error *err);
+/* A header is only a claim: a picture of more than 2^24 pixels in a file of `size` bytes must have a byte for
+   4,096 of them, else it is LGV_ERR_FORMAT before memory is taken. */
+lgv_status lgv_image_check_claim(const char *name, int64_t width, int64_t height, size_t size,
+                                 lgv_error *err);
 
 /* The readers, one file a format. All take (bytes, length) and trust nothing in them; `name` stands in
    messages. A probe gives width and height as stored and *orientation 1 to 8 as in EXIF, 1 when there is

@@ -23,8 +23,32 @@ static const char *last_two_parts(const char *path)
     return p;
 }
 
+/* jansson's own limit is 2,048 levels, more than any configuration has and than recursion should follow. */
+static bool too_deep(const char *text, size_t size, json_error_t *why)
+{
+    bool quoted = false;
+    int depth = 0, line = 1;
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i];
+        if (c == '\n') line++;
+        if (quoted && c == '\\')
+            i++;
+        else if (c == '"')
+            quoted = !quoted;
+        else if (!quoted && (c == '}' || c == ']'))
+            depth--;
+        else if (!quoted && (c == '{' || c == '[') && ++depth > LGV_JSON_DEPTH) {
+            *why = (json_error_t){.line = line};
+            snprintf(why->text, sizeof why->text, "nested deeper than %d levels", LGV_JSON_DEPTH);
+            return true;
+        }
+    }
+    return false;
+}
+
 json_t *lgv_json_read(const char *text, size_t size, json_error_t *why)
 {
+    if (too_deep(text, size, why)) return NULL;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, why);
     /* jansson takes a token it had no memory for to be a wrong one. Ask again before blaming the file. */
     return root ? root : json_loadb(text, size, JSON_REJECT_DUPLICATES, why);

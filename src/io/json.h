@@ -15,7 +15,7 @@ typedef struct lgv_json {
     char *name;   /* what messages call it: the last two parts of the path, "unet/config.json" */
 } lgv_json;
 
-enum { LGV_JSON_BYTES = 64 * 1024 * 1024 }; /* larger files are refused */
+enum { LGV_JSON_BYTES = 64 * 1024 * 1024, LGV_JSON_DEPTH = 64 }; /* more is refused */
 
 /* json_loadb that refuses duplicate names; NULL: not JSON, or no memory to tell, which is the next question. */
 json_t *lgv_json_read(const char *text, size_t size, json_error_t *why);

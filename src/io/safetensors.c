@@ -207,6 +207,9 @@ static lgv_status read_entries(const char *path, lgv_safetensors *f, const uint8
                                size_t data_size, lgv_error *err)
 {
     size_t n = json_object_size(f->root);
+    if (n > LGV_TENSORS)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: %zu tensors, at most %d are read", path, n,
+                        LGV_TENSORS);
     f->tensor = lgv_zalloc(n, sizeof *f->tensor);
     f->by_name = lgv_alloc(n, sizeof *f->by_name);
     if (!f->tensor || !f->by_name)
@@ -218,6 +221,10 @@ static lgv_status read_entries(const char *path, lgv_safetensors *f, const uint8
             LGV_TRY(check_metadata(path, entry, err));
             continue;
         }
+        if (strlen(name) > LGV_TENSOR_NAME)
+            return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                            "%s: a tensor's name has %zu bytes, at most %d are read", path,
+                            strlen(name), LGV_TENSOR_NAME);
         f->tensor[f->count].name = name;
         LGV_TRY(read_tensor(path, entry, data, data_size, &f->tensor[f->count], err));
         f->count++;

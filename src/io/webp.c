@@ -13,8 +13,10 @@ static lgv_status open_container(const uint8_t *data, size_t size, const char *n
     WebPDemuxer *demux = WebPDemux(&bytes); /* NULL for a file that is not whole */
     if (!demux)
         return lgv_fail(err, LGV_ERR_FORMAT, "%s: the WebP picture is damaged or truncated", name);
-    lgv_status s = lgv_image_check_size(name, WebPDemuxGetI(demux, WEBP_FF_CANVAS_WIDTH),
-                                        WebPDemuxGetI(demux, WEBP_FF_CANVAS_HEIGHT), err);
+    int64_t width = WebPDemuxGetI(demux, WEBP_FF_CANVAS_WIDTH),
+            height = WebPDemuxGetI(demux, WEBP_FF_CANVAS_HEIGHT);
+    lgv_status s = lgv_image_check_size(name, width, height, err);
+    if (!s) s = lgv_image_check_claim(name, width, height, size, err);
     if (s)
         WebPDemuxDelete(demux);
     else
