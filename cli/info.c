@@ -5,13 +5,14 @@
 #include <unistd.h>
 
 #include "cli.h"
-#include "langevin/dataset.h"
+#include "data_info.h"
 #include "network.h"
 
 static struct {
     cli_device_options dev;
     char *precision;
-    int trace, plan, batch, resolution, channels, json;
+    int trace, plan, batch, resolution, channels, json, headers_only;
+    char *contact_sheet;
 } opt;
 
 static struct poptOption table[] = {
@@ -25,6 +26,10 @@ static struct poptOption table[] = {
      "N"},
     {"channels", 0, POPT_ARG_INT, &opt.channels, 0, "channels of a preset's pictures (default: 3)",
      "N"},
+    {"headers-only", 0, POPT_ARG_NONE, &opt.headers_only, 0,
+     "of pictures read the headers only: faster, but damage behind them stays unseen", NULL},
+    {"contact-sheet", 0, POPT_ARG_STRING, &opt.contact_sheet, 0,
+     "also draw some of the pictures, a row per class, into this PNG", "FILE"},
     {"json", 0, POPT_ARG_NONE, &opt.json, 0, "print JSON", NULL},
     CLI_PRECISION_OPTION(opt.precision),
     CLI_DEVICE_OPTIONS(opt.dev),
@@ -198,40 +203,6 @@ static lgv_status show_model(const lgv_model *model, lgv_mixed_precision precisi
     return status;
 }
 
-/* --- Pictures ------------------------------------------------------------------------------------------ */
-static void show_dataset(const lgv_dataset *data)
-{
-    lgv_dataset_probe p;
-    lgv_dataset_probed(data, &p);
-    if (opt.json) {
-        json_t *classes = json_array();
-        for (int i = 0; i < lgv_dataset_classes(data); i++)
-            json_array_append_new(classes, cli_json_text(lgv_dataset_class_name(data, i)));
-        json_t *o = json_pack("{s:o, s:I, s:I, s:i, s:i, s:i, s:s, s:o}", "source",
-                              cli_json_text(lgv_dataset_path(data)), "pictures",
-                              (json_int_t)lgv_dataset_count(data), "validation",
-                              (json_int_t)lgv_dataset_validation_count(data), "median_short_side",
-                              p.median_short_side, "resolution", lgv_dataset_resolution(data),
-                              "channels", lgv_dataset_channels(data), "fingerprint",
-                              lgv_dataset_fingerprint(data), "classes", classes);
-        cli_print_json(o);
-        return;
-    }
-    printf("%s: %lld pictures to train on, %lld for validation\n", lgv_dataset_path(data),
-           (long long)lgv_dataset_count(data), (long long)lgv_dataset_validation_count(data));
-    printf("  of %d looked at     short side %d pixels (median), sides from %d to %d, %d grey\n",
-           p.sampled, p.median_short_side, p.smallest_side, p.largest_side, p.grey);
-    printf("  would train at     %dx%d, %d channel%s\n", lgv_dataset_resolution(data),
-           lgv_dataset_resolution(data), lgv_dataset_channels(data),
-           lgv_dataset_channels(data) == 1 ? "" : "s");
-    if (lgv_dataset_classes(data)) {
-        printf("  classes            ");
-        for (int i = 0; i < lgv_dataset_classes(data); i++)
-            printf(i ? ", %s" : "%s", lgv_dataset_class_name(data, i));
-        printf("\n");
-    }
-}
-
 static int run(const cli_command *self, int argc, const char **argv)
 {
     const char *what = NULL;
@@ -248,13 +219,16 @@ static int run(const cli_command *self, int argc, const char **argv)
     if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
     lgv_error err = {0};
     lgv_status status;
-    if (!access(what, R_OK) && !cli_is_model(what)) {
-        lgv_dataset *data = NULL;
-        status = lgv_dataset_open(
-            what, &(lgv_dataset_options){.resolution = opt.resolution, .channels = opt.channels},
-            &data, &err);
-        if (!status) show_dataset(data);
-        lgv_dataset_free(data);
+    bool range = strchr(what, '{') && strstr(what, ".."); /* {000..012} */
+    if (range || (!access(what, R_OK) && !cli_is_model(what))) {
+        status = data_info(what,
+                           &(data_info_options){.resolution = opt.resolution,
+                                                .channels = opt.channels,
+                                                .headers_only = opt.headers_only,
+                                                .json = opt.json,
+                                                .threads = opt.dev.threads,
+                                                .contact_sheet = opt.contact_sheet},
+                           &err);
     } else {
         lgv_model *model = NULL;
         status = lgv_model_open(what, &(lgv_model_options){.channels = opt.channels}, &model, &err);
@@ -266,11 +240,12 @@ static int run(const cli_command *self, int argc, const char **argv)
 
 const cli_command cli_info = {
     .name = "info",
-    .summary = "describe a network or a folder of pictures",
+    .summary = "describe a network, or look at every picture of a data set",
     .usage = "info MODEL|DATA",
     .examples = "  langevin info unet-64 --batch-size 16\n"
                 "  langevin info model --trace\n"
                 "  langevin info config.json --plan --device cpu:avx2\n"
-                "  langevin info pictures\n",
+                "  langevin info pictures --contact-sheet sheet.png\n"
+                "  langevin info shards/{000..012}.tar --headers-only --json\n",
     .run = run,
 };

@@ -101,6 +101,23 @@ says "time embedding +\(32, 512\)"
 run 0 info data
 says "40 pictures to train on"
 run 0 info data --json
+# Every picture is looked at: counts, formats, classes, what is broken and what is there twice.
+golden=$(cd "$configs/../../tests/golden" && pwd)
+cp -r "$golden/webdataset" shards
+cp "$golden/images/rgb8.png" shards/one.png
+cp "$golden/images/rgb8.png" shards/two.png
+head -c 60 "$golden/images/grey.jpg" >shards/cut.jpg
+run 0 info shards --contact-sheet sheet.png
+says "^shards: 15 pictures to train on, 0 for validation"
+says "formats +PNG 2, JPEG 13"
+says "classes +3: 0 4, 1 4, 2 4; 3 without a label"
+says "broken +1$"
+says "shards/cut.jpg: .*(damaged|truncated)"
+says "shards/two.png is shards/one.png"
+there sheet.png
+run 0 info "shards/{000000..000001}.tar" --headers-only --json
+says '"JPEG": 12'
+rm shards/cut.jpg shards/*.png
 refuse 2 "about what" info
 refuse 1 "nowhere" info nowhere
 
@@ -352,8 +369,6 @@ run 0 train --data many --output h --model a --train-batch-size 2 --max-train-st
 says "fine-tuned"
 says "v_prediction"
 # Shards and weights: the run remembers its sources, and going on changes no bit.
-golden=$(cd "$configs/../../tests/golden" && pwd)
-cp -r "$golden/webdataset" shards
 mix="train --data shards=2.5 --data shards/{000000..000001}.tar --model tiny.json --train-batch-size 4 $one"
 run 0 $mix --output mix1 --max-train-steps 12
 run 0 $mix --output mix2 --max-train-steps 5

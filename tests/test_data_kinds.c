@@ -452,6 +452,52 @@ static void weights_are_exact(void **state)
     free(light);
 }
 
+/* ---- the survey ---- */
+
+static int count_calls(void *user, int64_t done, int64_t total)
+{
+    ++*(int *)user;
+    return done == total ? 0 : 7;
+}
+
+static void a_survey_sees_everything(void **state)
+{
+    const member m[] = {{"a.png", 1, NULL},
+                        {"b.png", 2, NULL},
+                        {"c.png", 1, NULL},
+                        {"d.png", 0, "\x89PNG\r\n\x1a\n broken"}};
+    put_tar("seen/x.tar", m, 4, false);
+    put_tar("seen/y.tar.gz", m, 4, true);
+    put_png("seen/0.png", 2);
+    for (int headers_only = 0; headers_only < 2; headers_only++) {
+        lgv_dataset *d = open_data("seen");
+        lgv_survey *s;
+        lgv_error err;
+        int calls = 0, broken = 0, copies = 0;
+        lgv_survey_options o = {
+            .headers_only = headers_only, .threads = 2, .progress = count_calls, .user = &calls};
+        must(lgv_dataset_survey(d, &o, &s, &err), &err);
+        assert_int_equal(lgv_survey_count(s), 9);
+        assert_int_equal(calls, 1);
+        for (int64_t i = 0; i < 9; i++) {
+            lgv_survey_picture p;
+            lgv_survey_at(s, i, &p);
+            broken += p.broken != NULL;
+            copies += p.copy_of >= 0;
+            assert_int_equal(p.info.type, LGV_IMAGE_PNG);
+            if (p.broken)
+                assert_non_null(strstr(p.name, "d.png"));
+            else
+                assert_int_equal(p.info.width, 40);
+        }
+        assert_int_equal(broken, 2);
+        assert_int_equal(copies,
+                         headers_only ? 0 : 6); /* 1 thrice more, 2 twice more, broken once */
+        lgv_survey_free(s);
+        lgv_dataset_free(d);
+    }
+}
+
 /* ---- hostile bytes, and no memory ---- */
 
 static lgv_status ignore_row(void *user, const char *file_name, const char *label, lgv_error *err)
@@ -543,6 +589,7 @@ int main(void)
         cmocka_unit_test(webdataset_wrote_this),
         cmocka_unit_test(sources_join_their_classes),
         cmocka_unit_test(weights_are_exact),
+        cmocka_unit_test(a_survey_sees_everything),
         cmocka_unit_test(flipped_bytes),
         cmocka_unit_test(allocation_failures),
     };

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "image.h"
 #include "status.h"
 
 #ifdef __cplusplus
@@ -100,6 +101,34 @@ LGV_API lgv_status lgv_dataset_read(lgv_dataset *data, int validation, int64_t i
 /* Broken pictures found so far, each with the sentence that says why. Text is valid while data lives. */
 LGV_API int64_t lgv_dataset_skipped(lgv_dataset *data);
 LGV_API const char *lgv_dataset_skipped_at(lgv_dataset *data, int64_t i);
+
+/* ---- looking at every picture ---- */
+typedef struct lgv_survey lgv_survey;
+
+typedef struct lgv_survey_options {
+    int headers_only; /* nothing is decoded: faster, but damage behind the header and copies stay unseen */
+    int threads; /* 0: as many as the processor has cores */
+    int (*progress)(void *user, int64_t done, int64_t total); /* may be NULL; nonzero: stop */
+    void *user;
+} lgv_survey_options;
+
+typedef struct lgv_survey_picture {
+    const char *name;    /* path, or archive and path; valid while the survey lives */
+    const char *broken;  /* why it cannot be read; NULL: it can */
+    lgv_image_info info; /* before resizing; type LGV_IMAGE_UNKNOWN for IDX and CIFAR */
+    int64_t bytes;
+    int label;       /* class, -1 none */
+    int validation;  /* held back */
+    int64_t copy_of; /* the first picture with the same bytes, -1 none */
+} lgv_survey_picture;
+
+/* Reads (unless headers_only) and decodes every picture, of training and validation. Errors: memory, an
+   archive that has changed, LGV_ERR_CANCELLED. The survey borrows data. */
+LGV_API lgv_status lgv_dataset_survey(lgv_dataset *data, const lgv_survey_options *options,
+                                      lgv_survey **out, lgv_error *err);
+LGV_API void lgv_survey_free(lgv_survey *survey);
+LGV_API int64_t lgv_survey_count(const lgv_survey *survey);
+LGV_API void lgv_survey_at(const lgv_survey *survey, int64_t i, lgv_survey_picture *out);
 
 #ifdef __cplusplus
 }

@@ -152,11 +152,11 @@ lgv_status lgv_find_idx(const char *folder, const char *prefix, char **out, lgv_
 /* shards.c: appends the pictures of an archive; `inside` is put before their paths ("" or "folder/"). */
 lgv_status lgv_archive_add(lgv_dataset *d, int source, const char *path, const char *inside,
                            lgv_error *err);
-/* Decodes all pictures of a compressed archive in one pass and hands each to `each`. */
-typedef lgv_status (*lgv_archive_each)(lgv_dataset *d, lgv_picture *p, const uint8_t *data,
-                                       lgv_error *err);
+/* One pass over an archive that hands the bytes of each picture to `each`. */
+typedef lgv_status (*lgv_archive_each)(lgv_dataset *d, void *user, lgv_picture *p,
+                                       const uint8_t *data, lgv_error *err);
 lgv_status lgv_archive_stream(lgv_dataset *d, const lgv_part *part, lgv_archive_each each,
-                              lgv_error *err);
+                              void *user, lgv_error *err);
 
 /* labels.c */
 lgv_status lgv_labels_id(lgv_labels *t, const char *text, size_t n, int32_t *id, lgv_error *err);
@@ -174,6 +174,9 @@ lgv_status lgv_dataset_add_part(lgv_dataset *d, lgv_part part, lgv_error *err); 
 
 /* pictures.c */
 char *lgv_picture_name(const lgv_dataset *d, const lgv_picture *p); /* free with lgv_free */
+/* The bytes of a file or of a member of a plain tar; name: lgv_picture_name's. Free *data with lgv_free. */
+lgv_status lgv_picture_bytes(const lgv_dataset *d, const lgv_picture *p, const char *name,
+                             char **data, size_t *size, lgv_error *err);
 /* Header of a picture, from its file or as it was noted. */
 lgv_status lgv_picture_probe(const lgv_dataset *d, const lgv_picture *p, lgv_image_info *out,
                              lgv_error *err);

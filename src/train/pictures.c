@@ -148,8 +148,7 @@ static lgv_status read_member(const lgv_dataset *d, const lgv_picture *p, char *
     return s;
 }
 
-/* Of a file or of a member of a plain tar. */
-static lgv_status read_bytes(const lgv_dataset *d, const lgv_picture *p, const char *name,
+lgv_status lgv_picture_bytes(const lgv_dataset *d, const lgv_picture *p, const char *name,
                              char **data, size_t *size, lgv_error *err)
 {
     *size = (size_t)p->size;
@@ -206,7 +205,7 @@ static lgv_status decode(lgv_dataset *d, const lgv_picture *p, view *v, lgv_erro
     char *name = lgv_picture_name(d, p), *data = NULL;
     size_t size = 0;
     if (!name) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", p->path);
-    lgv_status s = read_bytes(d, p, name, &data, &size, err);
+    lgv_status s = lgv_picture_bytes(d, p, name, &data, &size, err);
     if (!s) s = decode_bytes(d, data, size, name, v, err);
     lgv_free(data);
     lgv_free(name);
@@ -232,7 +231,8 @@ static void mark_broken(lgv_dataset *d, lgv_picture *p, const lgv_error *why)
 
 /* ---- compressed archives ---- */
 
-static lgv_status keep_streamed(lgv_dataset *d, lgv_picture *p, const uint8_t *data, lgv_error *err)
+static lgv_status keep_streamed(lgv_dataset *d, void *user, lgv_picture *p, const uint8_t *data,
+                                lgv_error *err)
 {
     view v = {.channels = d->options.channels};
     lgv_error why;
@@ -260,7 +260,7 @@ static lgv_status fill(lgv_dataset *d, lgv_part *part, lgv_error *err)
     if (ours) part->filled = 1;
     pthread_mutex_unlock(&d->lock);
     if (!ours) return LGV_OK;
-    lgv_status s = lgv_archive_stream(d, part, keep_streamed, err);
+    lgv_status s = lgv_archive_stream(d, part, keep_streamed, NULL, err);
     pthread_mutex_lock(&d->lock);
     part->filled = s ? 0 : 2;
     pthread_cond_broadcast(&d->filled);

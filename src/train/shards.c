@@ -211,7 +211,7 @@ lgv_status lgv_archive_add(lgv_dataset *d, int source, const char *path, const c
 }
 
 lgv_status lgv_archive_stream(lgv_dataset *d, const lgv_part *part, lgv_archive_each each,
-                              lgv_error *err)
+                              void *user, lgv_error *err)
 {
     lgv_shard *s = NULL;
     lgv_shard_member m;
@@ -227,7 +227,7 @@ lgv_status lgv_archive_stream(lgv_dataset *d, const lgv_part *part, lgv_archive_
             status =
                 lgv_fail(err, LGV_ERR_FORMAT, "'%s' has changed since it was opened", part->path);
         if (!status) status = lgv_shard_read(s, &data, err);
-        if (!status) status = each(d, p, data, err);
+        if (!status) status = each(d, user, p, data, err);
     }
     lgv_shard_close(s);
     if (!status && next < end)
