@@ -187,13 +187,20 @@ static json_t *range_json(const range *r)
     return json_pack("{s:f, s:f, s:f}", "min", r->least, "median", r->middle, "max", r->most);
 }
 
-static json_t *classes_json(const summary *s)
+/* Names are bytes; what is no UTF-8 cannot stand in JSON. */
+static json_t *name_json(const char *name)
+{
+    json_t *text = json_string(name);
+    return text ? text : json_string("(a name that is not UTF-8)");
+}
+
+/* Names, or how many pictures each has. */
+static json_t *classes_json(const summary *s, bool names)
 {
     json_t *list = json_array();
     for (int i = 0; i < lgv_dataset_classes(s->data); i++)
-        json_array_append_new(list,
-                              json_pack("{s:s, s:I}", "name", lgv_dataset_class_name(s->data, i),
-                                        "pictures", (json_int_t)s->in_class[i]));
+        json_array_append_new(list, names ? name_json(lgv_dataset_class_name(s->data, i))
+                                          : json_integer(s->in_class[i]));
     return list;
 }
 
@@ -203,13 +210,6 @@ static json_t *formats_json(const summary *s)
     for (int i = 0; i < TYPES; i++)
         if (s->type[i]) json_object_set_new(o, type_name(i, true), json_integer(s->type[i]));
     return o;
-}
-
-/* Names are bytes; what is no UTF-8 cannot stand in JSON. */
-static json_t *name_json(const char *name)
-{
-    json_t *text = json_string(name);
-    return text ? text : json_string("(a name that is not UTF-8)");
 }
 
 static json_t *list_json(const summary *s, bool broken)
@@ -238,13 +238,14 @@ static void print_json(const summary *s, const data_info_options *o)
         (json_int_t)lgv_dataset_validation_count(s->data), "bytes", (json_int_t)s->bytes, "formats",
         formats_json(s), "colour", (json_int_t)(s->readable - s->grey), "grey", (json_int_t)s->grey,
         "transparent", (json_int_t)s->alpha, "bits_16", (json_int_t)s->deep, "classes",
-        classes_json(s), "unlabelled", (json_int_t)s->unlabelled, "median_short_side",
+        classes_json(s, true), "unlabelled", (json_int_t)s->unlabelled, "median_short_side",
         probe.median_short_side, "resolution", lgv_dataset_resolution(s->data), "channels",
         lgv_dataset_channels(s->data), "fingerprint", lgv_dataset_fingerprint(s->data), "broken",
         list_json(s, true));
     json_object_set_new(root, "width", range_json(&s->width));
     json_object_set_new(root, "height", range_json(&s->height));
     json_object_set_new(root, "aspect", range_json(&s->aspect));
+    json_object_set_new(root, "class_pictures", classes_json(s, false));
     if (!o->headers_only) json_object_set_new(root, "copies", list_json(s, false));
     cli_print_json(root);
 }

@@ -257,6 +257,8 @@ static void print_data(const job *j, const lgv_trainer_info *t)
         printf(" (%dx%d)", probe.largest_side, probe.largest_side);
     else if (probe.sampled)
         printf(" (sides of %d to %d pixels)", probe.smallest_side, probe.largest_side);
+    if (lgv_dataset_cached(j->data))
+        printf(", %lld of them decoded before", (long long)lgv_dataset_cached(j->data));
     printf("\n");
 }
 

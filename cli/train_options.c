@@ -10,8 +10,8 @@
 
 static struct {
     char **data, *output, *model, *resume;
-    char *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule, *seed, *rng,
-        *precision, *budget, *background;
+    char *cache_dir, *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule, *seed,
+        *rng, *precision, *budget, *background;
     long long resolution, channels, timesteps, eval_steps, eval_samples, eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
@@ -77,6 +77,8 @@ static struct poptOption table[] = {
      "side of the pictures in pixels (default: the model's; else 32 or 64 by the pictures)", "N"},
     {"channels", 0, COUNT, &opt.channels, CHANNELS, "1 grey, 3 colour (default: by the pictures)",
      "N"},
+    {"cache-dir", 0, TEXT, &opt.cache_dir, 0,
+     "folder that keeps decoded pictures from run to run (default: each run decodes them)", "DIR"},
     {"center-crop", 0, SWITCH, &opt.center_crop, 0,
      "cut the middle square out of each picture (default: a random square)", NULL},
     {"random-flip", 0, SWITCH, &opt.random_flip, 0, "mirror half of the pictures", NULL},
@@ -306,6 +308,7 @@ static int read_pictures(const cli_command *self, lgv_dataset_options *o)
                          "--background is white, black or six hex digits RRGGBB, not '%s'",
                          opt.background);
     o->background_set = opt.background != NULL;
+    o->cache_dir = opt.cache_dir;
     o->resolution = (int)opt.resolution;
     o->channels = (int)opt.channels;
     o->center_crop = opt.center_crop;

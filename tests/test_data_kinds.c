@@ -452,6 +452,70 @@ static void weights_are_exact(void **state)
     free(light);
 }
 
+/* ---- the cache between runs ---- */
+
+/* Reads all nine pictures of "kept" with that cache folder; how many were there before. */
+static int64_t run_with_cache(const char *folder, const lgv_dataset_options *more, uint8_t *pixels)
+{
+    lgv_error err;
+    lgv_dataset *d;
+    lgv_dataset_options o = *more;
+    o.cache_dir = folder;
+    must(lgv_dataset_open(scratch_path("kept"), &o, &d, &err), &err);
+    assert_int_equal(lgv_dataset_count(d), 9);
+    for (int64_t i = 0; i < 9; i++)
+        must(lgv_dataset_read(d, 0, i, 0, 0, pixels + 1024 * i, NULL, &err), &err);
+    int64_t cached = lgv_dataset_cached(d);
+    must(lgv_dataset_save_cache(d, &err), &err);
+    lgv_dataset_free(d);
+    return cached;
+}
+
+static void decoded_pictures_are_kept(void **state)
+{
+    member m[4];
+    char path[4][8], name[32];
+    uint8_t first[9 * 1024], again[9 * 1024];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path[i], sizeof path[i], "%d.png", i);
+        m[i] = (member){path[i], 20 * i, NULL};
+        snprintf(name, sizeof name, "kept/%d.png", i);
+        put_png(name, 100 + i);
+    }
+    put("kept/9.png", "\x89PNG\r\n\x1a\n broken", 16);
+    put_tar("kept/x.tar.gz", m, 4, true);
+    char *folder = strdup(scratch_path("cache/of/pictures"));
+    lgv_dataset_options plain = {.resolution = 32},
+                        small = {.resolution = 32, .memory_limit = 1500},
+                        black = {.resolution = 32, .background_set = 1};
+    assert_int_equal(run_with_cache(folder, &small, first), 0);
+    assert_int_equal(run_with_cache(folder, &plain, again), 8); /* all but the broken one */
+    assert_memory_equal(first, again, sizeof first);
+    assert_int_equal(run_with_cache(folder, &black, again), 0); /* other settings, another file */
+
+    lgv_names files = {0};
+    lgv_error err;
+    char *data;
+    size_t size;
+    must(lgv_list_dir(folder, &files, &err), &err);
+    assert_int_equal(files.count, 2);
+    for (int part = 0; part < 2; part++) { /* damage in a picture, then in the table */
+        for (size_t i = 0; i < 2; i++) {
+            char *file = lgv_path_join(folder, files.name[i]);
+            must(lgv_file_read(file, 1 << 20, &data, &size, &err), &err);
+            data[part ? size - 200 : 100] ^= 1;
+            scratch_write(file, data, size);
+            lgv_free(data);
+            lgv_free(file);
+        }
+        assert_int_equal(run_with_cache(folder, &plain, again), part ? 0 : 8);
+        assert_memory_equal(first, again, sizeof first);
+        assert_int_equal(run_with_cache(folder, &plain, again), 8);
+    }
+    lgv_names_free(&files);
+    free(folder);
+}
+
 /* ---- the survey ---- */
 
 static int count_calls(void *user, int64_t done, int64_t total)
@@ -589,6 +653,7 @@ int main(void)
         cmocka_unit_test(webdataset_wrote_this),
         cmocka_unit_test(sources_join_their_classes),
         cmocka_unit_test(weights_are_exact),
+        cmocka_unit_test(decoded_pictures_are_kept),
         cmocka_unit_test(a_survey_sees_everything),
         cmocka_unit_test(flipped_bytes),
         cmocka_unit_test(allocation_failures),

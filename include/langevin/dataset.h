@@ -31,6 +31,8 @@ typedef struct lgv_dataset_options {
     int strict;            /* a picture that cannot be decoded is an error */
     size_t
         memory_limit; /* bytes of resized pictures to keep; 0: 1 GiB. The rest is kept in a temporary file */
+    const char *
+        cache_dir; /* keeps resized pictures there from run to run (lgv_dataset_save_cache); NULL: no */
     int64_t
         validation; /* pictures held back; 0: none below 1,000, else about min(5 %, 500); LGV_OFF: none.
                            Chosen by a hash of the name: adding pictures never moves one from training to
@@ -101,6 +103,11 @@ LGV_API lgv_status lgv_dataset_read(lgv_dataset *data, int validation, int64_t i
 /* Broken pictures found so far, each with the sentence that says why. Text is valid while data lives. */
 LGV_API int64_t lgv_dataset_skipped(lgv_dataset *data);
 LGV_API const char *lgv_dataset_skipped_at(lgv_dataset *data, int64_t i);
+
+/* Pictures found in cache_dir, and writing there what was decoded since: one file for these pictures,
+   resolution, channels and background, replaced atomically. Does nothing without cache_dir or news. */
+LGV_API int64_t lgv_dataset_cached(const lgv_dataset *data);
+LGV_API lgv_status lgv_dataset_save_cache(lgv_dataset *data, lgv_error *err);
 
 /* ---- looking at every picture ---- */
 typedef struct lgv_survey lgv_survey;

@@ -226,6 +226,10 @@ static lgv_status copy_sources(lgv_dataset *d, const lgv_data_source *sources, i
         for (size_t k = strlen(s->path); k > 1 && s->path[k - 1] == '/'; k--) s->path[k - 1] = 0;
         d->public_source[i] = (lgv_data_source){s->path, s->weight};
     }
+    if (d->options.cache_dir) {
+        d->options.cache_dir = d->cache_dir = lgv_strdup(d->options.cache_dir);
+        if (!d->cache_dir) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
+    }
     return name_all(d, err);
 }
 
@@ -258,6 +262,7 @@ static lgv_status open_all(lgv_dataset *d, lgv_error *err)
     decide(d);
     LGV_TRY(split(d, err));
     d->epoch_count = lgv_dataset_epoch(d);
+    LGV_TRY(lgv_cache_open(d, err));
     d->options.validation = d->validation_count ? d->validation_count : LGV_OFF;
     return LGV_OK;
 }
@@ -276,7 +281,7 @@ lgv_status lgv_dataset_open_sources(const lgv_data_source *sources, int n,
     if (options) LGV_TRY(check_options(options, err));
     lgv_dataset *d = lgv_zalloc(1, sizeof *d);
     if (!d) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a data set");
-    d->spill = -1;
+    d->spill = d->store = -1;
     if (options) d->options = *options;
     if (!pthread_mutex_init(&d->lock, NULL)) d->lock_ready = 1;
     if (d->lock_ready && !pthread_cond_init(&d->filled, NULL)) d->lock_ready = 2;
@@ -312,6 +317,9 @@ void lgv_dataset_free(lgv_dataset *d)
 {
     if (!d) return;
     if (d->spill >= 0) close(d->spill);
+    if (d->store >= 0) close(d->store);
+    lgv_free(d->stored);
+    lgv_free(d->cache_dir);
     free_texts(d->skipped, d->skipped_count);
     free_texts(d->note, d->notes);
     free_texts(d->class_name, (size_t)d->classes);

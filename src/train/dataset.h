@@ -5,7 +5,8 @@
      listing.c   the files of a folder                                raw.c      IDX and CIFAR arrays
      shards.c    tar archives                                         labels.c   classes
      order.c     the order of an epoch                                pictures.c from a file to the network's square
-     survey.c    looking at every picture (langevin info)             loader.c   the threads */
+     cache.c     decoded pictures kept from run to run                loader.c   the threads
+     survey.c    looking at every picture (langevin info) */
 #ifndef LGV_TRAIN_DATASET_H
 #define LGV_TRAIN_DATASET_H
 
@@ -26,6 +27,7 @@ typedef enum lgv_picture_state {
     LGV_PICTURE_UNSEEN = 0,
     LGV_PICTURE_RAM,
     LGV_PICTURE_SPILLED,
+    LGV_PICTURE_STORED, /* in the cache file of an earlier run */
     LGV_PICTURE_BROKEN
 } lgv_picture_state;
 
@@ -45,7 +47,8 @@ typedef struct lgv_picture {
     int state;
     int width, height; /* resized */
     uint8_t *pixels;   /* LGV_PICTURE_RAM; owned; never changes once set */
-    int64_t offset;    /* LGV_PICTURE_SPILLED: in the temporary file */
+    int64_t offset;    /* LGV_PICTURE_SPILLED, STORED: in the temporary file, in the cache file */
+    uint8_t written;   /* stands in the cache file that this run wrote */
 } lgv_picture;
 
 typedef struct lgv_picture_list {
@@ -91,6 +94,13 @@ lgv_status lgv_file_digest(const char *path, int64_t *size, uint64_t *digest, ui
 /* The same of bytes in memory. */
 uint64_t lgv_bytes_digest(const uint8_t *data, size_t size);
 
+/* A picture in the cache file; width 0: it is not there. */
+typedef struct lgv_stored {
+    uint64_t at;
+    uint32_t width, height;
+    uint64_t check;
+} lgv_stored;
+
 /* Labels as they are met, each text once. */
 typedef struct lgv_labels {
     char **name;
@@ -111,6 +121,7 @@ typedef struct lgv_source {
 
 struct lgv_dataset {
     char *path;                  /* for messages: all sources */
+    char *cache_dir;             /* options.cache_dir's own copy */
     lgv_dataset_options options; /* resolved */
     lgv_source *source;
     int sources;
@@ -136,6 +147,9 @@ struct lgv_dataset {
     int spill;     /* descriptor of the temporary file, -1 none */
     int spill_off; /* spilling failed or the disk is nearly full */
     int64_t spill_end;
+    int store;          /* descriptor of the cache file, -1 none */
+    lgv_stored *stored; /* its table, one entry a picture; NULL without a cache folder */
+    int64_t stored_count;
     char **skipped;
     size_t skipped_count, skipped_capacity;
 };
@@ -182,6 +196,11 @@ lgv_status lgv_picture_probe(const lgv_dataset *d, const lgv_picture *p, lgv_ima
                              lgv_error *err);
 /* Bytes of decoded pictures in memory once all were read; those not seen yet count as squares. */
 size_t lgv_dataset_memory(lgv_dataset *data);
+
+/* cache.c: after everything is decided, and for a STORED picture (false: damaged). */
+lgv_status lgv_cache_open(lgv_dataset *d, lgv_error *err);
+bool lgv_cache_read(const lgv_dataset *d, const lgv_picture *p, uint8_t *pixels, size_t bytes);
+uint64_t lgv_stored_check(const uint8_t *pixels, size_t n);
 
 /* order.c: draws in an epoch; kept as epoch_count. */
 int64_t lgv_dataset_epoch(const lgv_dataset *d);

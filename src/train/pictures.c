@@ -271,7 +271,7 @@ static lgv_status fill(lgv_dataset *d, lgv_part *part, lgv_error *err)
 /* ---- the cache ---- */
 
 /* What is known of the picture without decoding it: true when pixels or the lack of them are. */
-static bool cached(lgv_dataset *d, const lgv_picture *p, view *v, int *state)
+static bool cached(lgv_dataset *d, lgv_picture *p, view *v, int *state)
 {
     pthread_mutex_lock(&d->lock);
     *state = p->state;
@@ -280,11 +280,18 @@ static bool cached(lgv_dataset *d, const lgv_picture *p, view *v, int *state)
     v->pixels = p->pixels;
     int64_t offset = p->offset;
     pthread_mutex_unlock(&d->lock);
-    if (*state != LGV_PICTURE_SPILLED) return *state != LGV_PICTURE_UNSEEN;
+    if (*state == LGV_PICTURE_RAM || *state == LGV_PICTURE_BROKEN) return true;
+    if (*state == LGV_PICTURE_UNSEEN) return false;
     size_t bytes = picture_bytes(d, v->width, v->height);
     v->scratch = lgv_alloc(bytes, 1);
     v->pixels = v->scratch;
-    return v->scratch && read_all(d->spill, v->scratch, bytes, offset);
+    if (!v->scratch) return false;
+    if (*state == LGV_PICTURE_SPILLED) return read_all(d->spill, v->scratch, bytes, offset);
+    if (lgv_cache_read(d, p, v->scratch, bytes)) return true;
+    pthread_mutex_lock(&d->lock);
+    if (p->state == LGV_PICTURE_STORED) p->state = LGV_PICTURE_UNSEEN; /* damaged: decoded again */
+    pthread_mutex_unlock(&d->lock);
+    return false;
 }
 
 /* The resized picture of a file. *broken is set when the file is at fault, not the machine. */
@@ -292,13 +299,18 @@ static lgv_status file_view(lgv_dataset *d, lgv_picture *p, view *v, bool *broke
 {
     int state;
     v->channels = d->options.channels;
-    if (p->kind == LGV_PICTURE_MEMBER && !d->part[p->part].plain)
+    bool known = cached(d, p, v, &state),
+         stream = p->kind == LGV_PICTURE_MEMBER && !d->part[p->part].plain;
+    if (!known && stream) {
+        view_free(v);
+        *v = (view){.channels = d->options.channels};
         LGV_TRY(fill(d, &d->part[p->part], err));
-    bool known = cached(d, p, v, &state);
+        known = cached(d, p, v, &state);
+    }
     *broken = state == LGV_PICTURE_BROKEN;
     if (*broken) return lgv_fail(err, LGV_ERR_FORMAT, "'%s' cannot be decoded", p->path);
     if (known) return LGV_OK;
-    if (p->kind == LGV_PICTURE_MEMBER && !d->part[p->part].plain)
+    if (stream)
         return lgv_fail(err, LGV_ERR_IO, "cannot read the temporary file with the pictures of '%s'",
                         d->part[p->part].path);
     lgv_error why;

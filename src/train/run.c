@@ -28,6 +28,7 @@ typedef struct run {
     double last_save;    /* clock */
     double last_try;     /* to save, clock; 0: the last one succeeded */
     double failing;      /* clock of the first of the failures since; 0 none */
+    bool pictures_kept;  /* all that one epoch decodes */
     double grid_seconds; /* the last grid took so long, 0 none yet */
 } run;
 
@@ -307,6 +308,17 @@ static lgv_status after_step(run *r, lgv_error *err)
     return LGV_OK;
 }
 
+/* With a cache folder: what was decoded is written there when all pictures were seen, and at the end. */
+static void keep_pictures(run *r, bool end)
+{
+    lgv_error why = {0};
+    bool seen = r->t->state.position >= r->t->per_epoch;
+    if (!end && (!seen || r->pictures_kept)) return;
+    r->pictures_kept = seen;
+    if (lgv_dataset_save_cache(r->t->data, &why))
+        note(r, "decoded pictures are not kept: ", why.text, "");
+}
+
 /* A step that could not be done (pictures have vanished): what was done before is kept. */
 static lgv_status save_and_fail(run *r, lgv_status status, lgv_error *err)
 {
@@ -336,6 +348,7 @@ lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *us
         tell_broken(&r);
         if (s) return s;
         if ((s = after_step(&r, err))) return save_and_fail(&r, s, err);
+        keep_pictures(&r, r.stop || t->state.step >= t->options.max_train_steps);
     }
     if (!r.stop) return LGV_OK;
     LGV_TRY(save(&r, err));
