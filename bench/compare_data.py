@@ -31,7 +31,8 @@ def transform(resolution):
 def folder_loader(path, resolution, workers):
     import torch
     from PIL import Image
-    files = sorted(os.path.join(root, f) for root, _, names in os.walk(path) for f in names)
+    files = sorted(os.path.join(root, f) for root, _, names in os.walk(path) for f in names
+                   if f.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".bmp")))  # as ImageFolder does
     change = transform(resolution)
 
     class Pictures(torch.utils.data.Dataset):

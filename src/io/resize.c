@@ -79,37 +79,46 @@ static uint8_t rounded(int32_t sum)
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* in[height][in_width][c] -> out[height][out_width][c] */
-static void pass_horizontal(const uint8_t *in, int in_width, int height, int c, const weights *w,
-                            int out_width, uint8_t *out)
+/* in[height][in_width][c] -> out[height][out_width][c]. Inlined with c a constant: the sums are registers. */
+static inline void pass_horizontal(const uint8_t *in, int in_width, int height, int c,
+                                   const weights *w, int out_width, uint8_t *out)
 {
     for (int y = 0; y < height; y++) {
         const uint8_t *row = in + (size_t)y * (size_t)in_width * (size_t)c;
         for (int x = 0; x < out_width; x++) {
             const int32_t *k = w->weight + (size_t)x * (size_t)w->width;
             const uint8_t *src = row + (size_t)w->first[x] * (size_t)c;
-            for (int ch = 0; ch < c; ch++) {
-                int32_t sum = 1 << (PRECISION_BITS - 1);
-                for (int i = 0; i < w->count[x]; i++)
-                    sum += src[(size_t)i * (size_t)c + (size_t)ch] * k[i];
-                *out++ = rounded(sum);
-            }
+            int32_t sum[3] = {1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1),
+                              1 << (PRECISION_BITS - 1)};
+            for (int i = 0; i < w->count[x]; i++, src += c)
+                for (int ch = 0; ch < c; ch++) sum[ch] += src[ch] * k[i];
+            for (int ch = 0; ch < c; ch++) *out++ = rounded(sum[ch]);
         }
     }
+}
+
+/* n <= STRIP columns of one output row: row after row, so that memory is read in order. */
+enum { STRIP = 64 };
+static void strip_vertical(const uint8_t *src, size_t row, const int32_t *k, int count, size_t n,
+                           uint8_t *out)
+{
+    int32_t sum[STRIP];
+    for (size_t x = 0; x < n; x++) sum[x] = 1 << (PRECISION_BITS - 1);
+    for (int i = 0; i < count; i++, src += row)
+        for (size_t x = 0; x < n; x++) sum[x] += src[x] * k[i];
+    for (size_t x = 0; x < n; x++) out[x] = rounded(sum[x]);
 }
 
 /* in[in_height][row] -> out[out_height][row] */
 static void pass_vertical(const uint8_t *in, size_t row, const weights *w, int out_height,
                           uint8_t *out)
 {
-    for (int y = 0; y < out_height; y++) {
+    for (int y = 0; y < out_height; y++, out += row) {
         const int32_t *k = w->weight + (size_t)y * (size_t)w->width;
         const uint8_t *src = in + (size_t)w->first[y] * row;
-        for (size_t x = 0; x < row; x++) {
-            int32_t sum = 1 << (PRECISION_BITS - 1);
-            for (int i = 0; i < w->count[y]; i++) sum += src[(size_t)i * row + x] * k[i];
-            *out++ = rounded(sum);
-        }
+        for (size_t x = 0; x < row; x += STRIP)
+            strip_vertical(src + x, row, k, w->count[y], row - x < STRIP ? row - x : STRIP,
+                           out + x);
     }
 }
 
@@ -124,8 +133,10 @@ static lgv_status resize_axis(const lgv_image *in, bool vertical, int size, lgv_
     if (status) return status;
     if (vertical)
         pass_vertical(in->pixels, (size_t)width * (size_t)in->channels, &w, height, out->pixels);
+    else if (in->channels == 3)
+        pass_horizontal(in->pixels, in->width, height, 3, &w, width, out->pixels);
     else
-        pass_horizontal(in->pixels, in->width, height, in->channels, &w, width, out->pixels);
+        pass_horizontal(in->pixels, in->width, height, 1, &w, width, out->pixels);
     weights_free(&w);
     return LGV_OK;
 }
