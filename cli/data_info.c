@@ -187,19 +187,12 @@ static json_t *range_json(const range *r)
     return json_pack("{s:f, s:f, s:f}", "min", r->least, "median", r->middle, "max", r->most);
 }
 
-/* Names are bytes; what is no UTF-8 cannot stand in JSON. */
-static json_t *name_json(const char *name)
-{
-    json_t *text = json_string(name);
-    return text ? text : json_string("(a name that is not UTF-8)");
-}
-
 /* Names, or how many pictures each has. */
 static json_t *classes_json(const summary *s, bool names)
 {
     json_t *list = json_array();
     for (int i = 0; i < lgv_dataset_classes(s->data); i++)
-        json_array_append_new(list, names ? name_json(lgv_dataset_class_name(s->data, i))
+        json_array_append_new(list, names ? cli_json_text(lgv_dataset_class_name(s->data, i))
                                           : json_integer(s->in_class[i]));
     return list;
 }
@@ -220,9 +213,9 @@ static json_t *list_json(const summary *s, bool broken)
         lgv_survey_at(s->survey, i, &p);
         if (broken ? !p.broken : p.copy_of < 0) continue;
         if (!broken) lgv_survey_at(s->survey, p.copy_of, &first);
-        json_array_append_new(list, json_pack("{s:o, s:o}", "picture", name_json(p.name),
+        json_array_append_new(list, json_pack("{s:o, s:o}", "picture", cli_json_text(p.name),
                                               broken ? "reason" : "copy_of",
-                                              name_json(broken ? p.broken : first.name)));
+                                              cli_json_text(broken ? p.broken : first.name)));
     }
     return list;
 }
@@ -233,7 +226,7 @@ static void print_json(const summary *s, const data_info_options *o)
     lgv_dataset_probed(s->data, &probe);
     json_t *root = json_pack(
         "{s:o, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:o, s:I, s:i, s:i, s:i, s:s, s:o}",
-        "source", name_json(lgv_dataset_path(s->data)), "pictures",
+        "source", cli_json_text(lgv_dataset_path(s->data)), "pictures",
         (json_int_t)lgv_dataset_count(s->data), "validation",
         (json_int_t)lgv_dataset_validation_count(s->data), "bytes", (json_int_t)s->bytes, "formats",
         formats_json(s), "colour", (json_int_t)(s->readable - s->grey), "grey", (json_int_t)s->grey,
