@@ -70,6 +70,7 @@ train)
     set -- "\${args[@]}"
     ;;
 sample) more=(--num-inference-steps 2) ;;
+eval) more=(--num-images 8 --num-reference 8 --num-inference-steps 2) ;;
 verify) # the reference is of that network
     shift 2
     set -- verify "$root/tests/golden/verify/model" "\$@"
@@ -99,6 +100,18 @@ done
     exit 1
 }
 cp "$root/tests/golden/verify/reference.safetensors" ref.safetensors
+{ # eight features of two numbers
+    header='{"features":{"dtype":"F32","shape":[8,2],"data_offsets":[0,64]}}'
+    printf '%b' "\\x$(printf %02x ${#header})\\0\\0\\0\\0\\0\\0\\0"
+    printf '%s' "$header"
+    for high in 3f 40 3e 3d 41 3f 40 3e; do printf '%b' "\\0\\0\\x80\\x$high\\0\\0\\x40\\x$high"; done
+} >a.safetensors
+cp a.safetensors b.safetensors
+mkdir shards
+for n in {000..012}; do tar -C pictures/shirts -cf shards/$n.tar 1.png 2.png; done
+cp -r pictures paintings
+cp -r pictures photos
+cp -r pictures sketches
 ln -s model MODEL
 ln -s model OUTPUT
 ln -s model DIR
@@ -123,7 +136,7 @@ for page in "$root"/README.md "$root"/docs/*.md; do
         [ -d "$folder" ] || cp -r "$work/things" "$folder"
         ran=$((ran + 1))
         [ ! "${DOCS_VERBOSE:-}" ] || echo "${page#"$root"/}:$line: $command"
-        if ! (cd "$folder" && PATH="$work/bin:$PATH" timeout "${DOCS_TIMEOUT:-60}" bash -e -o pipefail -c "$command") \
+        if ! (cd "$folder" && HOME=$folder PATH="$work/bin:$PATH" timeout "${DOCS_TIMEOUT:-60}" bash -e -o pipefail -c "$command") \
             >"$work/log" 2>&1 </dev/null; then
             echo "${page#"$root"/}:$line: failed: $command" >&2
             tail -n 4 "$work/log" >&2
