@@ -45,9 +45,10 @@ file(RELATIVE_PATH LGV_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_
 string(REGEX REPLACE "/$" "" LGV_PC_PREFIX "${LGV_PC_PREFIX}")
 # What liblangevin.a needs, one level deep: the libraries below are themselves linked as they come, shared or not.
 list(REMOVE_DUPLICATES LGV_DEPS_LIBRARIES)
-set(LGV_PC_LIBS "-pthread -lm")
+set(LGV_PC_LIBS "")
 foreach(library ${LGV_LIBRARIES} ${LGV_DEPS_LIBRARIES})
-  string(PREPEND LGV_PC_LIBS "-l${library} ")
+  string(APPEND LGV_PC_LIBS "-l${library} ")
 endforeach()
+string(APPEND LGV_PC_LIBS "-pthread -lm")
 configure_file(cmake/langevin.pc.in ${LGV_BINARY_DIR}/langevin.pc @ONLY)
 install(FILES ${LGV_BINARY_DIR}/langevin.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

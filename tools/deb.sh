@@ -14,7 +14,7 @@ head -n 1 debian/changelog | grep -qF "($version)" || {
 }
 rm -rf "$1"
 mkdir -p "$1/langevin-$version"
-tar -cf - CMakeLists.txt LICENSE README.md CHANGELOG.md cli cmake debian docs examples include models src tools |
+tar -cf - CMakeLists.txt LICENSE README.md CHANGELOG.md bench cli cmake debian docs examples include models src tests tools |
     tar -xf - -C "$1/langevin-$version"
 cd "$1/langevin-$version"
 dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || {
