@@ -21,9 +21,9 @@ typedef struct gather {
     int64_t yn, yh, yw, k;
     const real *panels;
     int64_t panel_size;
-    const conv_epilogue *epilogue; /* NULL: none */
-    bool copy;                     /* copy the taps into rows */
-    int64_t panels_a_task, panel_tasks;
+    const conv_epilogue *epilogue;            /* NULL: none */
+    bool copy;                                /* copy the taps into rows */
+    int64_t rows, panels_a_task, panel_tasks; /* of a task */
     char *workspace;
     size_t thread_bytes;
 } gather;
@@ -102,9 +102,9 @@ static void gather_task(void *arg, int64_t block, int thread)
 {
     const gather *g = arg;
     scratch s = scratch_of(g, thread);
-    int64_t first = block / g->panel_tasks * GEMM_MB,
+    int64_t first = block / g->panel_tasks * g->rows,
             panel = block % g->panel_tasks * g->panels_a_task;
-    gemm_block b = {.m = lgv_min_i64(GEMM_MB, g->n * g->gh * g->gw - first),
+    gemm_block b = {.m = lgv_min_i64(g->rows, g->n * g->gh * g->gw - first),
                     .taps = g->copy ? 1 : g->taps,
                     .c = g->copy ? g->taps * g->c : g->c,
                     .table = s.table,
@@ -117,10 +117,13 @@ static void gather_task(void *arg, int64_t block, int thread)
     gemm_run_block(&b, panel, lgv_min_i64(panel + g->panels_a_task, gemm_panels(g->k)));
 }
 
-/* Few pixels: the panels are shared out too, so that every thread has work. */
+/* Blocks of equal size. Few pixels: the panels are shared out too, so that every thread has work. */
 static void run_gather(const lgv_call *c, gather *g)
 {
-    int64_t blocks = lgv_ceil_div(g->n * g->gh * g->gw, GEMM_MB), panels = gemm_panels(g->k);
+    int64_t pixels = g->n * g->gh * g->gw, blocks = lgv_ceil_div(pixels, GEMM_MB),
+            panels = gemm_panels(g->k);
+    g->rows = lgv_ceil_div(lgv_ceil_div(pixels, blocks), GEMM_MR) * GEMM_MR;
+    blocks = lgv_ceil_div(pixels, g->rows);
     int64_t widest = lgv_max_i64(1, 512 / GEMM_NR);
     int64_t tasks = c->threads == 1 ? 1 : lgv_ceil_div(4 * c->threads, blocks);
     tasks = lgv_max_i64(tasks, lgv_ceil_div(panels, widest));
@@ -325,6 +328,9 @@ static void pack_grad_x(void *arg, int64_t panel, int thread)
     tap_lines(p, at);
     for (int64_t k = 0; k < p->y.c; k++, w += p->ws[0], to += GEMM_NR) {
         if (dense) {
+            for (int64_t i = 0; i < columns * taps; i += 64 / (int64_t)sizeof(real))
+                __builtin_prefetch(
+                    (const void *)((uintptr_t)w + (size_t)(AHEAD * p->ws[0] + i) * sizeof(real)));
             pack_taps(w, taps, columns, at, to);
             continue;
         }

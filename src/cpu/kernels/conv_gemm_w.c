@@ -10,13 +10,15 @@ enum {
     K_TILES = 264 / GEMM_MR,
     J_COLUMNS = 576,
     MAX_PIECES = 8,
+    MIN_COLUMNS = 128, /* of a block: fewer would spend their time on packing */
+    MIN_OUTPUTS = 96,
     LINE = 64 / sizeof(real),
     AHEAD = 24
 };
 /* Elements of a packed tile of dy; the extra line keeps tiles off each other's cache sets. */
 enum { A_TILE = BLOCK * GEMM_MR + LINE };
 
-/* How the work is cut; from the shape alone. */
+/* How the work is cut. The pieces, which are added up, follow from the shape alone. */
 typedef struct cut {
     int64_t positions, columns; /* columns: taps * C */
     int64_t k_blocks, k_tiles;  /* blocks of outputs, tiles of each */
@@ -42,7 +44,24 @@ typedef struct scratch {
     int32_t *h, *w; /* of x0 */
 } scratch;
 
-static cut make_cut(const conv_problem *p)
+/* Smaller blocks, so that every thread has work and finishes with the others: which block computes an output does not
+   change its sum. */
+static void share_out(cut *c, int64_t tiles, int64_t panels, int threads)
+{
+    const int64_t wanted = threads == 1 ? 1 : 4 * (int64_t)threads;
+    while (c->pieces * c->k_blocks * c->j_blocks < wanted) {
+        if (c->j_panels * GEMM_NR >= 2 * MIN_COLUMNS)
+            c->j_panels = lgv_ceil_div(c->j_panels, 2);
+        else if (c->k_tiles * GEMM_MR >= 2 * MIN_OUTPUTS)
+            c->k_tiles = lgv_ceil_div(c->k_tiles, 2);
+        else
+            return;
+        c->k_blocks = lgv_ceil_div(tiles, c->k_tiles);
+        c->j_blocks = lgv_ceil_div(panels, c->j_panels);
+    }
+}
+
+static cut make_cut(const conv_problem *p, int threads)
 {
     cut c = {.positions = p->y.n * p->y.h * p->y.w, .columns = p->kh * p->kw * p->x.c};
     int64_t tiles = lgv_ceil_div(p->y.c, GEMM_MR), panels = gemm_panels(c.columns);
@@ -56,6 +75,7 @@ static cut make_cut(const conv_problem *p)
                                          lgv_ceil_div(c.positions, 4 * BLOCK));
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
+    share_out(&c, tiles, panels, threads);
     c.thread_bytes = gemm_lines((size_t)(c.k_tiles * A_TILE) * sizeof(real)) +
                      gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
                      3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) +
@@ -278,14 +298,14 @@ static size_t partial_bytes(const conv_problem *p, const cut *c)
 size_t conv_gemm_w_workspace(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
-    cut t = make_cut(&p);
+    cut t = make_cut(&p, c->threads);
     return partial_bytes(&p, &t) + (size_t)c->threads * t.thread_bytes;
 }
 
 void conv_gemm_w(const lgv_call *c)
 {
     run_w r = {.p = conv_describe(c), .accumulate = c->accumulate};
-    r.c = make_cut(&r.p);
+    r.c = make_cut(&r.p, c->threads);
     r.partial = c->workspace;
     r.workspace = (char *)c->workspace + partial_bytes(&r.p, &r.c);
     lgv_parallel(c, r.c.pieces * r.c.k_blocks * r.c.j_blocks, sum_task, &r);

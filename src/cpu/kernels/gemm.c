@@ -168,8 +168,9 @@ static void fetch_rows(const gemm_block *g, const inner_block *i, int64_t m, int
     }
     if (!left || m >= stop) return;
     for (int r = 0; r < GEMM_MR; r++) {
-        const real *a = g->table[m * g->taps + r] + i->c;
-        for (int64_t c = 0; c < i->n; c += 64 / (int64_t)sizeof(real)) __builtin_prefetch(a + c);
+        const real *a = g->table[m * g->taps + r];
+        for (int64_t c = 0; a && c < i->n; c += 64 / (int64_t)sizeof(real))
+            __builtin_prefetch(a + i->c + c);
     }
 }
 
