@@ -19,16 +19,22 @@ static const chart_colour grid = {0.88, 0.89, 0.91};
 
 /* ---- axes ---- */
 
+/* To tenths: finer is not seen, and the digits would make the SVG large. */
+static double tenth(double v)
+{
+    return floor(10 * v + 0.5) / 10;
+}
+
 static double px(const chart_panel *a, double x)
 {
-    return a->x + a->w * (x - a->x0) / (a->x1 - a->x0);
+    return tenth(a->x + a->w * (x - a->x0) / (a->x1 - a->x0));
 }
 
 static double py(const chart_panel *a, double y)
 {
     double f = a->log ? log((y > a->y0 / 10 ? y : a->y0 / 10) / a->y0) / log(a->y1 / a->y0)
                       : (y - a->y0) / (a->y1 - a->y0);
-    return a->y + a->h * (1 - f);
+    return tenth(a->y + a->h * (1 - f));
 }
 
 /* Multiples of 1, 2 or 5 times a power of ten, about `about` of them. */

@@ -229,9 +229,11 @@ typedef struct entry {
     bool dot;
 } entry;
 
-static void legend(cairo_t *c, const chart_panel *a, const entry *e, int rows, double w)
+/* In the top right corner, or where a curve falls from left to right, the bottom left one. */
+static void legend(cairo_t *c, const chart_panel *a, const entry *e, int rows, double w, bool below)
 {
-    double x = a->x + a->w - w - 12, y = a->y + 12;
+    double x = below ? a->x + 12 : a->x + a->w - w - 12;
+    double y = below ? a->y + a->h - 26 - 24 * rows : a->y + 12;
     cairo_set_source_rgba(c, 1, 1, 1, 0.85);
     cairo_rectangle(c, x, y, w, 14 + 24 * rows);
     cairo_fill(c);
@@ -281,7 +283,7 @@ static void draw_loss(cairo_t *c, const steps_figure *f, chart_panel *a)
     chart_curve(c, a, p->loss.x, p->loss.y, p->loss.n, 1, pale_blue);
     chart_curve(c, a, p->loss.x, f->smooth, p->loss.n, 2.5, blue);
     chart_dots(c, a, p->validation.x, p->validation.y, v, orange);
-    legend(c, a, entries, v ? 3 : 2, v ? 270 : 130);
+    legend(c, a, entries, v ? 3 : 2, v ? 270 : 130, false);
 }
 
 static void draw_norm(cairo_t *c, const steps_figure *f, chart_panel *a)
@@ -395,7 +397,7 @@ static void draw_timesteps(cairo_t *c, void *user)
         entries[rows++] = (entry){name[k], stage_colour[k], true};
     }
     if (p->quartile[0] > 0) entries[rows++] = (entry){"validation, quarters of t", orange, false};
-    legend(c, &a, entries, rows, 250);
+    legend(c, &a, entries, rows, 250, true);
     chart_text(c, a.x + a.w / 2, a.y + a.h + 52, 15, false, chart_faint, 0.5,
                "timestep t: 0 is the picture, the right end is noise");
 }
