@@ -555,7 +555,9 @@ static void print_done(const job *j)
         printf("%s\n", j->sampled);
     }
     row("curves");
-    printf("%s/loss.png, timesteps.png; tensorboard --logdir ", j->output);
+    printf("%s/loss.png%s\n", j->output, classifier ? "" : ", timesteps.png, samples.gif");
+    row("TensorBoard");
+    printf("tensorboard --logdir ");
     cli_print_word(j->output);
     printf("\n");
     row("log");
