@@ -121,10 +121,11 @@ ln -s ref.safetensors FILE.safetensors
 ln -s "$root/bench" bench
 ln -s "$root/tests" tests
 ln -s "$root/tools" tools
+ln -s "$root/models" models
 ln -s "$build" build
 
 ran=0 skipped=0 bad=0
-for page in "$root"/README.md "$root"/docs/*.md; do
+for page in ${DOCS_PAGES:-"$root"/README.md "$root"/docs/*.md}; do # DOCS_PAGES: only these
     folder=$work/$(basename "$page" .md)
     started=$SECONDS
     while IFS=$'\037' read -r line mark command; do
