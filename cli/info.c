@@ -246,6 +246,6 @@ const cli_command cli_info = {
                 "  langevin info model --trace\n"
                 "  langevin info config.json --plan --device cpu:avx2\n"
                 "  langevin info pictures --contact-sheet sheet.png\n"
-                "  langevin info shards/{000..012}.tar --headers-only --json\n",
+                "  langevin info 'shards/{000..012}.tar' --headers-only --json\n",
     .run = run,
 };

@@ -117,6 +117,10 @@ ln -s model OUTPUT
 ln -s model DIR
 ln -s pictures DATA
 ln -s pictures PATH
+ln -s pictures paintings
+ln -s pictures photos
+ln -s pictures sketches
+cp -r "$root/tests/golden/webdataset" shards
 ln -s ref.safetensors FILE.safetensors
 ln -s "$root/bench" bench
 ln -s "$root/tests" tests
