@@ -262,6 +262,11 @@ static lgv_status open_all(lgv_dataset *d, lgv_error *err)
     decide(d);
     LGV_TRY(split(d, err));
     d->epoch_count = lgv_dataset_epoch(d);
+    for (size_t i = 0; i < d->list.count; i++) {
+        bool raw = d->list.item[i].kind == LGV_PICTURE_RAW;
+        d->raw_bytes += raw ? (size_t)d->list.item[i].size : 0;
+        d->to_decode += !raw;
+    }
     LGV_TRY(lgv_cache_open(d, err));
     d->options.validation = d->validation_count ? d->validation_count : LGV_OFF;
     return LGV_OK;

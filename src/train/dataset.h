@@ -131,7 +131,8 @@ struct lgv_dataset {
     size_t parts, part_capacity;
     int64_t *train, *validation; /* picture numbers */
     int64_t train_count, validation_count, epoch_count;
-    lgv_labels labels; /* while opening */
+    size_t raw_bytes, to_decode; /* of arrays in memory; pictures that are in files */
+    lgv_labels labels;           /* while opening */
     char **class_name;
     int classes;
     lgv_dataset_probe probe;

@@ -443,18 +443,10 @@ const char *lgv_dataset_skipped_at(lgv_dataset *d, int64_t i)
 
 size_t lgv_dataset_memory(lgv_dataset *d)
 {
-    size_t side = (size_t)d->options.resolution, limit = d->options.memory_limit, raw = 0,
-           files = 0;
-    for (size_t i = 0; i < d->list.count; i++) {
-        const lgv_picture *p = &d->list.item[i];
-        if (p->kind == LGV_PICTURE_RAW)
-            raw += (size_t)p->size;
-        else
-            files++;
-    }
+    size_t side = (size_t)d->options.resolution, limit = d->options.memory_limit;
     pthread_mutex_lock(&d->lock);
-    size_t bytes = d->kept, square = files * side * side * (size_t)d->options.channels;
+    size_t bytes = d->kept, square = d->to_decode * side * side * (size_t)d->options.channels;
     pthread_mutex_unlock(&d->lock);
     if (bytes < square) bytes = square;
-    return raw + (bytes < limit ? bytes : limit);
+    return d->raw_bytes + (bytes < limit ? bytes : limit);
 }
