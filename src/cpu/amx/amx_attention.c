@@ -147,7 +147,7 @@ static void scores(const run *r, tiles *t, const uint16_t *left, const pack *p, 
     const amx_inner inner = {1, r->width / TILE_BF16, &none};
     for (int64_t b = 0; b < count; b++)
         amx_product(t, &inner, left, left + TILE_ROWS * r->width, r->width * 2,
-                    columns_at(r, p, copy, block + b), (amx_ahead){NULL, 0}, false,
+                    columns_at(r, p, copy, block + b), (amx_ahead){NULL, NULL, 0, 0}, false,
                     s + b * BLOCK_ELEMENTS, NULL);
 }
 
@@ -159,7 +159,7 @@ static void weighted_sum(const run *r, tiles *t, const uint16_t *weights, const 
     const amx_inner inner = {1, count, &none};
     for (int64_t c = 0; c < r->width / BLOCK; c++)
         amx_product(t, &inner, weights, weights + TILE_ROWS * KEYS, KEYS * 2,
-                    rows_at(r, p, copy, block, c), (amx_ahead){NULL, 0}, add,
+                    rows_at(r, p, copy, block, c), (amx_ahead){NULL, NULL, 0, 0}, add,
                     sum + c * BLOCK_ELEMENTS, NULL);
 }
 

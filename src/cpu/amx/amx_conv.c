@@ -39,6 +39,7 @@ typedef struct run {
     int64_t bands, splits, blocks;         /* splits: of the columns */
     char *workspace;
     size_t thread_bytes;
+    int threads;
 } run;
 
 /* Part of the result: pictures from n0, rows [h0, h0+rows) of each (COPIED), or pixels from `first`. */
@@ -240,8 +241,27 @@ static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t til
     u->next = !u->next;
 }
 
+/* The source of the band that this thread probably takes next: where it begins, and its lines for each of `steps`
+   steps. Only where it is one piece of memory. */
+static int next_lines(const run *r, int64_t task, int64_t steps, const char **q)
+{
+    int64_t index = (task + r->threads) / r->splits;
+    if (index == task / r->splits || index >= r->bands || r->kind == GATHERED) return 0;
+    const band b = find_band(r, index, 0);
+    int64_t elements = b.pixels * r->pitch;
+    if (r->kind == IN_PLACE) {
+        *q = (const char *)(r->x + b.first * r->pitch);
+    } else {
+        if (r->sw != r->c || r->sh != r->iw * r->sw) return 0;
+        *q = (const char *)(r->x + b.n0 * r->sn + b.h0 * r->sh);
+        elements = b.rows * r->sh;
+        if (b.pictures > 1) elements = r->sn == r->ih * r->sh ? b.pictures * r->sn : 0;
+    }
+    return (int)lgv_ceil_div(elements / 32, steps);
+}
+
 /* A band times its share of the columns, block by block, so that a block's right operands pass the whole band
-   from L2; the next block's are fetched meanwhile. */
+   from L2; the next block's and the next band's rows are fetched meanwhile. */
 static void run_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
@@ -249,7 +269,9 @@ static void run_task(void *arg, int64_t task, int thread)
             last = (split + 1) * r->blocks / r->splits;
     band b = find_band(r, task / r->splits, thread);
     make_left(r, &b);
-    int64_t pairs = lgv_ceil_div(b.tiles, 2);
+    const int64_t pairs = lgv_ceil_div(b.tiles, 2), steps = r->block_stride / STEP_ELEMENTS;
+    amx_ahead ahead = {NULL, NULL, 0, 0};
+    ahead.q_lines = next_lines(r, task, pairs * (last - first) * steps, &ahead.q);
     tiles s;
     sums u;
     u.next = 0;
@@ -257,11 +279,13 @@ static void run_task(void *arg, int64_t task, int thread)
     tile_begin(&s);
     for (int64_t k = first; k < last; k++) {
         int64_t next = k + 1 < last ? k + 1 : first;
-        amx_ahead ahead = {(const char *)(r->right + next * r->block_stride),
-                           next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs)};
-        int64_t share = ahead.lines * 64 * (r->block_stride / STEP_ELEMENTS);
-        for (int64_t pair = 0; pair < pairs; pair++, ahead.p += share)
+        ahead.p = (const char *)(r->right + next * r->block_stride);
+        ahead.p_lines = next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs);
+        for (int64_t pair = 0; pair < pairs; pair++) {
             run_pair(r, &b, &s, &u, 2 * pair, k, ahead);
+            ahead.p += ahead.p_lines * 64 * steps;
+            ahead.q += ahead.q_lines * 64 * steps;
+        }
     }
     tile_end(&s);
     amx_finish_rest(&u.f);
@@ -275,6 +299,7 @@ static void run_all(const lgv_call *c, run *r)
         r->offset[t] = t / r->kw * r->row_pitch + t % r->kw * column;
     }
     r->workspace = c->workspace;
+    r->threads = c->threads;
     r->thread_bytes = left_bytes(r);
     lgv_parallel(c, r->bands * r->splits, run_task, r);
 }

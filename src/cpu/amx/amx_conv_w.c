@@ -13,9 +13,10 @@ enum {
     BAND = 768,  /* positions, about */
     MAX_PIECES = 8,
     PIECE = 8192, /* positions at least: a piece's sums are written and read once more */
-    FAR = 16,     /* positions to fetch ahead while packing */
-    TASKS = 8,    /* wanted at least; else positions are cut */
-    PART = 12,    /* steps of a band that all taps use while they are in L1 */
+    HALF = 1024, /* positions at least of a single group for two pieces, so that two threads work */
+    FAR = 16,    /* positions to fetch ahead while packing */
+    TASKS = 8,   /* wanted at least; else positions are cut */
+    PART = 12,   /* steps of a band that all taps use while they are in L1 */
     SUM = BLOCK_ELEMENTS
 };
 
@@ -48,6 +49,7 @@ typedef struct scratch {
     uint16_t *right; /* x: [block of 32 columns][step] */
     uint16_t *left;  /* dy: [copy][output][dy_length] */
     uint16_t *rows;  /* GATHERED: [position][column_group] */
+    uint16_t *inside; /* SHIFTED: [copy][position], all ones where the moved column exists */
 } scratch;
 
 typedef struct group {
@@ -81,7 +83,7 @@ static bool can_shift(const conv_problem *p, int64_t *pitch, int64_t *picture_ro
     int64_t below = p->y.h - 1 - p->top + p->kh - p->x.h;
     *pitch = amx_round(lgv_max_i64(p->x.w, p->y.w), 2);
     *picture_rows = lgv_max_i64(p->y.h, p->x.h + lgv_max_i64(p->top, lgv_max_i64(0, below)));
-    return p->stride == 1 && p->kh * p->kw > 1 && p->x.c >= 16;
+    return p->stride == 1 && p->kh * p->kw > 1 && p->kw <= TILE_BF16 && p->x.c >= 16;
 }
 
 static run describe(const lgv_call *c)
@@ -109,9 +111,9 @@ static run describe(const lgv_call *c)
     r.k_groups = lgv_ceil_div(p->y.c, GROUP);
     r.j_groups = lgv_ceil_div(r.columns, r.column_group);
     int64_t groups = r.k_groups * r.j_groups;
-    int64_t worth = p->y.n * p->y.h * p->y.w / PIECE;
+    int64_t positions = p->y.n * p->y.h * p->y.w, least = groups == 1 && positions >= HALF ? 2 : 1;
     r.pieces = lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(TASKS, groups)),
-                           lgv_max_i64(1, lgv_min_i64(worth, r.bands)));
+                           lgv_min_i64(r.bands, lgv_max_i64(least, positions / PIECE)));
     r.slots = r.pieces > 1 ? r.pieces * groups : c->threads;
     int64_t k = lgv_min_i64(GROUP, amx_round(p->y.c, BLOCK_ROWS));
     r.slot_bytes = (size_t)(r.taps * k * r.column_group) * sizeof(float);
@@ -120,6 +122,7 @@ static run describe(const lgv_call *c)
                      amx_lines((size_t)(r.x_length * r.column_group) * 2) +
                      amx_lines((size_t)(r.copies * r.dy_length * k) * 2);
     if (r.kind == GATHERED) r.thread_bytes += amx_lines((size_t)(BAND * r.column_group) * 2);
+    if (r.kind == SHIFTED) r.thread_bytes += amx_lines((size_t)(r.copies * r.dy_length) * 2);
     return r;
 }
 
@@ -139,7 +142,7 @@ static scratch scratch_of(const run *r, int thread)
     s.dy = take(&p, (size_t)r->dy_length * sizeof(void *));
     s.right = take(&p, (size_t)(r->x_length * r->column_group) * 2);
     s.left = take(&p, (size_t)(r->copies * r->dy_length * k) * 2);
-    s.rows = (uint16_t *)(void *)p;
+    s.rows = s.inside = (uint16_t *)(void *)p;
     return s;
 }
 
@@ -227,23 +230,23 @@ static int64_t locate_direct(const run *r, const group *g, int64_t band, const s
 }
 
 /* --- Operands ------------------------------------------------------------------------------------------- */
-/* The copy that tap column j reads: dy's columns moved by left - j, zeros where there are none. */
-static void shift_left(const run *r, int64_t outputs, int64_t length, const uint16_t *from,
-                       int64_t shift, uint16_t *to)
+static void mark_inside(const run *r, uint16_t *inside)
 {
-    int64_t keep = r->p.y.w - lgv_max_i64(shift, 0), first = lgv_max_i64(-shift, 0);
+    for (int copy = 0; copy < r->copies; copy++)
+        for (int64_t q = 0, column = r->p.left - copy; q < r->dy_length; q++, column++) {
+            if (q % r->pitch == 0) column = r->p.left - copy;
+            *inside++ = column >= 0 && column < r->p.y.w ? 0xffff : 0;
+        }
+}
+
+/* The copy that tap column j reads: dy's columns moved by left - j, zeros where there are none. What is read before
+   or behind a row of `from` is not inside. */
+static void shift_left(const run *r, int64_t outputs, int64_t length, const uint16_t *from,
+                       int64_t shift, const uint16_t *restrict inside, uint16_t *restrict to)
+{
     for (int64_t k = 0; k < outputs; k++, from += r->dy_length, to += r->dy_length) {
-        if (shift > 0) {
-            memcpy(to, from + shift, (size_t)(length - shift) * 2);
-            memset(to + length - shift, 0, (size_t)shift * 2);
-        } else {
-            memcpy(to - shift, from, (size_t)(length + shift) * 2);
-        }
-        for (int64_t row = 0; row < length; row += r->pitch) {
-            int64_t end = lgv_min_i64(row + r->pitch, length);
-            for (int64_t j = row; j < lgv_min_i64(row + first, end); j++) to[j] = 0;
-            for (int64_t j = row + first + lgv_max_i64(0, keep); j < end; j++) to[j] = 0;
-        }
+        for (int64_t q = 0; q < length; q++) to[q] = from[q + shift] & inside[q];
+        for (int64_t q = length - lgv_max_i64(shift, 0); q < length; q++) to[q] = 0;
     }
 }
 
@@ -266,7 +269,8 @@ static void make_left(const run *r, const group *g, const scratch *s, int64_t le
     }
     for (int copy = 0; copy < r->copies; copy++)
         if (copy != own)
-            shift_left(r, outputs, length, left, p->left - copy, s->left + copy * size);
+            shift_left(r, outputs, length, left, p->left - copy, s->inside + copy * r->dy_length,
+                       s->left + copy * size);
 }
 
 /* x as right operands: for 16 columns each, [position pair][column][2]. */
@@ -310,7 +314,7 @@ static void add_part(const run *r, const group *g, const scratch *s, tiles *t, i
                                            (from * TILE_BF16 + i * r->pitch) * 16,
                                        16 * r->x_length, TILE_ELEMENTS};
                     amx_product(t, &inner, left, left + TILE_ROWS * r->dy_length, r->dy_length * 2,
-                                right, (amx_ahead){NULL, 0}, !first,
+                                right, (amx_ahead){NULL, NULL, 0, 0}, !first,
                                 sum_at(r, slot, k, j, i * r->copies + copy), NULL);
                 }
         }
@@ -400,6 +404,7 @@ static void sum_task(void *arg, int64_t task, int thread)
     int64_t first = piece * r->bands / r->pieces, last = (piece + 1) * r->bands / r->pieces;
     group g = find_group(r, task % groups);
     scratch s = scratch_of(r, thread);
+    if (r->kind == SHIFTED) mark_inside(r, s.inside);
     for (int64_t band = first; band < last; band++) {
         int64_t steps =
             r->kind == SHIFTED ? locate_shifted(r, &g, band, &s) : locate_direct(r, &g, band, &s);

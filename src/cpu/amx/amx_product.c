@@ -47,6 +47,16 @@ static inline void finish_plain(const amx_finishing *f, char *y, const char *res
     store_row((uint16_t *)(void *)y + f->k0, v);
 }
 
+static void place(amx_finishing *f)
+{
+    const amx_result *r = f->r;
+    const lgv_nhwc *s = &r->e.residual_shape;
+    f->y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw) * (r->wide ? 4 : 2);
+    if (r->e.residual)
+        f->residual = (const char *)r->e.residual +
+                      (f->n * s->sn + f->i * s->sh + f->j * s->sw) * (r->wide_residual ? 4 : 2);
+}
+
 /* Moves to the first row of f->tile, or to that of the next tile that has rows. */
 static void start_tile(amx_finishing *f)
 {
@@ -61,22 +71,19 @@ static void start_tile(amx_finishing *f)
     f->n = first / r->w / r->h;
     f->i = first / r->w % r->h;
     f->j = first % r->w;
+    place(f);
 }
 
+/* The line that the next block of these columns writes is fetched meanwhile, and what is added there. */
 static inline void finish_row(amx_finishing *f)
 {
     const amx_result *r = f->r;
-    const conv_epilogue *e = &r->e;
-    const lgv_nhwc *s = &e->residual_shape;
-    char *y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw) * (r->wide ? 4 : 2);
-    const char *residual = NULL;
-    if (e->residual)
-        residual = (const char *)e->residual +
-                   (f->n * s->sn + f->i * s->sh + f->j * s->sw) * (r->wide_residual ? 4 : 2);
-    if (!r->wide && !e->act && !e->gate && r->k - f->k0 >= BLOCK_COLUMNS)
-        finish_plain(f, y, residual);
+    __builtin_prefetch(f->y + f->k0 * 2 + BLOCK_ROWS * f->y_step, 1);
+    if (f->residual) __builtin_prefetch(f->residual + f->k0 * 2 + BLOCK_ROWS * f->residual_step);
+    if (!r->wide && !r->e.act && !r->e.gate && r->k - f->k0 >= BLOCK_COLUMNS)
+        finish_plain(f, f->y, f->residual);
     else
-        finish_columns(f, y, residual);
+        finish_columns(f, f->y, f->residual);
     f->sum += BLOCK_COLUMNS;
     if (++f->row == f->count[f->tile]) {
         f->sum += (TILE_ROWS - f->row) * BLOCK_COLUMNS;
@@ -84,11 +91,15 @@ static inline void finish_row(amx_finishing *f)
         start_tile(f);
         return;
     }
+    f->y += f->y_step;
+    f->residual += f->residual_step;
     if (++f->j < r->w) return;
     f->j = 0;
-    if (++f->i < r->h) return;
-    f->i = 0;
-    f->n++;
+    if (++f->i == r->h) {
+        f->i = 0;
+        f->n++;
+    }
+    place(f);
 }
 
 amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
@@ -96,6 +107,8 @@ amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t fi
 {
     amx_finishing f = {
         .r = r, .sum = sum, .count = {count[0], count[1]}, .k0 = k0, .first = {first[0], first[1]}};
+    f.y_step = r->sw * (r->wide ? 4 : 2);
+    f.residual_step = r->e.residual ? r->e.residual_shape.sw * (r->wide_residual ? 4 : 2) : 0;
     start_tile(&f);
     return f;
 }
@@ -128,10 +141,10 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
     for (int64_t i = 0; i < inner->steps; i++) {
         for (int t = 0; t < inner->taps; t++) {
             const int64_t offset = inner->offset[t];
-            for (int line = 0; line < ahead.lines; line++) {
+            for (int line = 0; line < ahead.p_lines; line++, ahead.p += 64)
                 __builtin_prefetch(ahead.p, 0, 2);
-                ahead.p += 64;
-            }
+            for (int line = 0; line < ahead.q_lines; line++, ahead.q += 64)
+                __builtin_prefetch(ahead.q, 0, 2);
             tile_load(s, 4, a0 + offset, stride);
             tile_load(s, 6, b, TILE_BYTES);
             tile_dot(s, 0, 4, 6);

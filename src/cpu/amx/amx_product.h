@@ -26,10 +26,10 @@ typedef struct amx_right {
     int64_t half, step;
 } amx_right;
 
-/* What to bring into L2 for later, a few lines a step; lines 0: nothing. */
+/* What to bring into L2 for later, a few lines a step: right operands p, left rows q; no lines: nothing. */
 typedef struct amx_ahead {
-    const char *p;
-    int lines;
+    const char *p, *q;
+    int p_lines, q_lines;
 } amx_ahead;
 
 #define amx_product     LGV_AT(lgv_amx_product)
@@ -54,6 +54,9 @@ typedef struct amx_finishing {
     int64_t row, count[2], k0;
     int64_t n, i, j; /* the next row's pixel */
     int64_t first[2];
+    char *y; /* that pixel, and what is added to it */
+    const char *residual;
+    int64_t y_step, residual_step; /* bytes to the pixel on the right */
 } amx_finishing;
 
 amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
