@@ -6,11 +6,11 @@
 #include "conv_winograd.h"
 
 enum {
-    PANELS = 2,            /* of outputs of a task, at most */
-    INPUTS = 128,          /* channels of x of a task, at most */
-    SUM = 96,              /* tiles summed in registers */
-    BLOCK_BYTES = 8 << 20, /* of transformed tiles */
-    TILES = 4              /* of a transform task */
+    PANELS = 2,                                  /* of outputs of a task, at most */
+    INPUTS = 128,                                /* channels of x of a task, at most */
+    SUM = 96,                                    /* tiles summed in registers */
+    BLOCK_BYTES = VL == 16 ? 16 << 20 : 8 << 20, /* of transformed tiles */
+    TILES = 4                                    /* of a transform task */
 };
 
 typedef struct run {
