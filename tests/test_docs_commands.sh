@@ -108,7 +108,7 @@ cp "$root/tests/golden/verify/reference.safetensors" ref.safetensors
 } >a.safetensors
 cp a.safetensors b.safetensors
 mkdir shards
-for n in {000..012}; do tar -C pictures/shirts -cf shards/$n.tar 1.png 2.png; done
+for n in {000..012} {000000..000001}; do tar -C pictures/shirts -cf shards/$n.tar 1.png 2.png; done
 cp -r pictures paintings
 cp -r pictures photos
 cp -r pictures sketches
