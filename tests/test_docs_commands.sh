@@ -107,8 +107,6 @@ cp "$root/tests/golden/verify/reference.safetensors" ref.safetensors
     for high in 3f 40 3e 3d 41 3f 40 3e; do printf '%b' "\\0\\0\\x80\\x$high\\0\\0\\x40\\x$high"; done
 } >a.safetensors
 cp a.safetensors b.safetensors
-mkdir shards
-for n in {000..012} {000000..000001}; do tar -C pictures/shirts -cf shards/$n.tar 1.png 2.png; done
 cp -r pictures paintings
 cp -r pictures photos
 cp -r pictures sketches
