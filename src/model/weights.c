@@ -181,11 +181,12 @@ static lgv_status open_weights(const char *path, lgv_weights **out, lgv_error *e
     char *file = lgv_path_join(path, "diffusion_pytorch_model.fp16.safetensors");
     char *full = lgv_path_join(path, "diffusion_pytorch_model.safetensors");
     char *shards = lgv_path_join(path, "diffusion_pytorch_model.safetensors.index.json");
-    bool half =
-        file && full && shards && lgv_is_file(file) && !lgv_is_file(full) && !lgv_is_file(shards);
+    bool memory = file && full && shards;
+    bool half = memory && lgv_is_file(file) && !lgv_is_file(full) && !lgv_is_file(shards);
     lgv_free(file);
     lgv_free(full);
     lgv_free(shards);
+    if (!memory) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     return lgv_weights_open(path, half ? "diffusion_pytorch_model.fp16" : "diffusion_pytorch_model",
                             out, err);
 }

@@ -44,14 +44,20 @@ lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *coun
     if (lgv_is_dir(output)) LGV_TRY(lgv_list_dir(output, &names, err));
     int64_t *list = lgv_alloc(names.count + 1, sizeof *list);
     size_t n = 0;
-    for (size_t i = 0; list && i < names.count; i++) {
+    bool memory = list;
+    for (size_t i = 0; memory && i < names.count; i++) {
         int64_t s = step_of(names.name[i]);
-        char *path = s >= 0 ? lgv_path_join(output, names.name[i]) : NULL;
+        if (s < 0) continue;
+        char *path = lgv_path_join(output, names.name[i]);
+        memory = path;
         if (path && lgv_is_dir(path)) list[n++] = s;
         lgv_free(path);
     }
     lgv_names_free(&names);
-    if (!list) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while listing '%s'", output);
+    if (!memory) {
+        lgv_free(list);
+        return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while listing '%s'", output);
+    }
     qsort(list, n, sizeof *list, ascending);
     *step = list;
     *count = n;
@@ -239,12 +245,13 @@ static lgv_status open_or_advise(const char *folder, lgv_checkpoint **out, lgv_e
     return s;
 }
 
-static bool has(const char *folder, const char *name)
+static lgv_status has(const char *folder, const char *name, bool *found, lgv_error *err)
 {
     char *path = lgv_path_join(folder, name);
-    bool found = path && lgv_exists(path);
+    *found = path && lgv_exists(path);
+    if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_free(path);
-    return found;
+    return LGV_OK;
 }
 
 static lgv_status fresh_start(const char *output, int overwrite, size_t checkpoints, lgv_error *err)
@@ -252,13 +259,17 @@ static lgv_status fresh_start(const char *output, int overwrite, size_t checkpoi
     if (overwrite || !lgv_exists(output)) return LGV_OK;
     if (!lgv_is_dir(output))
         return lgv_fail(err, LGV_ERR_EXISTS, "the output '%s' is a file, not a folder", output);
-    if (checkpoints || has(output, "langevin.json"))
+    bool run = false, pipeline = false, network = false;
+    LGV_TRY(has(output, "langevin.json", &run, err));
+    LGV_TRY(has(output, "model_index.json", &pipeline, err));
+    LGV_TRY(has(output, "config.json", &network, err));
+    if (checkpoints || run)
         return lgv_fail(err, LGV_ERR_EXISTS,
                         "'%s' already holds a run: go on with --resume-from-checkpoint latest, "
                         "replace it with --overwrite, "
                         "or choose another folder",
                         output);
-    if (has(output, "model_index.json") || has(output, "config.json"))
+    if (pipeline || network)
         return lgv_fail(
             err, LGV_ERR_EXISTS,
             "'%s' already holds a model: choose another folder, or replace it with --overwrite",
@@ -399,7 +410,9 @@ static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv
 static lgv_status restore_ema(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
 {
     if (!t->ema) return LGV_OK;
-    if (!has(c->path, "unet_ema")) { /* switched on now */
+    bool averaged = false;
+    LGV_TRY(has(c->path, "unet_ema", &averaged, err));
+    if (!averaged) { /* switched on now */
         LGV_TRY(
             lgv_trainer_note(t, err, "the moving average starts at step %lld", (long long)c->step));
         return lgv_store_copy(t->store, "weight", "ema", err);
