@@ -112,9 +112,12 @@ static lgv_status check_files(const char *folder, json_t *root, lgv_error *err)
                         folder);
     json_object_foreach(files, name, want)
     {
-        char hex[65], *path = plain_name(name) ? lgv_path_join(folder, name) : NULL;
-        lgv_status s = path ? lgv_sha256_file(path, hex, err)
-                            : lgv_fail(err, LGV_ERR_FORMAT, "trainer.json: bad file name");
+        if (!plain_name(name))
+            return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: trainer.json: bad file name",
+                            folder);
+        char hex[65], *path = lgv_path_join(folder, name);
+        if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+        lgv_status s = lgv_sha256_file(path, hex, err);
         lgv_free(path);
         if (s) return lgv_fail_prefix(err, s, "'%s' is damaged", folder);
         if (!json_is_string(want) || strcmp(json_string_value(want), hex))

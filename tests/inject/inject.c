@@ -55,23 +55,6 @@ static bool fails(void)
 
 /* ---- memory ---- */
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(SANITIZED) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-void *__interceptor_malloc(size_t size);
-void *__interceptor_calloc(size_t count, size_t size);
-void *__interceptor_realloc(void *p, size_t size);
-int __interceptor_posix_memalign(void **out, size_t align, size_t size);
-void __interceptor_free(void *p);
-#define real_malloc         __interceptor_malloc
-#define real_calloc         __interceptor_calloc
-#define real_realloc        __interceptor_realloc
-#define real_posix_memalign __interceptor_posix_memalign
-#define real_free           __interceptor_free
-#else
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *p, size_t size);
@@ -88,7 +71,6 @@ static int real_posix_memalign(void **out, size_t align, size_t size)
     *out = p;
     return 0;
 }
-#endif
 
 static bool memory_fails(void)
 {
