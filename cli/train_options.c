@@ -351,7 +351,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     a.train.allow_data_change = opt.allow_data_change;
     a.train.overwrite = opt.overwrite;
     a.preview = opt.preview;
-    lgv_data_source *sources; /* lives as long as the program */
+    static lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;
     a.train.eval_features = opt.eval_features;
