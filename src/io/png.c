@@ -110,6 +110,7 @@ lgv_status lgv_png_probe(const uint8_t *data, size_t size, const char *name, lgv
 typedef struct job {
     jmp_buf jump;
     char message[128];
+    bool no_memory;      /* libpng then says no more than "insufficient memory" of some chunk */
     const uint8_t *data; /* reading */
     size_t size, at;
     uint8_t *out; /* writing */
@@ -127,7 +128,10 @@ static void on_warning(png_structp png, png_const_charp message) {}
 
 static png_voidp on_alloc(png_structp png, png_alloc_size_t size)
 {
-    return lgv_alloc(size, 1);
+    job *j = png_get_mem_ptr(png);
+    void *p = lgv_alloc(size, 1);
+    j->no_memory |= !p;
+    return p;
 }
 
 static void on_free(png_structp png, png_voidp p)
@@ -209,15 +213,16 @@ static lgv_status decode_into(job *j, const char *name, const lgv_image *image, 
     uint8_t **rows = row_pointers(image, err);
     if (!rows) return LGV_ERR_MEMORY;
     png_infop info = NULL;
-    png_structp png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, j, on_error, on_warning, NULL,
+    png_structp png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, j, on_error, on_warning, j,
                                                on_alloc, on_free);
     if (png) info = png_create_info_struct(png);
     lgv_status status = LGV_OK;
     if (!info)
         status = lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
     else if (!read_pixels(j, png, info, image, rows))
-        status =
-            lgv_fail(err, LGV_ERR_FORMAT, "%s: the PNG picture is damaged: %s", name, j->message);
+        status = j->no_memory ? lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name)
+                              : lgv_fail(err, LGV_ERR_FORMAT, "%s: the PNG picture is damaged: %s",
+                                         name, j->message);
     png_destroy_read_struct(&png, &info, NULL);
     lgv_free(rows);
     return status;
@@ -275,8 +280,8 @@ static lgv_status encode_with(job *j, const lgv_image *image, const png_text *te
     uint8_t **rows = row_pointers(image, err);
     if (!rows) return LGV_ERR_MEMORY;
     png_infop info = NULL;
-    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, j, on_error, on_warning,
-                                                NULL, on_alloc, on_free);
+    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, j, on_error, on_warning, j,
+                                                on_alloc, on_free);
     if (png) info = png_create_info_struct(png);
     lgv_status status = LGV_OK;
     if (!info)
