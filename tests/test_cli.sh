@@ -3,65 +3,12 @@
 # nothing; stopping and going on changes no bit; pictures depend on their seed only.
 # Usage: test_cli.sh BUILD_DIRECTORY. Works on pictures it makes itself, in a few dozen tiny runs.
 set -eu
-langevin=$(cd "$1" && pwd)/langevin
-[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
-configs=$(cd "$(dirname "$0")/.." && pwd)/bench/configs
-work=$(mktemp -d)
+. "$(dirname "$0")/support/cli.sh"
+configs=$source_dir/bench/configs
 disk=$work/disk
 trap 'umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
-cd "$work"
-# Under the address sanitizer: what other libraries leave behind at exit is not ours to judge.
-printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
-export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
-checks=0
-skipped=0
-
-fail() { # TEXT
-    echo "FAILED: $1"
-    echo "--- stdout"; tail -n 20 out.txt
-    echo "--- stderr"; tail -n 20 err.txt
-    exit 1
-}
-pass() { checks=$((checks + 1)); }
-skip() { echo "skipped: $1"; skipped=$((skipped + 1)); }
-
-run() { # CODE COMMAND...: what it prints is left in out.txt and err.txt
-    local want=$1 code=0
-    shift
-    "$langevin" "$@" >out.txt 2>err.txt || code=$?
-    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
-    pass
-}
-# A refusal: the exit code, one line on stderr, and that line says this (an extended regular expression).
-refuse() { # CODE PATTERN COMMAND...
-    local code=$1 pattern=$2
-    shift 2
-    run "$code" "$@"
-    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
-    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
-    pass
-}
-says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; pass; }
-same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; pass; }
-differ() { ! cmp -s "$1" "$2" || fail "$1 and $2 are equal"; pass; }
-there() { [ -e "$1" ] || fail "$1 is missing"; pass; }
-gone() { [ ! -e "$1" ] || fail "$1 is there"; pass; }
-whole() { (cd "$1" && find . -type f -exec sha256sum {} + | sort); } # a folder's bytes
 
 # ---- pictures and networks ----
-# idx FOLDER COUNT: 16x16 pictures in the format of MNIST
-idx() {
-    mkdir -p "$1"
-    { printf '\0\0\10\3\0\0\0'; printf "\\$(printf %o "$2")"; printf '\0\0\0\20\0\0\0\20'
-      seq 1 100000 | head -c $(($2 * 256)); } >"$1/train-images-idx3-ubyte"
-}
-network() { # FILE CHANNELS
-    cat >"$1" <<END
-{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
- "block_out_channels": [$2], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
- "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "attention_head_dim": 8}
-END
-}
 idx data 40
 network tiny.json "8, 16"
 one="--threads 1"

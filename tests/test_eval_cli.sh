@@ -2,42 +2,10 @@
 # From class folders to figures: a classifier is trained, saved, resumed and used; copies are found; figures come
 # during training; the demo model is found where it should be. Usage: test_eval.sh BUILD_DIRECTORY
 set -eu
-langevin=$(cd "$1" && pwd)/langevin
-[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
-export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
-checks=0
+. "$(dirname "$0")/support/cli.sh"
 
-fail() {
-    echo "FAILED: $1"
-    echo "--- stdout"; tail -n 20 out.txt
-    echo "--- stderr"; tail -n 20 err.txt
-    exit 1
-}
-pass() { checks=$((checks + 1)); }
-run() { # CODE COMMAND...
-    local want=$1 code=0
-    shift
-    "$langevin" "$@" >out.txt 2>err.txt || code=$?
-    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
-    pass
-}
-refuse() { # CODE PATTERN COMMAND...
-    local code=$1 pattern=$2
-    shift 2
-    run "$code" "$@"
-    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
-    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
-    pass
-}
-says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; pass; }
-there() { [ -e "$1" ] || fail "$1 is missing"; pass; }
-
-# idx FOLDER COUNT: 16x16 pictures, dark ones and light ones, with labels 0 and 1
-idx() {
+# labelled FOLDER COUNT: 16x16 pictures, dark ones and light ones, with labels 0 and 1
+labelled() {
     mkdir -p "$1"
     { printf '\0\0\10\3\0\0\0'; printf "\\$(printf %o "$2")"; printf '\0\0\0\20\0\0\0\20'
       for i in $(seq "$2"); do
@@ -52,7 +20,7 @@ cat >tiny.json <<END
  "block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "DownBlock2D"],
  "up_block_types": ["UpBlock2D", "UpBlock2D"], "norm_num_groups": 1, "add_attention": false}
 END
-idx data 60
+labelled data 60
 mkdir plain
 cp data/train-images-idx3-ubyte plain/
 one="--threads 1"

@@ -3,16 +3,11 @@
 # damaged, the model in the output folder is always whole, and what comes out has the bits of an unbroken run.
 # Usage: test_kill.sh BUILD_DIRECTORY [KILLS [SEED]]: so many of each signal.
 set -eu
-langevin=$(cd "$1" && pwd)/langevin
+. "$(dirname "$0")/support/cli.sh"
 kills=${2:-5}
 seed=${3:-$$}
-[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
-work=$(mktemp -d)
 pid=
 trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
-cd "$work"
-printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
-export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
 RANDOM=$seed
 
 fail() { # TEXT
@@ -21,13 +16,8 @@ fail() { # TEXT
     exit 1
 }
 
-mkdir data
-{ printf '\0\0\10\3\0\0\0\50\0\0\0\20\0\0\0\20'; seq 1 100000 | head -c 10240; } >data/train-images-idx3-ubyte
-cat >tiny.json <<'END'
-{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
- "block_out_channels": [8], "down_block_types": ["AttnDownBlock2D"], "up_block_types": ["UpBlock2D"],
- "norm_num_groups": 4, "attention_head_dim": 8}
-END
+idx data 40
+least_network tiny.json
 train="train --data data --model tiny.json --train-batch-size 4 --lr-warmup-steps 0 --learning-rate 1e-3
     --lr-schedule-steps 1000 --checkpointing-steps 2 --threads 1"
 

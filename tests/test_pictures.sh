@@ -2,42 +2,8 @@
 # What a person looks at: animations of sampling, figures and animation of a run, TensorBoard's files,
 # previews in a terminal. Usage: test_pictures.sh BUILD_DIRECTORY. A few tiny runs on pictures made here.
 set -eu
-langevin=$(cd "$1" && pwd)/langevin
-[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
-export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
-checks=0
-skipped=0
+. "$(dirname "$0")/support/cli.sh"
 
-fail() { # TEXT
-    echo "FAILED: $1"
-    echo "--- stdout"; tail -n 20 out.txt
-    echo "--- stderr"; tail -n 20 err.txt
-    exit 1
-}
-pass() { checks=$((checks + 1)); }
-run() { # CODE COMMAND...
-    local want=$1 code=0
-    shift
-    "$langevin" "$@" >out.txt 2>err.txt || code=$?
-    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
-    pass
-}
-refuse() { # CODE PATTERN COMMAND...
-    local code=$1 pattern=$2
-    shift 2
-    run "$code" "$@"
-    [ "$(wc -l <err.txt)" = 1 ] || fail "langevin $*: stderr is not one line"
-    grep -Eq -- "$pattern" err.txt || fail "langevin $*: stderr does not say '$pattern'"
-    pass
-}
-says() { grep -Eq -- "$1" out.txt || fail "stdout does not say '$1'"; pass; }
-same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; pass; }
-differ() { ! cmp -s "$1" "$2" || fail "$1 and $2 are equal"; pass; }
-gone() { [ ! -e "$1" ] || fail "$1 is there"; pass; }
 begins() { # FILE BYTES: the file begins so (octal escapes)
     [ "$(head -c "$(printf "$2" | wc -c)" "$1" | od -An -tx1)" = "$(printf "$2" | od -An -tx1)" ] || fail "$1 is no such file"
     pass
@@ -45,13 +11,8 @@ begins() { # FILE BYTES: the file begins so (octal escapes)
 # GIF: frames are counted by their graphics control extensions.
 frames() { [ "$(LC_ALL=C grep -aoF "$(printf '!\371\4')" "$1" | wc -l)" = "$2" ] || fail "$1 has not $2 frames"; pass; }
 
-mkdir data
-{ printf '\0\0\10\3\0\0\0\50\0\0\0\20\0\0\0\20'; seq 1 100000 | head -c $((40 * 256)); } >data/train-images-idx3-ubyte
-cat >tiny.json <<'END'
-{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
- "block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
- "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "attention_head_dim": 8}
-END
+idx data 40
+network tiny.json "8, 16"
 one="--threads 1"
 train="train --data data --model tiny.json --train-batch-size 4 --lr-warmup-steps 0 --learning-rate 1e-3 $one"
 

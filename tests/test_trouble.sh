@@ -3,33 +3,12 @@
 # cut, another trainer holds the folder, memory is short. Each gives a clear sentence and loses nothing.
 # Usage: test_trouble.sh BUILD_DIRECTORY
 set -eu
-langevin=$(cd "$1" && pwd)/langevin
-[ -x "$langevin" ] || { echo "skipped: there is no program in $1"; exit 77; }
-work=$(mktemp -d)
+. "$(dirname "$0")/support/cli.sh"
 disk=$work/disk
 pid=
 trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true; umount "$disk" 2>/dev/null || true; rm -rf "$work"' EXIT
-cd "$work"
-printf 'leak:libfontconfig\nleak:libpopt\n' >lsan.txt
-export LSAN_OPTIONS="suppressions=$work/lsan.txt:print_suppressions=0"
-checks=0
-skipped=0
 
-fail() { # TEXT
-    echo "FAILED: $1"
-    tail -n 8 out.txt err.txt
-    exit 1
-}
-pass() { checks=$((checks + 1)); }
-skip() { echo "skipped: $1"; skipped=$((skipped + 1)); }
-run() { # CODE COMMAND...
-    local want=$1 code=0
-    shift
-    "$langevin" "$@" >out.txt 2>err.txt || code=$?
-    [ "$code" = "$want" ] || fail "langevin $*: exit code $code, expected $want"
-    pass
-}
-says() { grep -Eq -- "$1" "$2" || fail "$2 does not say '$1'"; pass; }
+says_in() { grep -Eq -- "$1" "$2" || fail "$2 does not say '$1'"; pass; }
 start() { # COMMAND...: in the background
     "$langevin" "$@" >out.txt 2>err.txt &
     pid=$!
@@ -52,16 +31,10 @@ end() { # CODE: of the process in the background
     pass
 }
 steps() { [ "$(grep -c '"loss"' "$1/log.jsonl")" -ge "$2" ]; }
-whole() { (cd "$1" && find . -type f -exec sha256sum {} + | sort); }
 model=diffusion_pytorch_model.safetensors
 
-mkdir data
-{ printf '\0\0\10\3\0\0\0\50\0\0\0\20\0\0\0\20'; seq 1 100000 | head -c 10240; } >data/train-images-idx3-ubyte
-cat >tiny.json <<'END'
-{"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
- "block_out_channels": [8], "down_block_types": ["AttnDownBlock2D"], "up_block_types": ["UpBlock2D"],
- "norm_num_groups": 4, "attention_head_dim": 8}
-END
+idx data 40
+least_network tiny.json
 base="train --model tiny.json --train-batch-size 2 --lr-warmup-steps 0 --threads 1"
 train="$base --data data"
 long="--max-train-steps 1000000 --checkpointing-steps 20"
@@ -75,7 +48,7 @@ for options in "" "--overwrite" "--resume-from-checkpoint latest"; do
     code=0
     "$langevin" $train --output held $options >out.txt 2>err.txt || code=$?
     [ $code = 1 ] || fail "a second trainer: exit code $code"
-    [ -z "$options" ] || says "another training run is writing to 'held' \(process $holder on [^)]*\)" err.txt
+    [ -z "$options" ] || says_in "another training run is writing to 'held' \(process $holder on [^)]*\)" err.txt
 done
 pid=$holder
 kill -0 $pid || fail "the second trainer has ended the first"
@@ -91,10 +64,10 @@ rm -rf lost || rm -rf lost || true
 await "a new checkpoint" sh -c 'ls lost/checkpoint-*/trainer.json'
 kill -TERM $pid
 end 143
-says "^go on with: " out.txt
+says_in "^go on with: " out.txt
 at=$(sed -n 's/.*saved as lost.checkpoint-//p' out.txt)
 run 0 $train --output lost --resume-from-checkpoint latest --max-train-steps $((at + 1))
-says "going on from lost/checkpoint-$at " out.txt
+says_in "going on from lost/checkpoint-$at " out.txt
 
 # ---- the pictures go away ----
 run 0 sample lost --output pictures --num-images 300 --num-inference-steps 1 --batch-size 50 --threads 1
@@ -105,7 +78,7 @@ await "step 3" steps gone 3
 mv pictures elsewhere
 end 1
 [ "$(wc -l <err.txt)" = 1 ] || fail "not one sentence"
-says "pictures/[0-9]*.png.*No such file.*the run up to step [0-9]+ is saved as 'gone/checkpoint-[0-9]+'" err.txt
+says_in "pictures/[0-9]*.png.*No such file.*the run up to step [0-9]+ is saved as 'gone/checkpoint-[0-9]+'" err.txt
 mv elsewhere pictures
 run 0 $pictures --output gone --resume-from-checkpoint latest
 cmp gone/checkpoint-120/unet/$model calm/checkpoint-120/unet/$model || fail "the bits are others"
@@ -115,9 +88,9 @@ start $pictures --data short --output cut
 await "step 3" steps cut 3
 truncate -s 50 short/*.png
 end 0
-says "note: picture skipped: .*short/[0-9]*.png" out.txt
+says_in "note: picture skipped: .*short/[0-9]*.png" out.txt
 run 1 train --output cut --resume-from-checkpoint latest --max-train-steps 121
-says "allow-data-change|no picture|decoded" err.txt
+says_in "allow-data-change|no picture|decoded" err.txt
 
 # ---- the disk ----
 mkdir "$disk"
@@ -133,7 +106,7 @@ if mount -t tmpfs -o size=6m none "$disk" 2>/dev/null; then
     rm "$disk/filler"
     kill -TERM $pid
     end 143
-    says "saved as $disk/run/checkpoint-" out.txt
+    says_in "saved as $disk/run/checkpoint-" out.txt
     whole "$disk/run/checkpoint-$at" >after.txt 2>/dev/null || true
     [ ! -e "$disk/run/checkpoint-$at" ] || cmp before.txt after.txt || fail "an older checkpoint has changed"
     # It stays full: the checkpoints before are all there is, and they are whole.
@@ -143,7 +116,7 @@ if mount -t tmpfs -o size=6m none "$disk" 2>/dev/null; then
     await "the note" grep -q "tries again every minute" out.txt
     kill -TERM $pid
     end 1
-    says "checkpoint [0-9]+ was not saved: .*No space left on device" err.txt
+    says_in "checkpoint [0-9]+ was not saved: .*No space left on device" err.txt
     rm "$disk/filler"
     [ -z "$(find "$disk/run" -name '*.tmp-*')" ] || fail "leftovers of a failed save"
     at=$(ls -d "$disk"/run/checkpoint-* | sed 's/.*-//' | sort -n | tail -1)
@@ -152,11 +125,11 @@ if mount -t tmpfs -o size=6m none "$disk" 2>/dev/null; then
     pass
     mount -o remount,ro "$disk"
     run 1 $train --output "$disk/run" --resume-from-checkpoint latest --max-train-steps $((at + 2))
-    says "cannot write to '$disk/run': Read-only file system" err.txt
+    says_in "cannot write to '$disk/run': Read-only file system" err.txt
     run 1 $train --output "$disk/other" --max-train-steps 2
-    says "cannot make the folder '$disk/other': Read-only file system" err.txt
+    says_in "cannot make the folder '$disk/other': Read-only file system" err.txt
     run 1 sample lost --output "$disk/picture.png" --num-inference-steps 1 --threads 1
-    says "Read-only file system" err.txt
+    says_in "Read-only file system" err.txt
     umount "$disk"
 else
     skip "a full and a read-only disk: mounting a small one is not permitted here"
@@ -169,7 +142,7 @@ if ! grep -aq __asan_init "$langevin"; then # which itself wants terabytes of ad
         >out.txt 2>err.txt || code=$?
     [ $code = 1 ] || fail "too little memory: exit code $code"
     [ "$(wc -l <err.txt)" = 1 ] || fail "too little memory: not one sentence"
-    says "memory" err.txt
+    says_in "memory" err.txt
 fi
 
 echo "$checks checks passed, $skipped parts skipped"
