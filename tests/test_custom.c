@@ -9,13 +9,9 @@
 #include <cmocka.h>
 
 #include "langevin/langevin.h"
+#include "ok.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 enum { ROWS = 3, C = 5 };
 

@@ -17,34 +17,18 @@
 #include "io/metadata.h"
 #include "io/shard.h"
 #include "langevin/image.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/dataset.h"
-
-static void must(lgv_status s, const lgv_error *err)
-{
-    if (s) fail_msg("%s: %s", lgv_status_name(s), err->text);
-}
-
-static void put(const char *name, const void *data, size_t size)
-{
-    char *path = strdup(scratch_path(name));
-    char *slash = strrchr(path, '/');
-    *slash = 0;
-    lgv_error err;
-    must(lgv_make_dir(path, &err), &err);
-    *slash = '/';
-    scratch_write(path, data, size);
-    free(path);
-}
 
 /* A PNG of 40 x 40 pixels of one grey. */
 static void make_png(int grey, uint8_t **data, size_t *size)
 {
     lgv_image image;
     lgv_error err;
-    must(lgv_image_new(40, 40, 1, 8, &image, &err), &err);
+    OK(lgv_image_new(40, 40, 1, 8, &image, &err));
     memset(image.pixels, grey, 1600);
-    must(lgv_image_encode_png(&image, NULL, 0, data, size, &err), &err);
+    OK(lgv_image_encode_png(&image, NULL, 0, data, size, &err));
     lgv_image_free(&image);
 }
 
@@ -53,7 +37,7 @@ static void put_png(const char *name, int grey)
     uint8_t *data;
     size_t size;
     make_png(grey, &data, &size);
-    put(name, data, size);
+    scratch_put(name, data, size);
     lgv_image_free_data(data);
 }
 
@@ -61,7 +45,7 @@ static lgv_dataset *open_many(const lgv_data_source *sources, int n)
 {
     lgv_error err;
     lgv_dataset *d = NULL;
-    must(lgv_dataset_open_sources(sources, n, NULL, &d, &err), &err);
+    OK(lgv_dataset_open_sources(sources, n, NULL, &d, &err));
     return d;
 }
 
@@ -83,7 +67,7 @@ static void expect_picture(lgv_dataset *d, int64_t i, int grey, const char *clas
 {
     lgv_error err;
     uint8_t pixels[32 * 32];
-    must(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err), &err);
+    OK(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err));
     assert_int_equal(pixels[0], grey);
     int label = lgv_dataset_label(d, 0, i);
     if (class)
@@ -107,7 +91,7 @@ static void labels_from_csv(void **state)
                         "\r\n"
                         "gone,zebra,none.png\r\n"
                         "x,,sub/c.png";
-    put("csv/metadata.csv", text, sizeof text - 1);
+    scratch_put("csv/metadata.csv", text, sizeof text - 1);
     lgv_dataset *d = open_data("csv");
     assert_int_equal(lgv_dataset_classes(d), 2);
     expect_picture(d, 0, 1, "zebra");
@@ -120,7 +104,7 @@ static void labels_from_csv(void **state)
     char before[65];
     memcpy(before, lgv_dataset_fingerprint(d), 65);
     lgv_dataset_free(d);
-    put("csv/metadata.csv", "file_name,label\na.png,other\n", 28);
+    scratch_put("csv/metadata.csv", "file_name,label\na.png,other\n", 28);
     d = open_data("csv");
     assert_string_not_equal(before, lgv_dataset_fingerprint(d)); /* labels count */
     lgv_dataset_free(d);
@@ -133,7 +117,7 @@ static void labels_from_jsonl(void **state)
     put_png("jsonl/y/3.png", 30);
     const char x[] = "{\"file_name\": \"1.png\", \"label\": 7}\n\n"
                      "{\"file_name\": \"2.png\", \"class\": 10, \"text\": \"t\"}\n";
-    put("jsonl/x/metadata.jsonl", x, sizeof x - 1);
+    scratch_put("jsonl/x/metadata.jsonl", x, sizeof x - 1);
     lgv_dataset *d = open_data("jsonl");
     assert_int_equal(lgv_dataset_classes(d), 11); /* numbers are classes */
     expect_picture(d, 0, 10, "7");
@@ -146,18 +130,18 @@ static void labels_from_jsonl(void **state)
 static void metadata_mistakes(void **state)
 {
     put_png("bad/1.png", 1);
-    put("bad/metadata.csv", "name,label\n1.png,a\n", 19);
+    scratch_put("bad/metadata.csv", "name,label\n1.png,a\n", 19);
     expect_error("bad", "no column file_name");
-    put("bad/metadata.csv", "file_name,label\n\"1.png,a\n", 25);
+    scratch_put("bad/metadata.csv", "file_name,label\n\"1.png,a\n", 25);
     expect_error("bad", "never closed");
-    put("bad/metadata.csv", "file_name,label\n2.png,a\n", 24);
+    scratch_put("bad/metadata.csv", "file_name,label\n2.png,a\n", 24);
     expect_error("bad", "names no picture that is there");
-    put("bad/metadata.csv", "file_name\n", 10);
-    put("bad/metadata.jsonl", "{\"file_name\": \"1.png\"}\n{\"file\": 1}\n", 35);
+    scratch_put("bad/metadata.csv", "file_name\n", 10);
+    scratch_put("bad/metadata.jsonl", "{\"file_name\": \"1.png\"}\n{\"file\": 1}\n", 35);
     expect_error("bad", "line 2: there is no file_name");
-    put("bad/metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": 1.5}\n", 37);
+    scratch_put("bad/metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": 1.5}\n", 37);
     expect_error("bad", "'label' must be");
-    put("bad/metadata.jsonl", "{\"file_name\"", 12);
+    scratch_put("bad/metadata.jsonl", "{\"file_name\"", 12);
     expect_error("bad", "metadata.jsonl, line 1");
 }
 
@@ -184,7 +168,7 @@ static void put_cifar(const char *name, int n, int label_bytes)
         r[label_bytes - 1] = (uint8_t)(i % 3);
         for (int c = 0; c < 3; c++) memset(r + label_bytes + 1024 * c, i * (c + 1), 1024);
     }
-    put(name, p, (size_t)n * record);
+    scratch_put(name, p, (size_t)n * record);
     free(p);
 }
 
@@ -193,7 +177,7 @@ static void cifar_10_and_100(void **state)
     put_cifar("c10/data_batch_1.bin", 4, 1);
     put_cifar("c10/data_batch_2.bin", 3, 1);
     put_cifar("c10/test_batch.bin", 2, 1);
-    put("c10/batches.meta.txt", "ant\nbee\nfox\n\n", 13);
+    scratch_put("c10/batches.meta.txt", "ant\nbee\nfox\n\n", 13);
     lgv_dataset *d = open_data("c10");
     assert_int_equal(lgv_dataset_count(d), 7);
     assert_int_equal(lgv_dataset_validation_count(d), 2);
@@ -204,15 +188,14 @@ static void cifar_10_and_100(void **state)
     assert_int_equal(lgv_dataset_label(d, 1, 1), 1);
     lgv_error err;
     uint8_t pixels[64 * 64 * 3];
-    must(lgv_dataset_read(d, 0, 6, 0, 0, pixels, NULL, &err), &err); /* the third of batch 2 */
+    OK(lgv_dataset_read(d, 0, 6, 0, 0, pixels, NULL, &err)); /* the third of batch 2 */
     assert_memory_equal(pixels + 3 * 500, ((uint8_t[]){2, 4, 6}), 3);
     lgv_dataset_free(d);
     put_cifar("c100/train.bin", 5, 2);
-    put("c100/fine_label_names.txt", "a\r\nb\r\nc\r\n", 9);
-    must(lgv_dataset_open(scratch_path("c100"),
-                          &(lgv_dataset_options){.resolution = 64, .channels = 1}, &d, &err),
-         &err);
-    must(lgv_dataset_read(d, 0, 4, 0, 0, pixels, NULL, &err), &err); /* enlarged and grey */
+    scratch_put("c100/fine_label_names.txt", "a\r\nb\r\nc\r\n", 9);
+    OK(lgv_dataset_open(scratch_path("c100"),
+                        &(lgv_dataset_options){.resolution = 64, .channels = 1}, &d, &err));
+    OK(lgv_dataset_read(d, 0, 4, 0, 0, pixels, NULL, &err)); /* enlarged and grey */
     assert_int_equal(pixels[64 * 64 - 1], (4 * 19595 + 8 * 38470 + 12 * 7471 + 32768) >> 16);
     assert_string_equal(lgv_dataset_class_name(d, lgv_dataset_label(d, 0, 4)), "b");
     lgv_dataset_free(d);
@@ -220,9 +203,9 @@ static void cifar_10_and_100(void **state)
     assert_int_equal(lgv_dataset_count(d), 5);
     assert_int_equal(lgv_dataset_classes(d), 3);
     lgv_dataset_free(d);
-    put("c10/data_batch_2.bin", "short", 5);
+    scratch_put("c10/data_batch_2.bin", "short", 5);
     expect_error("c10", "whole number of CIFAR records");
-    put("c100/fine_label_names.txt", "a\n", 2);
+    scratch_put("c100/fine_label_names.txt", "a\n", 2);
     expect_error("c100", "label 1 of 1");
 }
 
@@ -239,7 +222,7 @@ static void put_tar(const char *name, const member *m, size_t n, bool gzip)
     struct archive *a = archive_write_new();
     archive_write_set_format_pax(a);
     if (gzip) archive_write_add_filter_gzip(a);
-    put(name, "", 0);
+    scratch_put(name, "", 0);
     assert_int_equal(archive_write_open_filename(a, scratch_path(name)), ARCHIVE_OK);
     for (size_t i = 0; i < n; i++) {
         uint8_t *png = NULL;
@@ -341,12 +324,11 @@ static void a_stream_goes_through_the_cache(void **state)
     }
     m[3].text = "\x89PNG\r\n\x1a\n broken";
     put_tar("stream.tgz", m, 12, true);
-    must(lgv_dataset_open(scratch_path("stream.tgz"), &(lgv_dataset_options){.memory_limit = 1}, &d,
-                          &err),
-         &err);
+    OK(lgv_dataset_open(scratch_path("stream.tgz"), &(lgv_dataset_options){.memory_limit = 1}, &d,
+                        &err));
     assert_int_equal(lgv_dataset_count(d), 12);
     for (int64_t i = 11; i >= 0; i--) {
-        must(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err));
         assert_int_equal(pixels[0], i == 3 ? 41 : 10 * i + 1);
     }
     assert_int_equal(lgv_dataset_skipped(d), 1);
@@ -360,11 +342,11 @@ static void damaged_archives(void **state)
     char *data;
     size_t size;
     lgv_error err;
-    must(lgv_file_read(scratch_path("whole.tar"), 1 << 20, &data, &size, &err), &err);
-    put("cut.tar", data, 700);
+    OK(lgv_file_read(scratch_path("whole.tar"), 1 << 20, &data, &size, &err));
+    scratch_put("cut.tar", data, 700);
     lgv_free(data);
     expect_error("cut.tar", "fetch it again");
-    put("text.tar", "this is no archive at all, only a text", 38);
+    scratch_put("text.tar", "this is no archive at all, only a text", 38);
     expect_error("text.tar", "text.tar");
     const member m[] = {{"batch/data_batch_1.bin", 0, "cifar"}};
     put_tar("cifar.tar.gz", m, 1, true);
@@ -377,13 +359,12 @@ static void webdataset_wrote_this(void **state)
     lgv_error err;
     lgv_dataset *d;
     uint8_t pixels[32 * 32 * 3];
-    must(lgv_dataset_open(LGV_SOURCE_DIR "/tests/golden/webdataset/{000000..000001}.tar", NULL, &d,
-                          &err),
-         &err);
+    OK(lgv_dataset_open(LGV_SOURCE_DIR "/tests/golden/webdataset/{000000..000001}.tar", NULL, &d,
+                        &err));
     assert_int_equal(lgv_dataset_count(d), 12);
     assert_int_equal(lgv_dataset_classes(d), 3);
     for (int64_t i = 0; i < 12; i++) {
-        must(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err));
         assert_int_equal(lgv_dataset_label(d, 0, i), i % 3);
     }
     assert_int_equal(lgv_dataset_skipped(d), 0);
@@ -461,12 +442,12 @@ static int64_t run_with_cache(const char *folder, const lgv_dataset_options *mor
     lgv_dataset *d;
     lgv_dataset_options o = *more;
     o.cache_dir = folder;
-    must(lgv_dataset_open(scratch_path("kept"), &o, &d, &err), &err);
+    OK(lgv_dataset_open(scratch_path("kept"), &o, &d, &err));
     assert_int_equal(lgv_dataset_count(d), 9);
     for (int64_t i = 0; i < 9; i++)
-        must(lgv_dataset_read(d, 0, i, 0, 0, pixels + 1024 * i, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, i, 0, 0, pixels + 1024 * i, NULL, &err));
     int64_t cached = lgv_dataset_cached(d);
-    must(lgv_dataset_save_cache(d, &err), &err);
+    OK(lgv_dataset_save_cache(d, &err));
     lgv_dataset_free(d);
     return cached;
 }
@@ -482,7 +463,7 @@ static void decoded_pictures_are_kept(void **state)
         snprintf(name, sizeof name, "kept/%d.png", i);
         put_png(name, 100 + i);
     }
-    put("kept/9.png", "\x89PNG\r\n\x1a\n broken", 16);
+    scratch_put("kept/9.png", "\x89PNG\r\n\x1a\n broken", 16);
     put_tar("kept/x.tar.gz", m, 4, true);
     char *folder = strdup(scratch_path("cache/of/pictures"));
     lgv_dataset_options plain = {.resolution = 32},
@@ -497,12 +478,12 @@ static void decoded_pictures_are_kept(void **state)
     lgv_error err;
     char *data;
     size_t size;
-    must(lgv_list_dir(folder, &files, &err), &err);
+    OK(lgv_list_dir(folder, &files, &err));
     assert_int_equal(files.count, 2);
     for (int part = 0; part < 2; part++) { /* damage in a picture, then in the table */
         for (size_t i = 0; i < 2; i++) {
             char *file = lgv_path_join(folder, files.name[i]);
-            must(lgv_file_read(file, 1 << 20, &data, &size, &err), &err);
+            OK(lgv_file_read(file, 1 << 20, &data, &size, &err));
             data[part ? size - 200 : 100] ^= 1;
             scratch_write(file, data, size);
             lgv_free(data);
@@ -540,7 +521,7 @@ static void a_survey_sees_everything(void **state)
         int calls = 0, broken = 0, copies = 0;
         lgv_survey_options o = {
             .headers_only = headers_only, .threads = 2, .progress = count_calls, .user = &calls};
-        must(lgv_dataset_survey(d, &o, &s, &err), &err);
+        OK(lgv_dataset_survey(d, &o, &s, &err));
         assert_int_equal(lgv_survey_count(s), 9);
         assert_int_equal(calls, 1);
         for (int64_t i = 0; i < 9; i++) {
@@ -591,7 +572,7 @@ static void flipped_bytes(void **state)
     size_t size, sum = 0;
     lgv_error err;
     put_tar("flip.tar", sample_tar, SAMPLES, false);
-    must(lgv_file_read(scratch_path("flip.tar"), 1 << 20, &tar, &size, &err), &err);
+    OK(lgv_file_read(scratch_path("flip.tar"), 1 << 20, &tar, &size, &err));
     srand(3);
     for (int i = 0; i < 3000; i++) {
         size_t a = (size_t)rand() % (sizeof csv - 1), b = (size_t)rand() % (sizeof json - 1),
@@ -617,7 +598,7 @@ static void allocation_failures(void **state)
     put_tar("mem/a.tar", sample_tar, SAMPLES, false);
     put_tar("mem/b.tar.gz", sample_tar, SAMPLES, true);
     put_png("mem/1.png", 1);
-    put("mem/metadata.csv", "file_name,label\n1.png,2\n", 24);
+    scratch_put("mem/metadata.csv", "file_name,label\n1.png,2\n", 24);
     char *path = strdup(scratch_path("mem"));
     for (uint64_t n = 1;; n++) {
         lgv_dataset *d = NULL;
@@ -630,7 +611,7 @@ static void allocation_failures(void **state)
         bool left = lgv_alloc_fail_after(0) < n;
         lgv_dataset_free(d);
         if (left) {
-            must(s, &err);
+            if (s) fail_msg("%s", err.text);
             break;
         }
     }

@@ -12,27 +12,10 @@
 
 #include "core/file.h"
 #include "langevin/image.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/dataset.h"
 #include "train/loader.h"
-
-static void must(lgv_status s, const lgv_error *err)
-{
-    if (s) fail_msg("%s: %s", lgv_status_name(s), err->text);
-}
-
-/* A file under the scratch folder whose bytes are given. */
-static void put(const char *name, const void *data, size_t size)
-{
-    char *path = strdup(scratch_path(name));
-    char *slash = strrchr(path, '/');
-    *slash = 0;
-    lgv_error err;
-    must(lgv_make_dir(path, &err), &err);
-    *slash = '/';
-    scratch_write(path, data, size);
-    free(path);
-}
 
 /* Picture k: every pixel of channel c is k + 10 c, with a gradient to the right so that crops
  * differ. */
@@ -42,11 +25,11 @@ static void put_png(const char *name, int width, int height, int channels, int k
     lgv_image image;
     uint8_t *data;
     size_t size;
-    must(lgv_image_new(width, height, channels, 8, &image, &err), &err);
+    OK(lgv_image_new(width, height, channels, 8, &image, &err));
     for (int i = 0; i < width * height * channels; i++)
         ((uint8_t *)image.pixels)[i] = (uint8_t)(k + 10 * (i % channels) + i / channels % width);
-    must(lgv_image_encode_png(&image, NULL, 0, &data, &size, &err), &err);
-    put(name, data, size);
+    OK(lgv_image_encode_png(&image, NULL, 0, &data, &size, &err));
+    scratch_put(name, data, size);
     lgv_image_free_data(data);
     lgv_image_free(&image);
 }
@@ -61,7 +44,7 @@ static void put_idx(const char *name, int n, int height, int width)
     for (int k = 0; k < 3; k++)
         for (int b = 0; b < 4; b++) p[4 + 4 * k + b] = (uint8_t)(extent[k] >> (24 - 8 * b));
     for (size_t i = 16; i < size; i++) p[i] = (uint8_t)(1 + (i - 16) / (size_t)(height * width));
-    put(name, p, size);
+    scratch_put(name, p, size);
     free(p);
 }
 
@@ -69,14 +52,14 @@ static void put_labels(const char *name, int n, int classes)
 {
     uint8_t p[64] = {0, 0, 8, 1, 0, 0, 0, (uint8_t)n};
     for (int i = 0; i < n; i++) p[8 + i] = (uint8_t)(i % classes);
-    put(name, p, 8 + (size_t)n);
+    scratch_put(name, p, 8 + (size_t)n);
 }
 
 static lgv_dataset *open_data(const char *name, const lgv_dataset_options *options)
 {
     lgv_error err;
     lgv_dataset *d = NULL;
-    must(lgv_dataset_open(scratch_path(name), options, &d, &err), &err);
+    OK(lgv_dataset_open(scratch_path(name), options, &d, &err));
     return d;
 }
 
@@ -95,7 +78,7 @@ static void sorted_by_path_bytes(void **state)
     put_png("order/a.png", 40, 40, 1, 2);
     put_png("order/a/2.dat", 40, 40, 1, 3); /* by content, not by name; '.' sorts before '/' */
     put_png("order/a-1.png", 40, 40, 1, 1); /* '-' sorts before '.' */
-    put("order/notes.png", "no picture", 10);
+    scratch_put("order/notes.png", "no picture", 10);
     put_png("order/.hidden/9.png", 40, 40, 1, 9);
     char *loop = strdup(scratch_path("order/b/loop"));
     assert_int_equal(symlink("..", loop), 0);
@@ -108,7 +91,7 @@ static void sorted_by_path_bytes(void **state)
     for (int64_t i = 0; i < 4; i++) {
         lgv_error err;
         uint8_t pixels[32 * 32];
-        must(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, i, 0, 0, pixels, NULL, &err));
         assert_int_equal(pixels[0], 1 + i);
     }
     lgv_dataset_free(d);
@@ -139,9 +122,9 @@ static void classes_are_folders(void **state)
 
 static void clear_errors(void **state)
 {
-    put("empty/keep", "", 0);
+    scratch_put("empty/keep", "", 0);
     unlink(scratch_path("empty/keep"));
-    put("text/readme.txt", "hello", 5);
+    scratch_put("text/readme.txt", "hello", 5);
     expect_error("missing", NULL, "there is no data folder");
     expect_error("empty", NULL, "it is empty");
     expect_error("text", NULL, "readme.txt");
@@ -149,7 +132,7 @@ static void clear_errors(void **state)
     put_png("one/1.png", 8, 8, 1, 0);
     expect_error("one", &(lgv_dataset_options){.channels = 2}, "1 or 3 channels");
     expect_error("one", &(lgv_dataset_options){.validation = 1}, "leave none");
-    put("broken/1.png", "\x89PNG\r\n\x1a\n rubbish", 16);
+    scratch_put("broken/1.png", "\x89PNG\r\n\x1a\n rubbish", 16);
     expect_error("broken", NULL, "can be read");
 }
 
@@ -167,18 +150,18 @@ static void idx_padding_and_pairs(void **state)
     for (int i = 0; i < 10; i++) assert_int_equal(lgv_dataset_label(d, 0, i), i % 3);
     lgv_error err;
     uint8_t pixels[32 * 32];
-    must(lgv_dataset_read(d, 0, 6, 0, 0, pixels, NULL, &err), &err);
+    OK(lgv_dataset_read(d, 0, 6, 0, 0, pixels, NULL, &err));
     for (int y = 0; y < 32; y++)
         for (int x = 0; x < 32; x++)
             assert_int_equal(pixels[y * 32 + x], x >= 2 && x < 30 && y >= 2 && y < 30 ? 7 : 0);
-    must(lgv_dataset_read(d, 1, 3, 0, 0, pixels, NULL, &err), &err);
+    OK(lgv_dataset_read(d, 1, 3, 0, 0, pixels, NULL, &err));
     assert_int_equal(pixels[16 * 32 + 16], 4);
     assert_int_equal(lgv_dataset_read(d, 1, 4, 0, 0, pixels, NULL, &err), LGV_ERR_ARGUMENT);
     lgv_dataset_free(d);
     d = open_data("idx/train-images-idx3-ubyte",
                   &(lgv_dataset_options){.resolution = 14, .channels = 3});
     uint8_t small[14 * 14 * 3];
-    must(lgv_dataset_read(d, 0, 0, 0, 0, small, NULL, &err), &err);
+    OK(lgv_dataset_read(d, 0, 0, 0, 0, small, NULL, &err));
     for (size_t i = 0; i < sizeof small; i++) assert_int_equal(small[i], 1);
     lgv_dataset_free(d);
 }
@@ -231,13 +214,12 @@ static void every_kind_of_file(void **state)
     lgv_dataset *d = NULL;
     lgv_error err;
     uint8_t pixels[64 * 64 * 3];
-    must(lgv_dataset_open(LGV_SOURCE_DIR "/tests/golden/images",
-                          &(lgv_dataset_options){.resolution = 64}, &d, &err),
-         &err);
+    OK(lgv_dataset_open(LGV_SOURCE_DIR "/tests/golden/images",
+                        &(lgv_dataset_options){.resolution = 64}, &d, &err));
     assert_int_equal(lgv_dataset_channels(d), 3);
     assert_true(lgv_dataset_count(d) >= 50);
     for (int64_t i = 0; i < lgv_dataset_count(d); i++)
-        must(lgv_dataset_read(d, 0, i, 1, 2, pixels, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, i, 1, 2, pixels, NULL, &err));
     assert_int_equal(lgv_dataset_skipped(d), 0);
     lgv_dataset_free(d);
 }
@@ -246,7 +228,7 @@ static void make_mixed(void)
 {
     put_png("mixed/00.png", 50, 33, 1, 10);
     put_png("mixed/01.png", 36, 36, 3, 20);
-    put("mixed/02.png", "\x89PNG\r\n\x1a\n cut short", 18);
+    scratch_put("mixed/02.png", "\x89PNG\r\n\x1a\n cut short", 18);
     put_png("mixed/03.png", 33, 64, 4, 40);
     put_png("mixed/04.png", 20, 20, 2, 60);
 }
@@ -259,11 +241,11 @@ static void broken_pictures_are_replaced(void **state)
     int64_t used;
     uint8_t a[32 * 32 * 3], b[32 * 32 * 3];
     assert_int_equal(lgv_dataset_channels(d), 3);
-    must(lgv_dataset_read(d, 0, 2, 5, 9, a, &used, &err), &err);
+    OK(lgv_dataset_read(d, 0, 2, 5, 9, a, &used, &err));
     assert_int_equal(used, 3);
-    must(lgv_dataset_read(d, 0, 3, 5, 9, b, &used, &err), &err);
+    OK(lgv_dataset_read(d, 0, 3, 5, 9, b, &used, &err));
     assert_memory_equal(a, b, sizeof a);
-    must(lgv_dataset_read(d, 0, 2, 5, 9, a, &used, &err), &err);
+    OK(lgv_dataset_read(d, 0, 2, 5, 9, a, &used, &err));
     assert_int_equal(lgv_dataset_skipped(d), 1); /* counted once */
     assert_non_null(strstr(lgv_dataset_skipped_at(d, 0), "02.png"));
     lgv_dataset_free(d);
@@ -281,12 +263,12 @@ static uint8_t *load(int threads, int64_t first, int64_t n, size_t memory, size_
     lgv_loader_options o = {.seed = 7, .first = first, .ahead = 6, .threads = threads};
     lgv_loader *l;
     lgv_error err;
-    must(lgv_loader_new(d, &o, &l, &err), &err);
+    OK(lgv_loader_new(d, &o, &l, &err));
     *size = (size_t)n * 32 * 32 * 3;
     uint8_t *out = malloc(*size);
     double waited = 0;
     for (int64_t i = 0; i < n; i += 4)
-        must(lgv_loader_next(l, 4, out + i * 32 * 32 * 3, NULL, &waited, &err), &err);
+        OK(lgv_loader_next(l, 4, out + i * 32 * 32 * 3, NULL, &waited, &err));
     lgv_loader_free(l);
     lgv_dataset_free(d);
     return out;
@@ -318,13 +300,13 @@ static void given_orders(void **state)
     lgv_loader *l;
     lgv_error err;
     uint8_t pixels[4 * 16];
-    must(lgv_loader_new(d, &o, &l, &err), &err);
+    OK(lgv_loader_new(d, &o, &l, &err));
     lgv_loader_epoch(l, 0, (const int64_t[]){5, 4, 3, 2, 1, 0});
-    must(lgv_loader_next(l, 2, pixels, NULL, NULL, &err), &err);
+    OK(lgv_loader_next(l, 2, pixels, NULL, NULL, &err));
     assert_int_equal(pixels[0], 4);
     assert_int_equal(pixels[16], 3);
     lgv_loader_epoch(l, 1, (const int64_t[]){0, 1, 2, 3, 4, 5});
-    must(lgv_loader_next(l, 4, pixels, NULL, NULL, &err), &err);
+    OK(lgv_loader_next(l, 4, pixels, NULL, NULL, &err));
     assert_int_equal(pixels[0], 1);
     assert_int_equal(pixels[48], 4);
     lgv_loader_free(l);
@@ -339,18 +321,18 @@ static void all_broken_is_an_error(void **state)
         put_png(name, 40, 40, 3, k);
         lgv_map map;
         lgv_error err;
-        must(lgv_map_open(scratch_path(name), &map, &err), &err);
+        OK(lgv_map_open(scratch_path(name), &map, &err));
         uint8_t head[48]; /* the header says 40x40, the rest is gone */
         memcpy(head, map.data, sizeof head);
         lgv_map_close(&map);
-        put(name, head, sizeof head);
+        scratch_put(name, head, sizeof head);
     }
     lgv_dataset *d = open_data("dead", NULL);
     lgv_loader_options o = {.ahead = 4, .threads = 2};
     lgv_loader *l;
     lgv_error err;
     uint8_t pixels[32 * 32 * 3];
-    must(lgv_loader_new(d, &o, &l, &err), &err);
+    OK(lgv_loader_new(d, &o, &l, &err));
     assert_int_equal(lgv_loader_next(l, 1, pixels, NULL, NULL, &err), LGV_ERR_FORMAT);
     assert_non_null(strstr(err.text, "none of the 3 pictures"));
     lgv_loader_free(l);
@@ -379,7 +361,7 @@ static void crops_and_flips(void **state)
     uint8_t pixels[32 * 32];
     int offsets[33] = {0}, kinds = 0, flips = 0;
     for (uint64_t s = 0; s < 400; s++) {
-        must(lgv_dataset_read(d, 0, 0, 1, s, pixels, NULL, &err), &err);
+        OK(lgv_dataset_read(d, 0, 0, 1, s, pixels, NULL, &err));
         int flip = pixels[0] > pixels[31], first = flip ? pixels[31] : pixels[0];
         assert_int_equal(abs(pixels[31] - pixels[0]), 31);
         assert_in_range(first, 0, 32);
@@ -391,7 +373,7 @@ static void crops_and_flips(void **state)
     assert_in_range(flips, 150, 250);
     lgv_dataset_free(d);
     d = open_data("wide", &(lgv_dataset_options){.center_crop = 1, .channels = 1});
-    must(lgv_dataset_read(d, 0, 0, 1, 5, pixels, NULL, &err), &err);
+    OK(lgv_dataset_read(d, 0, 0, 1, 5, pixels, NULL, &err));
     assert_int_equal(pixels[0], 16);
     lgv_dataset_free(d);
 }

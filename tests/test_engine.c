@@ -14,15 +14,11 @@
 #include "langevin/ops.h"
 #include "langevin/plan.h"
 #include "langevin/rng.h"
+#include "ok.h"
 
 enum { H = 8, C = 16, BATCH = 4, STEPS = 4 };
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 static lgv_id conv(lgv_graph *g, const char *name, lgv_id x, int out, int k, int stride)
 {

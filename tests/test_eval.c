@@ -14,15 +14,11 @@
 #include "core/file.h"
 #include "eval/eval.h"
 #include "langevin/rng.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/trainer.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 static void near(const char *what, double a, double b, double tolerance)
 {

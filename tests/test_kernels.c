@@ -13,13 +13,10 @@
 
 #include "langevin/plan.h"
 #include "langevin/rng.h"
+#include "ok.h"
 #include "op/op.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        if (call) fail_msg("%s", err.text);                                                        \
-    } while (0)
 
 typedef struct rig {
     lgv_graph *g;

@@ -16,14 +16,8 @@
 #include "langevin/model.h"
 #include "langevin/ops.h"
 #include "langevin/safetensors.h"
+#include "ok.h"
 #include "scratch.h"
-
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
-    } while (0)
 
 /* The call fails with the status, and its sentence holds every given part. */
 #define FAILS(wanted, part, call)                                                                  \
@@ -46,8 +40,8 @@ static lgv_model *model_from(const char *config)
 {
     lgv_unet2d_config c;
     lgv_model *m = NULL;
-    OK(lgv_unet2d_config_parse(config, strlen(config), "config.json", &c, err));
-    OK(lgv_model_new_unet2d(&c, &m, err));
+    MUST(lgv_unet2d_config_parse(config, strlen(config), "config.json", &c, err));
+    MUST(lgv_model_new_unet2d(&c, &m, err));
     return m;
 }
 
@@ -67,7 +61,7 @@ static lgv_graph *graph_of(const lgv_model *m)
     lgv_model_inputs_none(&in);
     in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){2, size, size, info->in_channels});
     lgv_model_inputs_from_step(m, g, 2, &in);
-    OK(lgv_model_build(m, g, &in, &y, err));
+    MUST(lgv_model_build(m, g, &in, &y, err));
     return g;
 }
 
@@ -75,9 +69,9 @@ static stock stock_new(const lgv_model *m)
 {
     stock s = {NULL, NULL};
     lgv_graph *g = graph_of(m);
-    OK(lgv_device_new("cpu:scalar", 1, &s.device, err));
-    OK(lgv_store_new(s.device, &s.store, err));
-    OK(lgv_store_declare(s.store, g, err));
+    MUST(lgv_device_new("cpu:scalar", 1, &s.device, err));
+    MUST(lgv_store_new(s.device, &s.store, err));
+    MUST(lgv_store_declare(s.store, g, err));
     lgv_graph_free(g);
     return s;
 }
@@ -96,7 +90,7 @@ static float *values(const stock *s, const char *set, const char *name, int64_t 
     lgv_store_at(s->store, index, &rank, dim, NULL);
     for (int k = 0; k < rank; k++) n *= dim[k];
     float *v = malloc((size_t)n * sizeof *v);
-    OK(lgv_store_read(s->store, set, index, v, n, err));
+    MUST(lgv_store_read(s->store, set, index, v, n, err));
     *count = n;
     return v;
 }
@@ -122,7 +116,7 @@ static void write_text(const char *path, const char *text)
 
 static void make_folder(const char *path)
 {
-    OK(lgv_make_dir(path, err));
+    MUST(lgv_make_dir(path, err));
 }
 
 static const char *in_folder(const char *folder, const char *name)
@@ -142,11 +136,11 @@ static void presets(void **state)
     assert_string_equal(lgv_model_presets(0, &summary), "unet-32");
     assert_null(lgv_model_presets(3, NULL));
     for (int i = 0; i < 3; i++) {
-        OK(lgv_model_open(lgv_model_presets(i, NULL), NULL, &m, err));
+        MUST(lgv_model_open(lgv_model_presets(i, NULL), NULL, &m, err));
         assert_true(lgv_model_describe(m)->from_preset);
         lgv_model_free(m);
     }
-    OK(lgv_model_open(
+    MUST(lgv_model_open(
         "UNET_64", &(lgv_model_options){.channels = 1, .resolution = 48, .classes = 10}, &m, err));
     const lgv_model_info *info = lgv_model_describe(m);
     assert_int_equal(info->in_channels, 1);
@@ -217,7 +211,7 @@ static void trace(void **state)
     lgv_model *m = model_from(article);
     lgv_model_stage *stages = NULL;
     int count = 0;
-    OK(lgv_model_trace(m, 32, 128, 128, &stages, &count, err));
+    MUST(lgv_model_trace(m, 32, 128, 128, &stages, &count, err));
     assert_int_equal(count, sizeof want / sizeof want[0]);
     for (int i = 0; i < count; i++) {
         assert_int_equal(stages[i].rank, i == 1 ? 2 : 4);
@@ -279,20 +273,20 @@ static void save_and_load(void **state)
     const char *folder = scratch_path("saved");
     lgv_model *m = model_from(small_config), *again = NULL;
     stock a = stock_new(m), b;
-    OK(lgv_model_init(m, a.store, "weight", NULL, 5, err));
-    OK(lgv_model_save(m, a.store, "weight", folder, err));
+    MUST(lgv_model_init(m, a.store, "weight", NULL, 5, err));
+    MUST(lgv_model_save(m, a.store, "weight", folder, err));
 
-    OK(lgv_model_open(folder, NULL, &again, err));
+    MUST(lgv_model_open(folder, NULL, &again, err));
     assert_string_equal(lgv_model_describe(again)->weights_raw, folder);
     assert_memory_equal(lgv_model_unet2d(again), lgv_model_unet2d(m), sizeof(lgv_unet2d_config));
     b = stock_new(again);
-    OK(lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    MUST(lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_BEST, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
     FAILS(LGV_ERR_ARGUMENT, "no averaged (EMA) weights",
           lgv_model_load_weights(again, b.store, "weight", LGV_WEIGHTS_EMA, err));
 
     lgv_safetensors *f = NULL; /* in the order of the safetensors package: by name */
-    OK(lgv_safetensors_open(in_folder(folder, "diffusion_pytorch_model.safetensors"), &f, err));
+    MUST(lgv_safetensors_open(in_folder(folder, "diffusion_pytorch_model.safetensors"), &f, err));
     assert_string_equal(lgv_safetensors_metadata(f, "format"), "pt");
     for (size_t i = 1; i < lgv_safetensors_count(f); i++)
         assert_true(strcmp(lgv_safetensors_at(f, i - 1)->name, lgv_safetensors_at(f, i)->name) < 0);
@@ -331,7 +325,7 @@ static void write_weights(const lgv_model *m, const stock *s, const char *path, 
     lgv_safetensors_writer *w = NULL;
     float *kept[512];
     int n_kept = 0;
-    OK(lgv_safetensors_writer_new(&w, err));
+    MUST(lgv_safetensors_writer_new(&w, err));
     for (int i = first; i < last; i++) {
         int rank;
         int64_t dim[LGV_MAX_RANK], n;
@@ -347,12 +341,12 @@ static void write_weights(const lgv_model *m, const stock *s, const char *path, 
         snprintf(text, sizeof text, "%s", name);
         if (how->old_names) old_name_of(name, text);
         if (strcmp(text, name) && rank == 2) rank = 4;
-        OK(lgv_safetensors_add(w, text, LGV_F32, rank, dim, v, err));
+        MUST(lgv_safetensors_add(w, text, LGV_F32, rank, dim, v, err));
         kept[n_kept++] = v;
     }
     static const float one = 1;
-    if (how->add) OK(lgv_safetensors_add(w, how->add, LGV_F32, 1, (int64_t[]){1}, &one, err));
-    OK(lgv_safetensors_write(w, path, err));
+    if (how->add) MUST(lgv_safetensors_add(w, how->add, LGV_F32, 1, (int64_t[]){1}, &one, err));
+    MUST(lgv_safetensors_write(w, path, err));
     lgv_safetensors_writer_free(w);
     for (int i = 0; i < n_kept; i++) free(kept[i]);
 }
@@ -363,10 +357,10 @@ static void other_files(void **state)
     lgv_model *m = model_from(small_config), *opened = NULL;
     int count = lgv_model_describe(m)->tensors;
     stock a = stock_new(m), b = stock_new(m);
-    OK(lgv_model_init(m, a.store, "weight", NULL, 9, err));
+    MUST(lgv_model_init(m, a.store, "weight", NULL, 9, err));
     make_folder(folder);
     write_text(in_folder(folder, "config.json"), small_config);
-    OK(lgv_model_open(folder, NULL, &opened, err));
+    MUST(lgv_model_open(folder, NULL, &opened, err));
     FAILS(LGV_ERR_ARGUMENT, "holds no weights",
           lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     lgv_model_free(opened);
@@ -374,8 +368,8 @@ static void other_files(void **state)
     char file[1024];
     snprintf(file, sizeof file, "%s/diffusion_pytorch_model.safetensors", folder);
     write_weights(m, &a, file, &(rewrite){.old_names = 1}, 0, count);
-    OK(lgv_model_open(folder, NULL, &opened, err));
-    OK(lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_RAW, err));
+    MUST(lgv_model_open(folder, NULL, &opened, err));
+    MUST(lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_RAW, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
 
     write_weights(m, &a, file, &(rewrite){.drop = "conv_in.bias"}, 0, count);
@@ -390,7 +384,7 @@ static void other_files(void **state)
     write_text(file, "not a safetensors file at all");
     FAILS(LGV_ERR_FORMAT, "diffusion_pytorch_model.safetensors",
           lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
-    OK(lgv_remove_tree(file, err));
+    MUST(lgv_remove_tree(file, err));
 
     write_weights(m, &a, in_folder(folder, "one.safetensors"), &(rewrite){0}, 0, count / 2);
     write_weights(m, &a, in_folder(folder, "two.safetensors"), &(rewrite){0}, count / 2, count);
@@ -403,10 +397,10 @@ static void other_files(void **state)
     snprintf(index + used, (1 << 16) - used, "}}");
     write_text(in_folder(folder, "diffusion_pytorch_model.safetensors.index.json"), index);
     free(index);
-    OK(lgv_store_zero(b.store, "weight", err));
+    MUST(lgv_store_zero(b.store, "weight", err));
     lgv_model_free(opened);
-    OK(lgv_model_open(folder, NULL, &opened, err));
-    OK(lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    MUST(lgv_model_open(folder, NULL, &opened, err));
+    MUST(lgv_model_load_weights(opened, b.store, "weight", LGV_WEIGHTS_BEST, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
     lgv_model_free(opened);
     lgv_model_free(m);
@@ -422,17 +416,17 @@ static void layouts(void **state)
     const lgv_model_info *info;
     stock a = stock_new(m), b = stock_new(m);
     snprintf(root, sizeof root, "%s", scratch_path("pipeline"));
-    OK(lgv_model_init(m, a.store, "weight", NULL, 1, err));
-    OK(lgv_model_init(m, a.store, "ema", NULL, 2, err));
+    MUST(lgv_model_init(m, a.store, "weight", NULL, 1, err));
+    MUST(lgv_model_init(m, a.store, "ema", NULL, 2, err));
 
     /* A pipeline. */
-    OK(lgv_model_save(m, a.store, "weight", in_folder(root, "unet"), err));
+    MUST(lgv_model_save(m, a.store, "weight", in_folder(root, "unet"), err));
     make_folder(in_folder(root, "scheduler"));
     write_text(in_folder(root, "scheduler/scheduler_config.json"),
                "{\"_class_name\": \"DDPMScheduler\"}");
     write_text(in_folder(root, "model_index.json"),
                "{\"_class_name\": \"DDPMPipeline\", \"unet\": [\"diffusers\", \"UNet2DModel\"]}");
-    OK(lgv_model_open(root, NULL, &o, err));
+    MUST(lgv_model_open(root, NULL, &o, err));
     info = lgv_model_describe(o);
     assert_string_equal(info->weights_raw, in_folder(root, "unet"));
     assert_null(info->weights_ema);
@@ -442,29 +436,29 @@ static void layouts(void **state)
     lgv_model_free(o);
 
     /* Its network alone still finds the scheduler. */
-    OK(lgv_model_open(in_folder(root, "unet"), NULL, &o, err));
+    MUST(lgv_model_open(in_folder(root, "unet"), NULL, &o, err));
     assert_string_equal(lgv_model_describe(o)->scheduler, in_folder(root, "scheduler"));
     lgv_model_free(o);
 
     /* The output of a run: unet/ holds averages, the newest checkpoint both. */
-    OK(lgv_model_save(m, a.store, "weight", in_folder(root, "checkpoint-9/unet"), err));
-    OK(lgv_model_save(m, a.store, "ema", in_folder(root, "checkpoint-9/unet_ema"), err));
-    OK(lgv_model_save(m, a.store, "weight", in_folder(root, "checkpoint-10/unet"), err));
-    OK(lgv_model_save(m, a.store, "ema", in_folder(root, "checkpoint-10/unet_ema"), err));
+    MUST(lgv_model_save(m, a.store, "weight", in_folder(root, "checkpoint-9/unet"), err));
+    MUST(lgv_model_save(m, a.store, "ema", in_folder(root, "checkpoint-9/unet_ema"), err));
+    MUST(lgv_model_save(m, a.store, "weight", in_folder(root, "checkpoint-10/unet"), err));
+    MUST(lgv_model_save(m, a.store, "ema", in_folder(root, "checkpoint-10/unet_ema"), err));
     write_text(in_folder(root, "checkpoint-10/trainer.json"), "{}");
-    OK(lgv_model_save(m, a.store, "ema", in_folder(root, "unet"), err));
-    OK(lgv_model_open(root, NULL, &o, err));
+    MUST(lgv_model_save(m, a.store, "ema", in_folder(root, "unet"), err));
+    MUST(lgv_model_open(root, NULL, &o, err));
     info = lgv_model_describe(o);
     assert_string_equal(info->weights_raw, in_folder(root, "checkpoint-10/unet"));
     assert_string_equal(info->weights_ema, in_folder(root, "unet"));
-    OK(lgv_model_load_weights(o, b.store, "weight", LGV_WEIGHTS_RAW, err));
+    MUST(lgv_model_load_weights(o, b.store, "weight", LGV_WEIGHTS_RAW, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
-    OK(lgv_model_load_weights(o, b.store, "weight", LGV_WEIGHTS_BEST, err));
+    MUST(lgv_model_load_weights(o, b.store, "weight", LGV_WEIGHTS_BEST, err));
     assert_same_sets(m, &a, "ema", &b, "weight");
     lgv_model_free(o);
 
     /* A checkpoint. */
-    OK(lgv_model_open(in_folder(root, "checkpoint-10"), NULL, &o, err));
+    MUST(lgv_model_open(in_folder(root, "checkpoint-10"), NULL, &o, err));
     info = lgv_model_describe(o);
     assert_string_equal(info->weights_raw, in_folder(root, "checkpoint-10/unet"));
     assert_string_equal(info->weights_ema, in_folder(root, "checkpoint-10/unet_ema"));
@@ -473,18 +467,18 @@ static void layouts(void **state)
 
     /* Everything in one folder, as google/ddpm-cifar10-32. */
     snprintf(root, sizeof root, "%s", scratch_path("flat"));
-    OK(lgv_model_save(m, a.store, "weight", root, err));
+    MUST(lgv_model_save(m, a.store, "weight", root, err));
     write_text(in_folder(root, "scheduler_config.json"), "{\"_class_name\": \"DDPMScheduler\"}");
     write_text(in_folder(root, "model_index.json"), "{\"_class_name\": \"DDPMPipeline\"}");
-    OK(lgv_model_open(root, NULL, &o, err));
+    MUST(lgv_model_open(root, NULL, &o, err));
     info = lgv_model_describe(o);
     assert_string_equal(info->weights_raw, root);
     assert_string_equal(info->scheduler, root);
     lgv_model_free(o);
 
     /* A configuration alone; options that fit and options that do not. */
-    OK(lgv_model_open(in_folder(root, "config.json"),
-                      &(lgv_model_options){.channels = 3, .resolution = 24}, &o, err));
+    MUST(lgv_model_open(in_folder(root, "config.json"),
+                        &(lgv_model_options){.channels = 3, .resolution = 24}, &o, err));
     assert_null(lgv_model_describe(o)->weights_raw);
     assert_int_equal(lgv_model_describe(o)->width, 24);
     lgv_model_free(o);
@@ -521,7 +515,7 @@ static void labels(void **state)
           lgv_model_build(classes, g, &in, &y, err));
     in.label = lgv_step_row(g, 2, LGV_FIELD_LABEL);
     FAILS(LGV_ERR_ARGUMENT, "no class embedding", lgv_model_build(plain, g, &in, &y, err));
-    OK(lgv_model_build(classes, g, &in, &y, err));
+    MUST(lgv_model_build(classes, g, &in, &y, err));
     in.sample = lgv_input(g, "odd", LGV_F32, 4, (int64_t[]){2, 16, 15, 3});
     FAILS(LGV_ERR_SHAPE, "multiples of 2", lgv_model_build(classes, g, &in, &y, err));
     in.sample = lgv_input(g, "grey", LGV_F32, 4, (int64_t[]){2, 16, 16, 1});
@@ -560,7 +554,7 @@ static void check_initialisation(const json_t *entry)
     stock s = stock_new(m);
     lgv_torch_rng rng;
     lgv_torch_seed(&rng, (uint64_t)json_integer_value(json_object_get(entry, "seed")));
-    OK(lgv_model_init(m, s.store, "weight", &rng, 0, err));
+    MUST(lgv_model_init(m, s.store, "weight", &rng, 0, err));
     assert_int_equal(json_array_size(tensors), lgv_model_describe(m)->tensors);
     for (size_t i = 0; i < json_array_size(tensors); i++) {
         const json_t *t = json_array_get(tensors, i);
@@ -579,7 +573,7 @@ static void check_initialisation(const json_t *entry)
 static void initialisation(void **state)
 {
     lgv_json j;
-    OK(lgv_json_load(LGV_SOURCE_DIR "/tests/golden/init_unet2d.json", &j, err));
+    MUST(lgv_json_load(LGV_SOURCE_DIR "/tests/golden/init_unet2d.json", &j, err));
     const json_t *models = json_object_get(j.root, "models");
     assert_true(json_array_size(models) >= 4);
     for (size_t i = 0; i < json_array_size(models); i++) {
@@ -596,8 +590,8 @@ static void philox_initialisation(void **state)
     lgv_model *m = model_from(small_config);
     stock a = stock_new(m), b = stock_new(m);
     int64_t n;
-    OK(lgv_model_init(m, a.store, "weight", NULL, 3, err));
-    OK(lgv_model_init(m, b.store, "weight", NULL, 3, err));
+    MUST(lgv_model_init(m, a.store, "weight", NULL, 3, err));
+    MUST(lgv_model_init(m, b.store, "weight", NULL, 3, err));
     assert_same_sets(m, &a, "weight", &b, "weight");
     float *v = values(&a, "weight", "down_blocks.1.resnets.0.conv2.weight", &n);
     double bound = 1 / 12.0, squares = 0; /* fan_in 16*3*3 */
@@ -611,7 +605,7 @@ static void philox_initialisation(void **state)
     v = values(&a, "weight", "conv_norm_out.weight", &n);
     for (int64_t i = 0; i < n; i++) assert_true(v[i] == 1);
     free(v);
-    OK(lgv_model_init(m, b.store, "weight", NULL, 4, err));
+    MUST(lgv_model_init(m, b.store, "weight", NULL, 4, err));
     float *x = values(&a, "weight", "conv_in.weight", &n),
           *y = values(&b, "weight", "conv_in.weight", &n);
     assert_true(memcmp(x, y, (size_t)n * sizeof *x) != 0);

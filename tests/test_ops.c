@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "langevin/rng.h"
+#include "ok.h"
 #include "plan/planner.h"
 
 enum { MAX_IN = 24 };
@@ -27,11 +28,6 @@ typedef struct instance {
 } instance;
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 static void graph_make(instance *t, const lgv_example *e, bool widen)
 {

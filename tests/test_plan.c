@@ -13,14 +13,10 @@
 #include "graph/node.h"
 #include "langevin/ops.h"
 #include "langevin/plan.h"
+#include "ok.h"
 #include "types.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 /* A device with a store of the parameters of g and the usual sets, all zero. */
 typedef struct bench {

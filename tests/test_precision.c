@@ -14,15 +14,11 @@
 
 #include "langevin/ops.h"
 #include "network.h"
+#include "ok.h"
 #include "plan/planner.h"
 #include "types.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 /* --- The pass --------------------------------------------------------------------------------------- */
 static int count_op(const lgv_graph *g, lgv_opcode op)

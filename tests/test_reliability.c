@@ -17,26 +17,12 @@
 
 #include "core/file.h"
 #include "langevin/rng.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/trainer.h"
 #include "training.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
-
-/* Paths that outlive scratch_path's ring. */
-static const char *keep(const char *name)
-{
-    static char paths[64][512];
-    static int next;
-    char *path = paths[next++ % 64];
-    snprintf(path, 512, "%s", scratch_path(name));
-    return path;
-}
 
 static const char *inside(const char *folder, const char *name)
 {
@@ -47,7 +33,7 @@ static const char *inside(const char *folder, const char *name)
 
 static training_setup setup(const char *output)
 {
-    return (training_setup){.data = keep("pictures"),
+    return (training_setup){.data = scratch_keep("pictures"),
                             .options = {.output_dir = output,
                                         .max_train_steps = 12,
                                         .train_batch_size = 2,
@@ -127,7 +113,7 @@ static lgv_status no_number(void *arg, int64_t index, float *x0, lgv_error *e)
 
 static void losses_that_are_no_numbers_stop_the_run(void **state)
 {
-    const char *output = keep("nan");
+    const char *output = scratch_keep("nan");
     training_setup s = setup(output);
     s.options.checkpointing_steps = 1;
     float x = 0.5f;
@@ -157,7 +143,7 @@ static void losses_that_are_no_numbers_stop_the_run(void **state)
 /* What is saved while the loss is too high replaces nothing. */
 static void bad_weights_replace_nothing(void **state)
 {
-    const char *output = keep("bad");
+    const char *output = scratch_keep("bad");
     training_setup s = setup(output);
     s.options.checkpoints_total_limit = 1;
     training *t = training_new(&s);
@@ -206,7 +192,7 @@ static void hold_the_folder(const char *output, int ready)
 
 static void a_second_trainer_is_told_who_holds_the_folder(void **state)
 {
-    const char *output = keep("held");
+    const char *output = scratch_keep("held");
     int ready[2];
     char byte, who[64], host[256] = "";
     assert_int_equal(pipe(ready), 0);
@@ -233,7 +219,7 @@ static void a_second_trainer_is_told_who_holds_the_folder(void **state)
 
 static void leftovers_of_a_kill_are_cleared(void **state)
 {
-    const char *output = keep("leftovers");
+    const char *output = scratch_keep("leftovers");
     training_setup s = setup(output);
     training *t = training_new(&s);
     training_steps(t, 1, NULL);
@@ -248,7 +234,7 @@ static void leftovers_of_a_kill_are_cleared(void **state)
     for (size_t i = 0; i < 2; i++) scratch_write(inside(output, mine[i]), "x", 1);
     /* A kill between checkpoint and refresh, or another program: the model is not that of the checkpoint. */
     char before[65], after[65];
-    const char *model = keep("leftovers/unet/diffusion_pytorch_model.safetensors");
+    const char *model = scratch_keep("leftovers/unet/diffusion_pytorch_model.safetensors");
     OK(lgv_sha256_file(model, before, &err));
     scratch_write(model, "older", 5);
     s.resume = "latest";
@@ -288,7 +274,7 @@ static long size_of(const char *path)
 
 static void one_bit_anywhere_is_found(void **state)
 {
-    const char *output = keep("bits");
+    const char *output = scratch_keep("bits");
     training_setup s = setup(output);
     training *t = training_new(&s);
     for (int i = 0; i < 2; i++) {

@@ -18,26 +18,12 @@
 #include <jansson.h>
 
 #include "core/file.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/trainer.h"
 #include "training.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
-
-/* Paths that outlive scratch_path's ring. */
-static const char *keep(const char *name)
-{
-    static char paths[32][512];
-    static int next;
-    char *path = paths[next++ % 32];
-    snprintf(path, 512, "%s", scratch_path(name));
-    return path;
-}
 
 static bool exists(const char *folder, const char *name)
 {
@@ -49,7 +35,7 @@ static bool exists(const char *folder, const char *name)
 /* 4-picture batches of 10 pictures: epochs end inside batches (philox) or drop two (torch). */
 static training_setup setup(const char *output, lgv_rng_kind rng)
 {
-    return (training_setup){.data = keep("pictures"),
+    return (training_setup){.data = scratch_keep("pictures"),
                             .data_options = {.random_flip = 1},
                             .options = {.output_dir = output,
                                         .max_train_steps = 8,
@@ -86,7 +72,7 @@ static void resumes(lgv_rng_kind rng, lgv_mixed_precision precision, const char 
     training_steps(t, 1, part + at); /* lost by the "kill" */
     training_free(t);
     /* Only the folder is stated: everything else comes from the checkpoint. */
-    training *u = training_new(&(training_setup){.data = keep("pictures"),
+    training *u = training_new(&(training_setup){.data = scratch_keep("pictures"),
                                                  .threads = 2,
                                                  .resume = "latest",
                                                  .options = {.output_dir = output}});
@@ -103,19 +89,20 @@ static void resumes(lgv_rng_kind rng, lgv_mixed_precision precision, const char 
 
 static void philox_run_resumes_bit_for_bit(void **state)
 {
-    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, keep("philox3"), 3);
-    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, keep("philox5"), 5);
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, scratch_keep("philox3"), 3);
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_DEFAULT, scratch_keep("philox5"), 5);
 }
 
 static void torch_run_resumes_bit_for_bit(void **state)
 {
-    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, keep("torch3"), 3); /* in the middle of an epoch */
-    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, keep("torch4"), 4); /* at its end */
+    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, scratch_keep("torch3"),
+            3); /* in the middle of an epoch */
+    resumes(LGV_RNG_TORCH, LGV_MIXED_DEFAULT, scratch_keep("torch4"), 4); /* at its end */
 }
 
 static void bf16_run_resumes_bit_for_bit(void **state)
 {
-    resumes(LGV_RNG_PHILOX, LGV_MIXED_BF16, keep("bf16"), 3);
+    resumes(LGV_RNG_PHILOX, LGV_MIXED_BF16, scratch_keep("bf16"), 3);
 }
 
 /* ---- the whole loop ---- */
@@ -159,7 +146,7 @@ static int log_lines(const char *output)
 
 static void a_run_that_is_stopped_goes_on(void **state)
 {
-    const char *output = keep("run");
+    const char *output = scratch_keep("run");
     uint64_t want;
     double loss[8];
     training_setup s = setup(output, LGV_RNG_PHILOX);
@@ -219,7 +206,7 @@ static void validation_is_repeatable(void **state)
 
 static void changed_options_are_named(void **state)
 {
-    const char *output = keep("changed");
+    const char *output = scratch_keep("changed");
     training_setup s = setup(output, LGV_RNG_PHILOX);
     training *t = training_new(&s);
     training_steps(t, 2, NULL);
@@ -252,7 +239,7 @@ static void changed_options_are_named(void **state)
     /* Other pictures are an error unless allowed. */
     training_pictures("others", 10, 16, 3);
     training_setup other = {
-        .data = keep("others"), .resume = "latest", .options = {.output_dir = output}};
+        .data = scratch_keep("others"), .resume = "latest", .options = {.output_dir = output}};
     scratch_write(scratch_path("others/extra.png"), "\x89PNG\r\n\x1a\n", 8);
     assert_int_not_equal(training_try(&other, &t, &err), LGV_OK);
     assert_non_null(strstr(err.text, "--allow-data-change"));
@@ -268,7 +255,7 @@ static void changed_options_are_named(void **state)
 /* Weights do not depend on it, so a run may go on in the other precision, which says so. */
 static void another_precision_is_named(void **state)
 {
-    const char *output = keep("precision");
+    const char *output = scratch_keep("precision");
     training_setup s = setup(output, LGV_RNG_PHILOX);
     s.options.mixed_precision = LGV_MIXED_BF16;
     training *t = training_new(&s);
@@ -312,7 +299,7 @@ static void flip_bit(const char *path)
 
 static void damage(const char *file, void (*how)(const char *path), const char *part)
 {
-    const char *output = keep("damage");
+    const char *output = scratch_keep("damage");
     lgv_remove_tree(output, NULL);
     training_setup s = setup(output, LGV_RNG_PHILOX);
     training *t = training_new(&s);
@@ -375,7 +362,7 @@ static void wait_beyond(const char *output, int64_t step)
  */
 static void kill_leaves_whole_checkpoints(void **state)
 {
-    const char *output = keep("killed");
+    const char *output = scratch_keep("killed");
     int64_t last = 0;
     for (int k = 0; k < 6; k++) {
         pid_t child = fork();
@@ -395,7 +382,7 @@ static void kill_leaves_whole_checkpoints(void **state)
         lgv_checkpoint_free(c);
     }
     training_setup s = {
-        .data = keep("pictures"), .resume = "latest", .options = {.output_dir = output}};
+        .data = scratch_keep("pictures"), .resume = "latest", .options = {.output_dir = output}};
     training *t = training_new(&s);
     training_steps(t, 1, NULL);
     training_free(t);
@@ -426,7 +413,7 @@ static void save_without_room(const char *output)
 
 static void a_full_disk_loses_nothing(void **state)
 {
-    const char *output = keep("full");
+    const char *output = scratch_keep("full");
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) save_without_room(output);
@@ -462,7 +449,7 @@ static lgv_status whole_life(const char *output)
    them: either the failure is reported, or it did not matter; never a crash. */
 static void failing_allocations_are_reported(void **state)
 {
-    const char *output = keep("memory");
+    const char *output = scratch_keep("memory");
     lgv_alloc_fail_after(0);
     assert_int_equal(whole_life(output), LGV_OK);
     uint64_t all = lgv_alloc_fail_after(0), failures = 0;
@@ -481,7 +468,7 @@ static void failing_allocations_are_reported(void **state)
 
 static void folders_are_not_overwritten(void **state)
 {
-    const char *output = keep("taken");
+    const char *output = scratch_keep("taken");
     lgv_checkpoint *c = NULL;
     OK(lgv_checkpoint_find(output, NULL, 0, &c, &err));
     OK(lgv_checkpoint_find(output, "latest", 0, &c, &err));
@@ -501,8 +488,9 @@ static void folders_are_not_overwritten(void **state)
     t = training_new(&s);
     assert_false(exists(output, "checkpoint-1"));
     training_free(t);
-    assert_int_equal(lgv_checkpoint_find(output, keep("nowhere"), 0, &c, &err), LGV_ERR_IO);
-    assert_int_equal(lgv_checkpoint_find(output, keep("pictures"), 0, &c, &err), LGV_ERR_FORMAT);
+    assert_int_equal(lgv_checkpoint_find(output, scratch_keep("nowhere"), 0, &c, &err), LGV_ERR_IO);
+    assert_int_equal(lgv_checkpoint_find(output, scratch_keep("pictures"), 0, &c, &err),
+                     LGV_ERR_FORMAT);
 }
 
 static int make_pictures(void **state)

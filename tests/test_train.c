@@ -14,16 +14,12 @@
 
 #include "golden.h"
 #include "langevin/ops.h"
+#include "ok.h"
 #include "scratch.h"
 #include "train/trainer.h"
 #include "training.h"
 
 static lgv_error err;
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        err.text[0] = 0;                                                                           \
-        if (call) fail_msg("%s: %s", #call, err.text);                                             \
-    } while (0)
 
 static void near(const char *what, double a, double b, double tolerance)
 {

@@ -15,14 +15,8 @@
 #include "io/json.h"
 #include "langevin/model.h"
 #include "langevin/ops.h"
+#include "ok.h"
 #include "scratch.h"
-
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
-    } while (0)
 
 /* A network with two levels and the given fields; later keys win over none: each key stands once.
  */
@@ -50,7 +44,7 @@ static lgv_status parse(const char *text, lgv_unet2d_config *c, lgv_error *err)
 
 static void accepts(const char *fields, lgv_unet2d_config *c)
 {
-    OK(parse(with(fields), c, err));
+    MUST(parse(with(fields), c, err));
 }
 
 static void refuses(const char *part, const char *fields)
@@ -66,11 +60,11 @@ static void defaults(void **state)
 {
     lgv_unet2d_config c, d;
     lgv_unet2d_config_default(&d);
-    OK(parse("{}", &c, err));
+    MUST(parse("{}", &c, err));
     assert_memory_equal(&c, &d, sizeof c);
     assert_int_equal(lgv_unet2d_divisor(&c), 8);
     assert_int_equal(lgv_unet2d_embedding(&c), 896);
-    OK(lgv_unet2d_config_check(&d, err));
+    MUST(lgv_unet2d_config_check(&d, err));
 }
 
 static void forms(void **state)
@@ -200,12 +194,12 @@ static void round_trip(void **state)
         lgv_safetensors *f = golden_open(file);
         const char *text = golden_metadata(f, "config"), *path = scratch_path("config.json"), *key;
         json_t *value;
-        OK(parse(text, &c, err));
-        OK(lgv_unet2d_config_save(&c, path, err));
-        OK(lgv_unet2d_config_load(path, &again, err));
+        MUST(parse(text, &c, err));
+        MUST(lgv_unet2d_config_save(&c, path, err));
+        MUST(lgv_unet2d_config_load(path, &again, err));
         assert_memory_equal(&c, &again, sizeof c);
-        OK(lgv_json_load(path, &ours, err));
-        OK(lgv_json_parse(text, strlen(text), golden[i], &theirs, err));
+        MUST(lgv_json_load(path, &ours, err));
+        MUST(lgv_json_parse(text, strlen(text), golden[i], &theirs, err));
         json_object_foreach(theirs.root, key, value)
         {
             bool prefixed = !strcmp(golden[i], "no_mid") && strstr(key, "_block_types"),
@@ -247,10 +241,10 @@ static void allocation_failures(void **state)
     const char *path = scratch_path("alloc.json");
     lgv_unet2d_config c;
     accepts("\"sample_size\": 16", &c);
-    OK(lgv_unet2d_config_save(&c, path, err));
+    MUST(lgv_unet2d_config_save(&c, path, err));
     lgv_alloc_fail_after(0);
     lgv_model *m = NULL;
-    OK(lgv_model_open(path, NULL, &m, err));
+    MUST(lgv_model_open(path, NULL, &m, err));
     lgv_model_free(m);
     uint64_t count = lgv_alloc_fail_after(0);
     assert_true(count > 10);

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "network.h"
+#include "ok.h"
 
 static const char *const names[] = {
     "plain",
@@ -50,19 +51,12 @@ typedef struct one_case {
     char title[64];
 } one_case;
 
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
-    } while (0)
-
 static double output_error(network *r)
 {
     int64_t count;
     float *want = golden_floats(r->file, "output", &count),
           *have = malloc((size_t)count * sizeof *have);
-    OK(lgv_plan_read_nchw(r->plan, "output", have, count, err));
+    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
     double error = golden_error(have, want, count, 0);
     free(want);
     free(have);
@@ -83,7 +77,7 @@ static double gradient_error(network *r, const char **worst)
         for (int k = 0; k < rank; k++) n *= dim[k];
         snprintf(text, sizeof text, "grad.%s", name);
         float *g = malloc((size_t)n * sizeof *g), *b = golden_floats(r->file, text, NULL);
-        OK(lgv_store_read(r->store, "grad", i, g, n, err));
+        MUST(lgv_store_read(r->store, "grad", i, g, n, err));
         double error = golden_gradient_error(name, g, n, b, G[0]);
         if (!(error <= largest)) {
             largest = error;
@@ -110,7 +104,7 @@ static void golden(void **state)
     network_open(&r, c->name);
     network_plan(&r, spec, 1, &(lgv_plan_options){.no_fusion = c->no_fusion});
     network_write_inputs(&r);
-    OK(lgv_plan_run(r.plan, NULL, err));
+    MUST(lgv_plan_run(r.plan, NULL, err));
     double out = output_error(&r), grad = gradient_error(&r, &worst);
     print_message("%s: output %.1e, gradients %.1e (%s)\n", c->title, out, grad, worst);
     assert_true(out <= 1e-5);

@@ -1,4 +1,5 @@
 /* scenes.c - see scenes.h. */
+#include "ok.h"
 #include "scenes.h"
 
 #include <dirent.h>
@@ -22,13 +23,6 @@
 #include "scratch.h"
 #include "train/trainer.h"
 #include "training.h"
-
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
-    } while (0)
 
 /* What every scene may use; nothing of it changes while scenes are played. */
 static struct {
@@ -336,7 +330,7 @@ static void check_folder(trial *t, const char *folder, const char *how)
 {
     lgv_names names;
     if (!lgv_is_dir(folder)) return;
-    OK(lgv_list_dir(folder, &names, err));
+    MUST(lgv_list_dir(folder, &names, err));
     for (size_t i = 0; i < names.count; i++) {
         char path[800];
         snprintf(path, sizeof path, "%s/%s", folder, names.name[i]);
@@ -452,7 +446,7 @@ static void copy(const char *from, const char *to)
     char *data = NULL, path[700];
     size_t size;
     snprintf(path, sizeof path, LGV_SOURCE_DIR "/tests/golden/images/%s", from);
-    OK(lgv_file_read(path, 1 << 20, &data, &size, err));
+    MUST(lgv_file_read(path, 1 << 20, &data, &size, err));
     scratch_write(scratch_path(to), data, size);
     lgv_free(data);
 }
@@ -465,11 +459,11 @@ static void make_pictures(void)
         {"rgb24.bmp", "mixed/c/7"}};
     training_pictures("pictures", 10, 20, 3);
     for (int i = 0; i < 3; i++)
-        OK(lgv_make_dir(scratch_path((const char *[]){"mixed/a", "mixed/b", "mixed/c"}[i]), err));
+        MUST(lgv_make_dir(scratch_path((const char *[]){"mixed/a", "mixed/b", "mixed/c"}[i]), err));
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) copy(file[i][0], file[i][1]);
     uint8_t images[16 + 4 * 64] = {0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 8},
                             labels[12] = {0, 0, 8, 1, 0, 0, 0, 4, 0, 1, 2, 1};
-    OK(lgv_make_dir(scratch_path("idx"), err));
+    MUST(lgv_make_dir(scratch_path("idx"), err));
     scratch_write(scratch_path("idx/train-images-idx3-ubyte"), images, sizeof images);
     scratch_write(scratch_path("idx/train-labels-idx1-ubyte"), labels, sizeof labels);
 }
@@ -489,7 +483,7 @@ void scenes_prepare(const scale *size)
     s.options.output_dir = stage.run;
     training *t = training_new(&s);
     training_steps(t, 2, NULL);
-    OK(lgv_trainer_save(t->trainer, err));
+    MUST(lgv_trainer_save(t->trainer, err));
     training_free(t);
     path_in_scratch(stage.fresh, "living");
     s = new_run();

@@ -11,13 +11,7 @@
 
 #include "langevin/ops.h"
 #include "network.h"
-
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
-    } while (0)
+#include "ok.h"
 
 static void open_model(network *r, const char *name)
 {
@@ -26,8 +20,8 @@ static void open_model(network *r, const char *name)
     snprintf(file, sizeof file, "unet2d_%s", name);
     r->file = golden_open(file);
     const char *config = golden_metadata(r->file, "config");
-    OK(lgv_unet2d_config_parse(config, strlen(config), name, &c, err));
-    OK(lgv_model_new_unet2d(&c, &r->model, err));
+    MUST(lgv_unet2d_config_parse(config, strlen(config), name, &c, err));
+    MUST(lgv_model_new_unet2d(&c, &r->model, err));
     const lgv_tensor_info *sample = lgv_safetensors_find(r->file, "input.sample");
     assert_non_null(sample);
     r->N = sample->dim[0];
@@ -46,7 +40,7 @@ static void build(network *r)
     in.sample =
         lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->in_channels});
     lgv_model_inputs_from_step(r->model, g, r->N, &in);
-    OK(lgv_model_build(r->model, g, &in, &y, err));
+    MUST(lgv_model_build(r->model, g, &in, &y, err));
     lgv_graph_output(g, y, "output");
     lgv_id target =
         lgv_input(g, "target", LGV_F32, 4, (int64_t[]){r->N, r->H, r->W, info->out_channels});
@@ -56,7 +50,7 @@ static void build(network *r)
     int n = lgv_graph_params(g);
     lgv_id *param = calloc((size_t)n, sizeof *param), *grad = calloc((size_t)n, sizeof *grad);
     for (int i = 0; i < n; i++) param[i] = lgv_graph_param_at(g, i, NULL, NULL);
-    OK(lgv_graph_grad(g, 1, &loss, NULL, n, param, grad, err));
+    MUST(lgv_graph_grad(g, 1, &loss, NULL, n, param, grad, err));
     for (int i = 0; i < n; i++) {
         const char *name;
         int frozen;
@@ -65,7 +59,7 @@ static void build(network *r)
     }
     free(param);
     free(grad);
-    OK(lgv_graph_status(g, err));
+    MUST(lgv_graph_status(g, err));
 }
 
 void network_open(network *r, const char *name)
@@ -77,21 +71,21 @@ void network_open(network *r, const char *name)
 
 void network_plan(network *r, const char *device, int threads, const lgv_plan_options *options)
 {
-    OK(lgv_device_new(device, threads, &r->device, err));
-    OK(lgv_store_new(r->device, &r->store, err));
-    OK(lgv_store_declare(r->store, r->graph, err));
-    OK(lgv_store_add_set(r->store, "weight", err));
-    OK(lgv_store_add_set(r->store, "grad", err));
-    OK(golden_fill(r->store, "weight", err));
+    MUST(lgv_device_new(device, threads, &r->device, err));
+    MUST(lgv_store_new(r->device, &r->store, err));
+    MUST(lgv_store_declare(r->store, r->graph, err));
+    MUST(lgv_store_add_set(r->store, "weight", err));
+    MUST(lgv_store_add_set(r->store, "grad", err));
+    MUST(golden_fill(r->store, "weight", err));
     lgv_program program = {"all", r->graph};
-    OK(lgv_plan_new(r->store, 1, &program, options, &r->plan, err));
+    MUST(lgv_plan_new(r->store, 1, &program, options, &r->plan, err));
 }
 
 static void write_picture(network *r, const char *input, const char *tensor)
 {
     int64_t count;
     float *x = golden_floats(r->file, tensor, &count);
-    OK(lgv_plan_write_nchw(r->plan, input, x, count, err));
+    MUST(lgv_plan_write_nchw(r->plan, input, x, count, err));
     free(x);
 }
 
@@ -109,7 +103,7 @@ void network_write_inputs(network *r)
         if (labels && labels->rank == 1) step->row[i].label = (int32_t)label[i];
     }
     if (labels && labels->rank == 2)
-        OK(lgv_plan_write(r->plan, "class_vector", label, labels->count, err));
+        MUST(lgv_plan_write(r->plan, "class_vector", label, labels->count, err));
     write_picture(r, "sample", "input.sample");
     write_picture(r, "target", "input.target");
     free(t);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/file.h"
 
@@ -23,10 +24,30 @@ const char *scratch_path(const char *name)
     return path;
 }
 
+const char *scratch_keep(const char *name)
+{
+    static char paths[64][512];
+    static int next;
+    char *path = paths[next++ % 64];
+    snprintf(path, sizeof paths[0], "%s", scratch_path(name));
+    return path;
+}
+
 void scratch_write(const char *path, const void *data, size_t size)
 {
     FILE *f = fopen(path, "wb");
     if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
+}
+
+void scratch_put(const char *name, const void *data, size_t size)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s", scratch_path(name));
+    char *slash = strrchr(path, '/');
+    *slash = 0;
+    if (lgv_make_dir(path, NULL)) abort();
+    *slash = '/';
+    scratch_write(path, data, size);
 }
 
 int scratch_remove(void **state)

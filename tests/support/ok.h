@@ -1,0 +1,29 @@
+/* ok.h - calls that must succeed; the test fails with the call and its sentence otherwise. */
+#ifndef LGV_TEST_OK_H
+#define LGV_TEST_OK_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "langevin/status.h"
+
+/* OK(f(x, &err)): err is a lgv_error of the caller. */
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        err.text[0] = 0;                                                                           \
+        if (call) fail_msg("%s: %s", #call, err.text);                                             \
+    } while (0)
+
+/* MUST(f(x, err)): err is made for this call. */
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        lgv_error error_ = {0};                                                                    \
+        lgv_error *err = &error_;                                                                  \
+        if ((call) != LGV_OK) fail_msg("%s: %s", #call, error_.text);                              \
+    } while (0)
+
+#endif
