@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli.h"
 #include "langevin/image.h"
 
 enum { TICKS = 64 };
@@ -194,13 +195,6 @@ void chart_dots(cairo_t *c, const chart_panel *a, const double *x, const double 
 
 /* ---- files ---- */
 
-static lgv_status fail(lgv_error *err, lgv_status status, const char *text, const char *what)
-{
-    err->status = status;
-    snprintf(err->text, sizeof err->text, "%s%s", text, what);
-    return status;
-}
-
 static void paint(cairo_surface_t *surface, chart_draw draw, void *user)
 {
     cairo_t *c = cairo_create(surface);
@@ -210,18 +204,17 @@ static void paint(cairo_surface_t *surface, chart_draw draw, void *user)
     cairo_destroy(c);
 }
 
-static lgv_status save_png(const char *path, int width, int height, chart_draw draw, void *user,
-                           lgv_error *err)
+lgv_status chart_save_surface(cairo_surface_t *surface, const char *path, lgv_error *err)
 {
     lgv_image image = {0};
-    cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, width, height);
-    paint(surface, draw, user);
+    int width = cairo_image_surface_get_width(surface),
+        height = cairo_image_surface_get_height(surface);
     cairo_surface_flush(surface);
     const unsigned char *data = cairo_image_surface_get_data(surface);
     int stride = cairo_image_surface_get_stride(surface);
     lgv_status status = data && !cairo_surface_status(surface)
                             ? lgv_image_new(width, height, 3, 8, &image, err)
-                            : fail(err, LGV_ERR_MEMORY, "out of memory to draw ", path);
+                            : cli_status(err, LGV_ERR_MEMORY, "out of memory to draw %s", path);
     unsigned char *to = image.pixels;
     for (int y = 0; y < height && !status; y++)
         for (int x = 0; x < width; x++, to += 3) {
@@ -233,6 +226,15 @@ static lgv_status save_png(const char *path, int width, int height, chart_draw d
         }
     if (!status) status = lgv_image_save_png(path, &image, NULL, 0, err);
     lgv_image_free(&image);
+    return status;
+}
+
+static lgv_status save_png(const char *path, int width, int height, chart_draw draw, void *user,
+                           lgv_error *err)
+{
+    cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, width, height);
+    paint(surface, draw, user);
+    lgv_status status = chart_save_surface(surface, path, err);
     cairo_surface_destroy(surface);
     return status;
 }
@@ -248,7 +250,7 @@ static lgv_status save_svg(const char *path, int width, int height, chart_draw d
 {
     size_t n = strlen(path) + sizeof ".draft";
     char *draft = malloc(n);
-    if (!draft) return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", path);
+    if (!draft) return cli_status(err, LGV_ERR_MEMORY, "out of memory to draw %s", path);
     snprintf(draft, n, "%s.draft", path);
     FILE *f = fopen(draft, "wb");
     bool ok = f;
@@ -263,7 +265,7 @@ static lgv_status save_svg(const char *path, int width, int height, chart_draw d
         if (!ok) unlink(draft);
     }
     free(draft);
-    return ok ? LGV_OK : fail(err, LGV_ERR_IO, "cannot write ", path);
+    return ok ? LGV_OK : cli_status(err, LGV_ERR_IO, "cannot write %s", path);
 }
 
 lgv_status chart_save(const char *path, int width, int height, chart_draw draw, void *user,
@@ -271,7 +273,7 @@ lgv_status chart_save(const char *path, int width, int height, chart_draw draw, 
 {
     size_t n = strlen(path) + sizeof ".png";
     char *name = malloc(n);
-    if (!name) return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", path);
+    if (!name) return cli_status(err, LGV_ERR_MEMORY, "out of memory to draw %s", path);
     snprintf(name, n, "%s.png", path);
     lgv_status status = save_png(name, width, height, draw, user, err);
     snprintf(name, n, "%s.svg", path);

@@ -34,6 +34,8 @@ void chart_curve(cairo_t *c, const chart_panel *a, const double *x, const double
 void chart_dots(cairo_t *c, const chart_panel *a, const double *x, const double *y, size_t n,
                 chart_colour k);
 
+/* Writes a surface of CAIRO_FORMAT_RGB24 as PNG. */
+lgv_status chart_save_surface(cairo_surface_t *surface, const char *path, lgv_error *err);
 /* Draws on white and replaces PATH.png and PATH.svg. */
 typedef void (*chart_draw)(cairo_t *c, void *user);
 lgv_status chart_save(const char *path, int width, int height, chart_draw draw, void *user,

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "langevin/dataset.h"
+#include "langevin/model.h"
 #include "langevin/plan.h"
 #include "langevin/status.h"
 #include "langevin/version.h"
@@ -79,6 +80,11 @@ bool cli_parse_size(const char *text, size_t *bytes);
 /* A seed: 0 .. 2^64-1, or -1 to draw one (of 31 bits, so that it is short to type again). False when it is neither. */
 bool cli_parse_seed(const char *text, uint64_t *seed);
 
+/* The values of --seed and --weights (NULL: not stated, *out then keeps its value or becomes LGV_WEIGHTS_BEST); -1 to go
+   on, else the exit code. */
+int cli_read_seed(const cli_command *self, const char *text, uint64_t *out);
+int cli_read_weights(const cli_command *self, const char *text, lgv_model_weights *out);
+
 /* --- Manual pages and completion, from the same tables -------------------------------------------------- */
 /* First words of a command's argv that cli_parse answers itself. */
 #define CLI_MANUAL   "--man"
@@ -93,6 +99,8 @@ int cli_complete_commands(const cli_command *const *commands, int n, const char 
 /* "langevin NAME: sentence" on stderr; returns code. */
 int cli_error(const cli_command *self, int code, const char *fmt, ...) LGV_PRINTF(3, 4);
 int cli_fail(const cli_command *self, const lgv_error *err); /* err->text, CLI_FAILED */
+/* Fills err; returns status. */
+lgv_status cli_status(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
 
 /* "1.5 GiB", "3 m 20 s", "35.7 M" into a caller's buffer of 32. */
 const char *cli_bytes(double bytes, char text[32]);
@@ -103,6 +111,8 @@ void cli_print_word(const char *word);
 
 /* --- Files -------------------------------------------------------------------------------------------- */
 bool cli_ends_in(const char *path, const char *end); /* upper and lower case are the same */
+/* NNNNNN.png, as `sample` and `train` number pictures: six digits or more. */
+bool cli_numbered_png(const char *name, long long *number);
 /* Whether a path holds a network's configuration (a model folder, or a .json file); other paths are pictures. */
 bool cli_is_model(const char *path);
 /* The demo model's folder, NULL: there is none. Where it is looked for: demo_model.c. */

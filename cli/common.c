@@ -30,6 +30,15 @@ int cli_fail(const cli_command *self, const lgv_error *err)
     return cli_error(self, CLI_FAILED, "%s", err->text[0] ? err->text : "out of memory");
 }
 
+lgv_status cli_status(lgv_error *err, lgv_status status, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(err->text, sizeof err->text, fmt, args);
+    va_end(args);
+    return err->status = status;
+}
+
 const char *cli_bytes(double bytes, char text[32])
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -245,6 +254,26 @@ int cli_read_precision(const cli_command *self, const char *text, lgv_mixed_prec
     return cli_error(self, CLI_USAGE, "--mixed-precision: %s", err.text);
 }
 
+int cli_read_seed(const cli_command *self, const char *text, uint64_t *out)
+{
+    if (!text || cli_parse_seed(text, out)) return -1;
+    return cli_error(self, CLI_USAGE,
+                     "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'", text);
+}
+
+int cli_read_weights(const cli_command *self, const char *text, lgv_model_weights *out)
+{
+    if (!text)
+        *out = LGV_WEIGHTS_BEST;
+    else if (!strcmp(text, "ema"))
+        *out = LGV_WEIGHTS_EMA;
+    else if (!strcmp(text, "raw"))
+        *out = LGV_WEIGHTS_RAW;
+    else
+        return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", text);
+    return -1;
+}
+
 const char *cli_precision(lgv_mixed_precision m)
 {
     return m == LGV_MIXED_BF16 ? "bf16 mixed precision" : "float32";
@@ -297,6 +326,14 @@ bool cli_ends_in(const char *path, const char *end)
 {
     size_t n = strlen(path), m = strlen(end);
     return n > m && !strcasecmp(path + n - m, end);
+}
+
+bool cli_numbered_png(const char *name, long long *number)
+{
+    size_t digits = strspn(name, "0123456789");
+    if (digits < 6 || digits > 15 || strcmp(name + digits, ".png")) return false;
+    *number = strtoll(name, NULL, 10);
+    return true;
 }
 
 bool cli_is_model(const char *path)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chart.h"
 #include "data_info.h"
 #include "langevin/image.h"
 
@@ -95,30 +96,6 @@ static lgv_status draw(sheet *s, lgv_error *err)
     return LGV_OK;
 }
 
-static lgv_status save(const sheet *s, const char *path, lgv_error *err)
-{
-    lgv_image image = {0};
-    int width = cairo_image_surface_get_width(s->surface),
-        height = cairo_image_surface_get_height(s->surface);
-    lgv_status status = lgv_image_new(width, height, 3, 8, &image, err);
-    if (status) return status;
-    const unsigned char *from = cairo_image_surface_get_data(s->surface);
-    size_t stride = (size_t)cairo_image_surface_get_stride(s->surface);
-    uint8_t *to = image.pixels;
-    for (int y = 0; y < height; y++) {
-        for (int x = 0; x < width; x++, to += 3) {
-            uint32_t rgb;
-            memcpy(&rgb, from + (size_t)y * stride + 4 * (size_t)x, 4);
-            to[0] = (uint8_t)(rgb >> 16);
-            to[1] = (uint8_t)(rgb >> 8);
-            to[2] = (uint8_t)rgb;
-        }
-    }
-    status = lgv_image_save_png(path, &image, NULL, 0, err);
-    lgv_image_free(&image);
-    return status;
-}
-
 lgv_status data_contact_sheet(lgv_dataset *data, const char *path, lgv_error *err)
 {
     sheet s = {
@@ -132,7 +109,7 @@ lgv_status data_contact_sheet(lgv_dataset *data, const char *path, lgv_error *er
         s.surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, width, height);
         if (cairo_surface_status(s.surface) == CAIRO_STATUS_SUCCESS) status = draw(&s, err);
     }
-    if (!status) status = save(&s, path, err);
+    if (!status) status = chart_save_surface(s.surface, path, err);
     cairo_surface_destroy(s.surface);
     free(s.picture);
     free(s.pixels);

@@ -95,9 +95,9 @@ static void row(const char *name)
     printf("  %-18s ", name);
 }
 
-static const char *type_name(int type, bool raw)
+static const char *type_name(int type)
 {
-    return type || !raw ? lgv_image_type_name((lgv_image_type)type) : "IDX or CIFAR";
+    return type ? lgv_image_type_name((lgv_image_type)type) : "IDX or CIFAR";
 }
 
 static void print_formats(const summary *s)
@@ -107,7 +107,7 @@ static void print_formats(const summary *s)
     for (int i = 0; i < TYPES; i++) {
         int type = (i + 1) % TYPES; /* what has no format of its own comes last */
         if (!s->type[type]) continue;
-        printf("%s%s %lld", between, type_name(type, true), (long long)s->type[type]);
+        printf("%s%s %lld", between, type_name(type), (long long)s->type[type]);
         between = ", ";
     }
     printf("\n");
@@ -201,7 +201,7 @@ static json_t *formats_json(const summary *s)
 {
     json_t *o = json_object();
     for (int i = 0; i < TYPES; i++)
-        if (s->type[i]) json_object_set_new(o, type_name(i, true), json_integer(s->type[i]));
+        if (s->type[i]) json_object_set_new(o, type_name(i), json_integer(s->type[i]));
     return o;
 }
 

@@ -78,20 +78,14 @@ static int read_names(const cli_command *self, eval_args *a)
 {
     if (opt.split && strcmp(opt.split, "train") && strcmp(opt.split, "validation"))
         return cli_error(self, CLI_USAGE, "--split is train or validation, not '%s'", opt.split);
-    if (opt.weights && strcmp(opt.weights, "ema") && strcmp(opt.weights, "raw"))
-        return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", opt.weights);
-    if (opt.seed && !cli_parse_seed(opt.seed, &a->seed))
-        return cli_error(self, CLI_USAGE,
-                         "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'",
-                         opt.seed);
+    int code;
+    if ((code = cli_read_weights(self, opt.weights, &a->weights)) >= 0) return code;
+    if ((code = cli_read_seed(self, opt.seed, &a->seed)) >= 0) return code;
     const char *dot = opt.nearest ? strrchr(opt.nearest, '.') : NULL;
     if (opt.nearest && (!dot || strcmp(dot, ".png")))
         return cli_error(self, CLI_USAGE, "'%s': the sheet is written as PNG; name it .png",
                          opt.nearest);
     a->validation = opt.split && !strcmp(opt.split, "validation");
-    a->weights = !opt.weights                  ? LGV_WEIGHTS_BEST
-                 : !strcmp(opt.weights, "raw") ? LGV_WEIGHTS_RAW
-                                               : LGV_WEIGHTS_EMA;
     a->precision = LGV_MIXED_NO;
     return cli_read_precision(self, opt.precision, &a->precision);
 }

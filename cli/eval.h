@@ -28,7 +28,6 @@ typedef struct eval_set {
     float *features;    /* [n][width] */
     int32_t *predicted; /* [n] class by the classifier; NULL: it knows none */
     int32_t *label;     /* [n] class it should be, -1 unknown; NULL: none is known */
-    int64_t inside;     /* pictures in the source, of which n were taken */
 } eval_set;
 void eval_set_free(eval_set *s);
 

@@ -16,7 +16,7 @@ static lgv_status no_memory(lgv_error *err)
 
 static lgv_status search(eval_job *j, lgv_copy_search *s, uint8_t *chunk, lgv_error *err)
 {
-    cli_progress bar;
+    cli_progress bar = {0}; /* --json: it never begins */
     int side = j->generated.side;
     int64_t all = lgv_dataset_count(j->data);
     size_t each = (size_t)side * (size_t)side * (size_t)j->generated.channels;
@@ -28,10 +28,10 @@ static lgv_status search(eval_job *j, lgv_copy_search *s, uint8_t *chunk, lgv_er
             status = lgv_dataset_read(j->data, 0, first + i, 0, (uint64_t)(first + i),
                                       chunk + (size_t)i * each, NULL, err);
         if (!status) lgv_copy_search_add(s, first, count, chunk);
-        if (!j->args->json) cli_progress_show(&bar, first + count, NULL);
+        cli_progress_show(&bar, first + count, NULL);
         if (!status && cli_signal()) status = err->status = LGV_ERR_CANCELLED;
     }
-    if (!j->args->json) cli_progress_clear(&bar);
+    cli_progress_clear(&bar);
     return status;
 }
 

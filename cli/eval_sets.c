@@ -1,6 +1,5 @@
 /* eval_sets.c - the pictures that eval judges and those it judges by: drawn from a model, read from a
    folder, or taken as features from a file. */
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,16 +8,6 @@
 #include "progress.h"
 
 enum { CHUNK = 64, DEFAULT_SAMPLES = 1000, MOST_PICTURES = 10000 };
-
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(err->text, sizeof err->text, fmt, args);
-    va_end(args);
-    return err->status = status;
-}
 
 void eval_set_free(eval_set *s)
 {
@@ -34,8 +23,8 @@ static lgv_status pixels_new(eval_set *s, lgv_error *err)
     size_t each = (size_t)s->side * (size_t)s->side * (size_t)s->channels;
     s->pixels = s->n > 0 && (size_t)s->n < SIZE_MAX / 2 / each ? malloc((size_t)s->n * each) : NULL;
     if (s->pixels) return LGV_OK;
-    return fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures of %dx%d", (long long)s->n,
-                s->side, s->side);
+    return cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld pictures of %dx%d",
+                      (long long)s->n, s->side, s->side);
 }
 
 /* ---- features from a file ---- */
@@ -48,13 +37,13 @@ static lgv_status load_features(const char *path, const char *other, eval_set *s
     const lgv_tensor_info *t = lgv_safetensors_find(f, "features");
     if (!t) t = lgv_safetensors_find(f, other);
     if (!t || t->rank != 2 || t->count < 1) {
-        status = fail(err, LGV_ERR_FORMAT,
-                      "'%s' holds no tensor 'features' of shape (pictures, numbers)", path);
+        status = cli_status(err, LGV_ERR_FORMAT,
+                            "'%s' holds no tensor 'features' of shape (pictures, numbers)", path);
     } else if (!(s->features = malloc((size_t)t->count * sizeof *s->features))) {
-        status = fail(err, LGV_ERR_MEMORY, "out of memory for '%s'", path);
+        status = cli_status(err, LGV_ERR_MEMORY, "out of memory for '%s'", path);
     } else {
         status = lgv_tensor_to_f32(t, s->features, err);
-        s->n = s->inside = t->dim[0];
+        s->n = t->dim[0];
         s->width = t->dim[1];
     }
     lgv_safetensors_close(f);
@@ -67,15 +56,15 @@ static lgv_status extract(eval_job *j, eval_set *s, const char *label, lgv_error
 {
     lgv_extractor *e = j->extractor;
     if (!e || s->features) return LGV_OK;
-    cli_progress bar;
+    cli_progress bar = {0}; /* --json: it never begins */
     size_t each = (size_t)s->side * (size_t)s->side * (size_t)s->channels;
     s->width = lgv_extractor_width(e);
     s->features = malloc((size_t)s->n * (size_t)s->width * sizeof *s->features);
     bool classes = lgv_model_describe(lgv_extractor_model(e))->labels > 0;
     if (classes) s->predicted = malloc((size_t)s->n * sizeof *s->predicted);
     if (!s->features || (classes && !s->predicted))
-        return fail(err, LGV_ERR_MEMORY, "out of memory for the features of %lld pictures",
-                    (long long)s->n);
+        return cli_status(err, LGV_ERR_MEMORY, "out of memory for the features of %lld pictures",
+                          (long long)s->n);
     lgv_status status = LGV_OK;
     if (!j->args->json) cli_progress_begin(&bar, label, "pictures/s", 1, 0, s->n);
     for (int64_t i = 0; i < s->n && !status; i += CHUNK) {
@@ -83,10 +72,10 @@ static lgv_status extract(eval_job *j, eval_set *s, const char *label, lgv_error
         status = lgv_extractor_run(e, count, s->side, s->side, s->channels,
                                    s->pixels + (size_t)i * each, s->features + i * s->width,
                                    s->predicted ? s->predicted + i : NULL, err);
-        if (!j->args->json) cli_progress_show(&bar, i + count, NULL);
-        if (cli_signal()) status = fail(err, LGV_ERR_CANCELLED, "stopped");
+        cli_progress_show(&bar, i + count, NULL);
+        if (cli_signal()) status = cli_status(err, LGV_ERR_CANCELLED, "stopped");
     }
-    if (!j->args->json) cli_progress_clear(&bar);
+    cli_progress_clear(&bar);
     return status;
 }
 
@@ -97,25 +86,24 @@ static lgv_status read_pictures(lgv_dataset *data, bool validation, int64_t most
                                 lgv_error *err)
 {
     int64_t all = validation ? lgv_dataset_validation_count(data) : lgv_dataset_count(data);
-    s->inside = all;
     s->n = most && most < all ? most : all;
     s->side = lgv_dataset_resolution(data);
     s->channels = lgv_dataset_channels(data);
     if (!s->n)
-        return fail(err, LGV_ERR_ARGUMENT, "'%s' holds no pictures back for validation",
-                    lgv_dataset_path(data));
+        return cli_status(err, LGV_ERR_ARGUMENT, "'%s' holds no pictures back for validation",
+                          lgv_dataset_path(data));
     lgv_status status = pixels_new(s, err);
     size_t each = (size_t)s->side * (size_t)s->side * (size_t)s->channels;
     if (!status && lgv_dataset_classes(data) > 1) {
         s->label = malloc((size_t)s->n * sizeof *s->label);
-        if (!s->label) status = fail(err, LGV_ERR_MEMORY, "out of memory for classes");
+        if (!s->label) status = cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
     }
     for (int64_t k = 0; k < s->n && !status; k++) {
         int64_t i = k * all / s->n, used = i;
         status = lgv_dataset_read(data, validation, i, 0, (uint64_t)i, s->pixels + (size_t)k * each,
                                   &used, err);
         if (!status && s->label) s->label[k] = lgv_dataset_label(data, validation, used);
-        if (!status && cli_signal()) status = fail(err, LGV_ERR_CANCELLED, "stopped");
+        if (!status && cli_signal()) status = cli_status(err, LGV_ERR_CANCELLED, "stopped");
     }
     return status;
 }
@@ -128,7 +116,7 @@ static lgv_status rename_labels(const eval_job *j, const lgv_dataset *data, eval
     if (!s->label || !j->extractor) return LGV_OK;
     const lgv_model_info *m = lgv_model_describe(lgv_extractor_model(j->extractor));
     int32_t *to = malloc((size_t)classes * sizeof *to);
-    if (!to) return fail(err, LGV_ERR_MEMORY, "out of memory for classes");
+    if (!to) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
     for (int c = 0; c < classes; c++) {
         to[c] = -1;
         for (int k = 0; k < m->labels && to[c] < 0; k++)
@@ -169,8 +157,7 @@ static lgv_status judged_pictures(eval_job *j, lgv_error *err)
 
 static int on_progress(void *user, const lgv_sample_progress *p)
 {
-    cli_progress *bar = user;
-    if (bar) cli_progress_show(bar, p->done, NULL);
+    cli_progress_show(user, p->done, NULL);
     return cli_signal() != 0;
 }
 
@@ -184,7 +171,7 @@ static lgv_status class_labels(eval_job *j, lgv_error *err)
     /* One class more than the classifier knows is the null label of guidance. */
     int classes = labels && labels <= m->class_count ? labels : m->class_count;
     s->label = malloc((size_t)s->n * sizeof *s->label);
-    if (!s->label) return fail(err, LGV_ERR_MEMORY, "out of memory for classes");
+    if (!s->label) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
     for (int64_t i = 0; i < s->n; i++) s->label[i] = (int32_t)(i % classes);
     return LGV_OK;
 }
@@ -194,7 +181,7 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
     const eval_args *a = j->args;
     eval_set *s = &j->generated;
     lgv_samples *samples = NULL;
-    cli_progress bar;
+    cli_progress bar = {0}; /* --json: it never begins */
     int64_t calls = 0;
     lgv_sample_options o = {
         .num_images = s->n,
@@ -203,7 +190,7 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
         .seed = a->seed,
         .mixed_precision = a->precision,
         .callback = on_progress,
-        .user = a->json ? NULL : &bar,
+        .user = &bar,
     };
     lgv_status status = class_labels(j, err);
     o.labels = s->label;
@@ -212,17 +199,17 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
     if (!status && !a->json)
         cli_progress_begin(&bar, "sampling", "pictures/s", (double)s->n / (double)total, 0, total);
     if (!status) status = lgv_pipeline_sample(j->pipeline, &o, &samples, err);
-    if (!status && !a->json) cli_progress_clear(&bar);
+    if (!status) cli_progress_clear(&bar);
     if (!status && samples->height != samples->width)
-        status = fail(err, LGV_ERR_UNSUPPORTED,
-                      "figures need square pictures, the model draws %lldx%lld",
-                      (long long)samples->width, (long long)samples->height);
+        status = cli_status(err, LGV_ERR_UNSUPPORTED,
+                            "figures need square pictures, the model draws %lldx%lld",
+                            (long long)samples->width, (long long)samples->height);
     if (!status) {
         s->side = (int)samples->width;
         s->channels = (int)samples->channels;
         if (s->channels != 1 && s->channels != 3)
-            status = fail(err, LGV_ERR_UNSUPPORTED,
-                          "the model draws %d channels; pictures have 1 or 3", s->channels);
+            status = cli_status(err, LGV_ERR_UNSUPPORTED,
+                                "the model draws %d channels; pictures have 1 or 3", s->channels);
     }
     if (!status) status = pixels_new(s, err);
     if (!status) lgv_images_u8(s->n, s->channels, s->side, s->side, samples->sample, s->pixels);
@@ -255,12 +242,13 @@ lgv_status eval_sets_make(eval_job *j, lgv_error *err)
     g->path = a->what;
     r->path = a->data;
     if (a->nearest && (judged_file || data_file))
-        return fail(err, LGV_ERR_ARGUMENT, "--nearest needs pictures on both sides, not features");
+        return cli_status(err, LGV_ERR_ARGUMENT,
+                          "--nearest needs pictures on both sides, not features");
     if (a->features) status = lgv_extractor_open(j->device, a->features, &j->extractor, err);
     if (!status && model)
         status = lgv_pipeline_open(j->device, a->what, a->weights, &j->pipeline, err);
     if (!status && !data_file) status = open_reference(j, err);
-    g->n = g->inside = a->num_images ? a->num_images : DEFAULT_SAMPLES;
+    g->n = a->num_images ? a->num_images : DEFAULT_SAMPLES;
     if (!status)
         status = judged_file ? load_features(a->what, "generated.features", g, err)
                  : model     ? draw_samples(j, err)
@@ -271,8 +259,8 @@ lgv_status eval_sets_make(eval_job *j, lgv_error *err)
         status = read_pictures(j->data, a->validation, a->num_reference, r, err);
     if (!status && r->pixels) status = extract(j, r, "reference", err);
     if (!status && g->features && r->features && g->width != r->width)
-        status = fail(err, LGV_ERR_SHAPE, "'%s' has features of %lld numbers, '%s' of %lld",
-                      a->what, (long long)g->width, a->data, (long long)r->width);
+        status = cli_status(err, LGV_ERR_SHAPE, "'%s' has features of %lld numbers, '%s' of %lld",
+                            a->what, (long long)g->width, a->data, (long long)r->width);
     return status;
 }
 
@@ -297,8 +285,8 @@ lgv_status eval_save_features(const eval_job *j, lgv_error *err)
 {
     lgv_safetensors_writer *w = NULL;
     if (!j->generated.features || !j->reference.features)
-        return fail(err, LGV_ERR_ARGUMENT,
-                    "there are no features to save: give the network with --features");
+        return cli_status(err, LGV_ERR_ARGUMENT,
+                          "there are no features to save: give the network with --features");
     lgv_status status = lgv_safetensors_writer_new(&w, err);
     if (!status) status = add_set(w, "generated", &j->generated, err);
     if (!status) status = add_set(w, "reference", &j->reference, err);

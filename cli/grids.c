@@ -1,5 +1,7 @@
 /* grids.c - samples.gif: how the pictures of a run became what they are.
    Made anew from the files each time: what a run leaves behind is the truth, also after a resume. */
+#include "chart.h"
+#include "cli.h"
 #include "grids.h"
 
 #include <cairo.h>
@@ -12,13 +14,6 @@
 #include "langevin/image.h"
 
 enum { FRAMES = 32, SIDE = 512, CAPTION = 24, RUNNING_MS = 6000, MOST_MS = 600, HELD_MS = 2500 };
-
-static lgv_status fail(lgv_error *err, lgv_status status, const char *text, const char *what)
-{
-    err->status = status;
-    snprintf(err->text, sizeof err->text, "%s%.900s", text, what);
-    return status;
-}
 
 /* ---- which ---- */
 
@@ -33,19 +28,19 @@ static lgv_status find(const char *folder, long long **steps, size_t *count, lgv
 {
     size_t capacity = 0;
     DIR *d = opendir(folder);
-    if (!d) return fail(err, LGV_ERR_IO, "cannot read the folder ", folder);
+    if (!d) return cli_status(err, LGV_ERR_IO, "cannot read the folder %s", folder);
     for (struct dirent *e; (e = readdir(d));) {
-        size_t digits = strspn(e->d_name, "0123456789");
-        if (digits < 6 || digits > 15 || strcmp(e->d_name + digits, ".png")) continue;
+        long long step;
+        if (!cli_numbered_png(e->d_name, &step)) continue;
         if (*count == capacity) {
             long long *longer = realloc(*steps, (capacity = 2 * capacity + 64) * sizeof *longer);
             if (!longer) {
                 closedir(d);
-                return fail(err, LGV_ERR_MEMORY, "out of memory for the grids of ", folder);
+                return cli_status(err, LGV_ERR_MEMORY, "out of memory for the grids of %s", folder);
             }
             *steps = longer;
         }
-        (*steps)[(*count)++] = strtoll(e->d_name, NULL, 10);
+        (*steps)[(*count)++] = step;
     }
     closedir(d);
     if (*count) qsort(*steps, *count, sizeof **steps, ascending);
@@ -61,7 +56,7 @@ static lgv_status load(const char *folder, long long step, lgv_image *out, lgv_e
     snprintf(path, sizeof path, "%s/%06lld.png", folder, step);
     lgv_status status = lgv_image_load(path, &whole, err);
     if (!status && (whole.channels % 2 == 0 || whole.bits != 8))
-        status = fail(err, LGV_ERR_FORMAT, "no sample grid: ", path);
+        status = cli_status(err, LGV_ERR_FORMAT, "no sample grid: %s", path);
     int side = whole.width > whole.height ? whole.width : whole.height;
     if (status || side <= SIDE) {
         *out = whole;
@@ -78,17 +73,11 @@ static lgv_status load(const char *folder, long long step, lgv_image *out, lgv_e
 static lgv_status caption(lgv_image *frame, long long step, lgv_error *err)
 {
     char text[32];
-    cairo_text_extents_t e;
     snprintf(text, sizeof text, "step %lld", step);
     cairo_surface_t *surface =
         cairo_image_surface_create(CAIRO_FORMAT_RGB24, frame->width, CAPTION);
     cairo_t *c = cairo_create(surface);
-    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(c, 14);
-    cairo_text_extents(c, text, &e);
-    cairo_set_source_rgb(c, 1, 1, 1);
-    cairo_move_to(c, (frame->width - e.x_advance) / 2, 17);
-    cairo_show_text(c, text);
+    chart_text(c, frame->width / 2.0, 17, 14, false, (chart_colour){1, 1, 1}, 0.5, text);
     cairo_surface_flush(surface);
     const unsigned char *data = cairo_image_surface_get_data(surface);
     size_t stride = (size_t)cairo_image_surface_get_stride(surface);
@@ -97,7 +86,7 @@ static lgv_status caption(lgv_image *frame, long long step, lgv_error *err)
         (unsigned char *)frame->pixels + (size_t)(frame->height - CAPTION) * width * channels;
     lgv_status status = data && !cairo_surface_status(surface)
                             ? LGV_OK
-                            : fail(err, LGV_ERR_MEMORY, "out of memory to write ", text);
+                            : cli_status(err, LGV_ERR_MEMORY, "out of memory to write %s", text);
     for (size_t y = 0; y < CAPTION && !status; y++)
         for (size_t x = 0; x < width; x++, to += channels) /* the text is grey: any channel */
             memset(to, data[y * stride + 4 * x], channels);

@@ -2,6 +2,7 @@
    timesteps.
    Loss axes are logarithmic: the first hundred steps fall by a factor of ten or more, and what
    matters afterwards are percents. */
+#include "cli.h"
 #include "plot.h"
 
 #include <jansson.h>
@@ -140,17 +141,10 @@ static bool read_line(cli_plot *p, const char *text)
     return ok;
 }
 
-static lgv_status fail(lgv_error *err, lgv_status status, const char *text, const char *what)
-{
-    err->status = status;
-    snprintf(err->text, sizeof err->text, "%s%s", text, what);
-    return status;
-}
-
 static lgv_status read_log(cli_plot *p, lgv_error *err)
 {
     FILE *f = fopen(p->log, "r");
-    if (!f) return fail(err, LGV_ERR_IO, "cannot read ", p->log);
+    if (!f) return cli_status(err, LGV_ERR_IO, "cannot read %s", p->log);
     char *line = NULL;
     size_t capacity = 0;
     ssize_t n;
@@ -161,7 +155,8 @@ static lgv_status read_log(cli_plot *p, lgv_error *err)
     }
     free(line);
     fclose(f);
-    return ok ? LGV_OK : fail(err, LGV_ERR_MEMORY, "out of memory for the curve of ", p->log);
+    return ok ? LGV_OK
+              : cli_status(err, LGV_ERR_MEMORY, "out of memory for the curve of %s", p->log);
 }
 
 /* ---- ranges ---- */
@@ -257,44 +252,61 @@ static void heading(cairo_t *c, const char *what, const char *title, const char 
     chart_text(c, WIDTH - 30, 40, 16, false, chart_ink, 1, right);
 }
 
+/* A series and its mean, with the range of values that a panel shows of it. */
+typedef struct steps_curve {
+    const series *s;
+    double *smooth; /* [s->n] */
+    double low, high;
+} steps_curve;
+
 typedef struct steps_figure {
     const cli_plot *p;
-    double *smooth, *scratch; /* as long as the longest series */
+    steps_curve loss, norm;
 } steps_figure;
+
+static void steps_curve_make(steps_curve *k, const series *also, double *scratch)
+{
+    chart_panel a = {0};
+    smoothen(k->s, k->smooth);
+    range(&a, k->s, k->smooth, also, scratch);
+    k->low = a.y0;
+    k->high = a.y1;
+}
+
+static void steps_curve_draw(cairo_t *c, const steps_curve *k, chart_panel *a, chart_colour each,
+                             chart_colour mean)
+{
+    a->y0 = k->low;
+    a->y1 = k->high;
+    chart_axes(c, a, false);
+    chart_curve(c, a, k->s->x, k->s->y, k->s->n, 1, each);
+    chart_curve(c, a, k->s->x, k->smooth, k->s->n, 2.5, mean);
+}
 
 static void draw_loss(cairo_t *c, const steps_figure *f, chart_panel *a)
 {
     const cli_plot *p = f->p;
-    static const entry entries[] = {{"each step", {0.68, 0.79, 0.93}, false},
-                                    {"smoothed", {0.10, 0.35, 0.72}, false},
-                                    {"validation (averaged weights)", {0.87, 0.42, 0.05}, true}};
+    const entry entries[] = {{"each step", pale_blue, false},
+                             {"smoothed", blue, false},
+                             {"validation (averaged weights)", orange, true}};
     size_t v = p->validation.n;
     char s[256];
-    smoothen(&p->loss, f->smooth);
-    double last = f->smooth[p->loss.n - 1];
+    double last = f->loss.smooth[p->loss.n - 1];
     if (v)
         snprintf(s, sizeof s, "step %.0f   loss %.4g   validation %.4g", p->loss.x[p->loss.n - 1],
                  last, p->validation.y[v - 1]);
     else
         snprintf(s, sizeof s, "step %.0f   loss %.4g", p->loss.x[p->loss.n - 1], last);
     heading(c, "Training loss", p->folder, s);
-    range(a, &p->loss, f->smooth, &p->validation, f->scratch);
-    chart_axes(c, a, false);
-    chart_curve(c, a, p->loss.x, p->loss.y, p->loss.n, 1, pale_blue);
-    chart_curve(c, a, p->loss.x, f->smooth, p->loss.n, 2.5, blue);
+    steps_curve_draw(c, &f->loss, a, pale_blue, blue);
     chart_dots(c, a, p->validation.x, p->validation.y, v, orange);
     legend(c, a, entries, v ? 3 : 2, v ? 270 : 130, false);
 }
 
 static void draw_norm(cairo_t *c, const steps_figure *f, chart_panel *a)
 {
-    const series *s = &f->p->norm;
     chart_text(c, LEFT, a->y - 14, 17, true, chart_ink, 0, "Gradient norm, before clipping");
-    smoothen(s, f->smooth);
-    range(a, s, f->smooth, NULL, f->scratch);
-    chart_axes(c, a, false);
-    chart_curve(c, a, s->x, s->y, s->n, 1, pale_violet);
-    chart_curve(c, a, s->x, f->smooth, s->n, 2.5, violet);
+    steps_curve_draw(c, &f->norm, a, pale_violet, violet);
 }
 
 static void draw_steps(cairo_t *c, void *user)
@@ -409,7 +421,7 @@ static lgv_status write_figure(const cli_plot *p, const char *name, int height, 
 {
     char *path = join(p->folder, name);
     lgv_status status = path ? chart_save(path, WIDTH, height, draw, user, err)
-                             : fail(err, LGV_ERR_MEMORY, "out of memory to draw ", name);
+                             : cli_status(err, LGV_ERR_MEMORY, "out of memory to draw %s", name);
     free(path);
     return status;
 }
@@ -419,11 +431,16 @@ lgv_status cli_plot_write(cli_plot *p, lgv_error *err)
     lgv_status status = read_log(p, err);
     if (status || !p->loss.n) return status;
     size_t most = p->loss.n > p->norm.n ? p->loss.n : p->norm.n;
-    steps_figure f = {.p = p, .smooth = malloc(2 * most * sizeof *f.smooth)};
-    if (!f.smooth) return fail(err, LGV_ERR_MEMORY, "out of memory to draw ", p->log);
-    f.scratch = f.smooth + most;
+    double *room = malloc((p->loss.n + p->norm.n + most) * sizeof *room);
+    if (!room) return cli_status(err, LGV_ERR_MEMORY, "out of memory to draw %s", p->log);
+    double *scratch = room + p->loss.n + p->norm.n;
+    steps_figure f = {.p = p,
+                      .loss = {.s = &p->loss, .smooth = room},
+                      .norm = {.s = &p->norm, .smooth = room + p->loss.n}};
+    steps_curve_make(&f.loss, &p->validation, scratch);
+    steps_curve_make(&f.norm, NULL, scratch);
     status = write_figure(p, "loss", HEIGHT, draw_steps, &f, err);
     if (!status && p->n_by_t) status = write_figure(p, "timesteps", 640, draw_timesteps, p, err);
-    free(f.smooth);
+    free(room);
     return status;
 }

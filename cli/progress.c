@@ -208,7 +208,6 @@ void cli_progress_begin(cli_progress *p, const char *label, const char *unit, do
     *p = (cli_progress){.label = label,
                         .unit = unit,
                         .scale = scale,
-                        .first = first,
                         .total = total,
                         .terminal = cli_terminal(),
                         .colour = cli_colour(),
@@ -221,6 +220,7 @@ void cli_progress_begin(cli_progress *p, const char *label, const char *unit, do
 
 void cli_progress_show(cli_progress *p, int64_t done, const char *extra)
 {
+    if (!p->label) return;
     measure(p, done);
     double t = cli_now();
     if (t - p->shown < (p->terminal ? bar_seconds : line_seconds)) return;

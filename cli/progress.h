@@ -9,10 +9,10 @@
 #include "langevin/image.h"
 
 typedef struct cli_progress {
-    const char *label;    /* "training"; borrowed */
-    const char *unit;     /* "it/s", "pictures/s"; borrowed */
-    double scale;         /* units per step */
-    int64_t first, total; /* steps already done at the start, steps in all */
+    const char *label; /* "training"; borrowed */
+    const char *unit;  /* "it/s", "pictures/s"; borrowed */
+    double scale;      /* units per step */
+    int64_t total;     /* steps in all */
     bool terminal, colour, utf8;
     bool visible;        /* a bar stands on the current line */
     char *preview;       /* text above the bar; NULL: none */
@@ -30,6 +30,7 @@ double cli_now(void); /* monotonic seconds */
 
 void cli_progress_begin(cli_progress *p, const char *label, const char *unit, double scale,
                         int64_t first, int64_t total);
+/* Nothing of what follows is shown of a zeroed cli_progress, before it has begun. */
 /* `extra`: what else to show ("loss 0.0432  lr 1e-4"), most important first, parted by two spaces.
    Draws at most ten times a second. */
 void cli_progress_show(cli_progress *p, int64_t done, const char *extra);

@@ -1,7 +1,6 @@
 /* sample_animation.c - the denoising of a batch to look at: GIF, WebP, or one PNG with a row for each
    picture. Only the steps that are shown are kept, as bytes; a 50-step run of 64 pictures is a few
    megabytes in memory. */
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,17 +20,6 @@ enum {
     MOST_MS = 250,
     HELD_MS = 2000 /* the finished pictures, before it begins again */
 };
-
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    err->status = status;
-    vsnprintf(err->text, sizeof err->text, fmt, args);
-    va_end(args);
-    return status;
-}
 
 static bool is_strip(const sample_animation *a)
 {
@@ -68,8 +56,9 @@ lgv_status sample_animation_open(sample_animation *a, const sample_args *args,
     a->frames = least(frames, steps);
     a->pictures = shown(a, in->n);
     a->pixels = malloc((size_t)(a->frames * a->pictures * in->channels * in->height * in->width));
-    return a->pixels ? LGV_OK
-                     : fail(err, LGV_ERR_MEMORY, "out of memory for an animation of %lld frames",
+    return a->pixels
+               ? LGV_OK
+               : cli_status(err, LGV_ERR_MEMORY, "out of memory for an animation of %lld frames",
                             (long long)a->frames);
 }
 
@@ -150,7 +139,7 @@ lgv_status sample_animation_close(sample_animation *a, lgv_error *err)
     struct stat st;
     if (!a->pixels) return LGV_OK;
     lgv_image *images = calloc((size_t)(a->pictures * a->frames), sizeof *images);
-    if (!images) return fail(err, LGV_ERR_MEMORY, "out of memory for an animation");
+    if (!images) return cli_status(err, LGV_ERR_MEMORY, "out of memory for an animation");
     lgv_status status = is_strip(a) ? write_strip(a, images, err) : write_frames(a, images, err);
     if (!status && !stat(a->args->animation, &st)) a->bytes = st.st_size;
     free(images);

@@ -1,7 +1,6 @@
 /* sample_input.c - the first x of sampling: a file's noise, a picture to invert, or mixtures of two
    seeds' noise. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,22 +8,11 @@
 #include "langevin/safetensors.h"
 #include "sample.h"
 
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    err->status = status;
-    vsnprintf(err->text, sizeof err->text, fmt, args);
-    va_end(args);
-    return status;
-}
-
 /* Room for count floats; false when there is none or the product is absurd. */
 static float *floats(int64_t count, lgv_error *err)
 {
     float *p = count > 0 && count < INT64_MAX / 8 ? malloc((size_t)count * sizeof *p) : NULL;
-    if (!p) fail(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)count);
+    if (!p) cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)count);
     return p;
 }
 
@@ -50,19 +38,19 @@ static lgv_status read_tensor(const lgv_tensor_info *t, float **out, lgv_error *
 static lgv_status check_noise(const sample_args *a, const lgv_tensor_info *t,
                               const sample_input *in, lgv_error *err)
 {
-    if (!t) return fail(err, LGV_ERR_FORMAT, "'%s' has no tensor 'noise'", a->init_noise);
+    if (!t) return cli_status(err, LGV_ERR_FORMAT, "'%s' has no tensor 'noise'", a->init_noise);
     if (t->rank != 4 || t->dim[1] != in->channels || !t->count)
-        return fail(err, LGV_ERR_SHAPE,
-                    "'%s': tensor 'noise' must have shape (N, %lld, H, W) for this model",
-                    a->init_noise, (long long)in->channels);
+        return cli_status(err, LGV_ERR_SHAPE,
+                          "'%s': tensor 'noise' must have shape (N, %lld, H, W) for this model",
+                          a->init_noise, (long long)in->channels);
     if (a->num_images && a->num_images != t->dim[0])
-        return fail(err, LGV_ERR_SHAPE,
-                    "'%s' holds noise for %lld pictures, --num-images says %lld", a->init_noise,
-                    (long long)t->dim[0], (long long)a->num_images);
+        return cli_status(err, LGV_ERR_SHAPE,
+                          "'%s' holds noise for %lld pictures, --num-images says %lld",
+                          a->init_noise, (long long)t->dim[0], (long long)a->num_images);
     if (a->resolution && (a->resolution != t->dim[2] || a->resolution != t->dim[3]))
-        return fail(err, LGV_ERR_SHAPE, "'%s' holds noise of %lldx%lld, --resolution says %lld",
-                    a->init_noise, (long long)t->dim[2], (long long)t->dim[3],
-                    (long long)a->resolution);
+        return cli_status(err, LGV_ERR_SHAPE,
+                          "'%s' holds noise of %lldx%lld, --resolution says %lld", a->init_noise,
+                          (long long)t->dim[2], (long long)t->dim[3], (long long)a->resolution);
     return LGV_OK;
 }
 
@@ -74,10 +62,10 @@ static lgv_status check_step_noise(const sample_args *a, const lgv_pipeline *p,
     if (status) return status;
     const int64_t want[5] = {calls, in->n, in->channels, in->height, in->width};
     if (t->rank == 5 && !memcmp(t->dim, want, sizeof want)) return LGV_OK;
-    return fail(err, LGV_ERR_SHAPE,
-                "'%s': tensor 'step_noise' must have shape (%lld, %lld, %lld, %lld, %lld)",
-                a->init_noise, (long long)want[0], (long long)want[1], (long long)want[2],
-                (long long)want[3], (long long)want[4]);
+    return cli_status(err, LGV_ERR_SHAPE,
+                      "'%s': tensor 'step_noise' must have shape (%lld, %lld, %lld, %lld, %lld)",
+                      a->init_noise, (long long)want[0], (long long)want[1], (long long)want[2],
+                      (long long)want[3], (long long)want[4]);
 }
 
 static lgv_status from_file(const sample_args *a, const lgv_pipeline *p, sample_input *in,
@@ -126,8 +114,9 @@ static lgv_status from_picture(const sample_args *a, sample_input *in, lgv_error
 {
     lgv_image file = {0}, image = {0};
     if (in->channels != 1 && in->channels != 3)
-        return fail(err, LGV_ERR_UNSUPPORTED, "the model has %lld channels; a picture has 1 or 3",
-                    (long long)in->channels);
+        return cli_status(err, LGV_ERR_UNSUPPORTED,
+                          "the model has %lld channels; a picture has 1 or 3",
+                          (long long)in->channels);
     lgv_status status = lgv_image_load(a->init_image, &file, err);
     if (!status) status = lgv_image_convert(&file, (int)in->channels, NULL, &image, err);
     if (!status) status = fit(&image, (int)in->width, (int)in->height, err);
@@ -155,8 +144,9 @@ static lgv_status check_deterministic(const sample_args *a, const lgv_pipeline *
     if (o.sampler && !strcmp(o.sampler, "model")) o.sampler = cfg->class_name;
     lgv_status status = lgv_sampler_new(cfg, &o, &sampler, err);
     if (!status && lgv_sampler_stochastic(sampler))
-        status = fail(err, LGV_ERR_ARGUMENT,
-                      "--interpolate needs a sampler without noise of its own: ddim with eta 0");
+        status =
+            cli_status(err, LGV_ERR_ARGUMENT,
+                       "--interpolate needs a sampler without noise of its own: ddim with eta 0");
     lgv_sampler_free(sampler);
     return status;
 }
@@ -172,7 +162,7 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
     in->noise = ends ? floats(in->n * n, err) : NULL;
     in->weight = malloc((size_t)in->n * sizeof *in->weight);
     if (!ends || !in->noise || !in->weight)
-        status = fail(err, LGV_ERR_MEMORY, "out of memory for %lld frames", (long long)in->n);
+        status = cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld frames", (long long)in->n);
     if (!status)
         status = lgv_noise_init(a->rng, a->seed, in->channels, in->height, in->width, ends, err);
     if (!status)
@@ -195,8 +185,8 @@ lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline,
     in.width = a->resolution ? a->resolution : m->width;
     lgv_status status = LGV_OK;
     if (!a->init_noise && (!in.height || !in.width))
-        status = fail(err, LGV_ERR_ARGUMENT,
-                      "the model's configuration gives no picture size; state --resolution");
+        status = cli_status(err, LGV_ERR_ARGUMENT,
+                            "the model's configuration gives no picture size; state --resolution");
     if (!status && !a->init_noise)
         status = lgv_model_check_size(lgv_pipeline_model(pipeline), in.height, in.width, err);
     if (!status && a->init_noise) status = from_file(a, pipeline, &in, err);

@@ -177,10 +177,8 @@ static int read_sampler(const cli_command *self, sample_args *a)
 
 static int read_seeds(const cli_command *self, sample_args *a)
 {
-    if (opt.seed && !cli_parse_seed(opt.seed, &a->seed))
-        return cli_error(self, CLI_USAGE,
-                         "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'",
-                         opt.seed);
+    int code = cli_read_seed(self, opt.seed, &a->seed);
+    if (code >= 0) return code;
     if (!opt.rng || !strcmp(opt.rng, "philox"))
         a->rng = LGV_SAMPLE_PHILOX;
     else if (!strcmp(opt.rng, "torch"))
@@ -209,14 +207,8 @@ static int read_sources(const cli_command *self, sample_args *a)
 {
     const lgv_sampler_info *info = opt.sampler ? lgv_sampler_find(opt.sampler) : NULL;
     bool inverse = info && info->inverse;
-    if (!opt.weights)
-        a->weights = LGV_WEIGHTS_BEST;
-    else if (!strcmp(opt.weights, "ema"))
-        a->weights = LGV_WEIGHTS_EMA;
-    else if (!strcmp(opt.weights, "raw"))
-        a->weights = LGV_WEIGHTS_RAW;
-    else
-        return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", opt.weights);
+    int code = cli_read_weights(self, opt.weights, &a->weights);
+    if (code >= 0) return code;
     if ((opt.init_noise != NULL) + (opt.init_image != NULL) + a->interpolate > 1)
         return cli_error(self, CLI_USAGE,
                          "--init-noise, --init-image and --interpolate exclude each other");

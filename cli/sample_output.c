@@ -3,7 +3,6 @@
    its number, which fails when somebody else has taken the number meanwhile. */
 #include <dirent.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,17 +11,6 @@
 #include "langevin/image.h"
 #include "langevin/safetensors.h"
 #include "sample.h"
-
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...) LGV_PRINTF(3, 4);
-static lgv_status fail(lgv_error *err, lgv_status status, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    err->status = status;
-    vsnprintf(err->text, sizeof err->text, fmt, args);
-    va_end(args);
-    return status;
-}
 
 static int64_t picture_bytes(const sample_output *o)
 {
@@ -36,13 +24,12 @@ static lgv_status next_number(const char *folder, int64_t *next, lgv_error *err)
 {
     DIR *d = opendir(folder);
     if (!d)
-        return fail(err, LGV_ERR_IO, "cannot read the folder '%s': %s", folder, strerror(errno));
+        return cli_status(err, LGV_ERR_IO, "cannot read the folder '%s': %s", folder,
+                          strerror(errno));
     *next = 0;
     for (struct dirent *e; (e = readdir(d));) {
-        size_t digits = strspn(e->d_name, "0123456789");
-        if (digits < 6 || digits > 15 || strcmp(e->d_name + digits, ".png")) continue;
-        int64_t number = strtoll(e->d_name, NULL, 10);
-        if (number >= *next) *next = number + 1;
+        long long number;
+        if (cli_numbered_png(e->d_name, &number) && number >= *next) *next = number + 1;
     }
     closedir(d);
     return LGV_OK;
@@ -52,13 +39,14 @@ static lgv_status open_folder(sample_output *o, lgv_error *err)
 {
     const char *folder = o->args->output;
     if (mkdir(folder, 0777) && errno != EEXIST)
-        return fail(err, LGV_ERR_IO, "cannot make the folder '%s': %s", folder, strerror(errno));
+        return cli_status(err, LGV_ERR_IO, "cannot make the folder '%s': %s", folder,
+                          strerror(errno));
     struct stat st;
     if (stat(folder, &st) || !S_ISDIR(st.st_mode))
-        return fail(err, LGV_ERR_EXISTS,
-                    "'%s' is a file; give a folder, or a name that ends in .png", folder);
+        return cli_status(err, LGV_ERR_EXISTS,
+                          "'%s' is a file; give a folder, or a name that ends in .png", folder);
     if (access(folder, W_OK))
-        return fail(err, LGV_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
+        return cli_status(err, LGV_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
     return next_number(folder, &o->number, err);
 }
 
@@ -67,11 +55,11 @@ lgv_status sample_check_parent(const char *path, lgv_error *err)
     char parent[4096] = ".";
     const char *slash = strrchr(path, '/');
     if (strlen(path) >= sizeof parent)
-        return fail(err, LGV_ERR_ARGUMENT, "the path '%.60s...' is too long", path);
+        return cli_status(err, LGV_ERR_ARGUMENT, "the path '%.60s...' is too long", path);
     if (slash)
         snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
     if (!access(parent, W_OK | X_OK)) return LGV_OK;
-    return fail(err, LGV_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
+    return cli_status(err, LGV_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
 }
 
 /* Whether the grid will be a possible picture, in the layout of lgv_image_grid. */
@@ -80,17 +68,18 @@ static lgv_status check_grid(const sample_input *in, lgv_error *err)
     int64_t across = 1, side = in->width > in->height ? in->width : in->height;
     while (across * across < in->n) across++;
     if (across * (side + 2) + 2 <= LGV_IMAGE_SIDE) return LGV_OK;
-    return fail(err, LGV_ERR_ARGUMENT,
-                "%lld pictures of %lldx%lld are too many for one PNG; give a folder",
-                (long long)in->n, (long long)in->width, (long long)in->height);
+    return cli_status(err, LGV_ERR_ARGUMENT,
+                      "%lld pictures of %lldx%lld are too many for one PNG; give a folder",
+                      (long long)in->n, (long long)in->width, (long long)in->height);
 }
 
 lgv_status sample_output_open(sample_output *o, lgv_error *err)
 {
     lgv_status status = LGV_OK;
     if (o->input->channels != 1 && o->input->channels != 3)
-        return fail(err, LGV_ERR_UNSUPPORTED, "the model gives %lld channels; a picture has 1 or 3",
-                    (long long)o->input->channels);
+        return cli_status(err, LGV_ERR_UNSUPPORTED,
+                          "the model gives %lld channels; a picture has 1 or 3",
+                          (long long)o->input->channels);
     if (o->args->save_tensors) status = sample_check_parent(o->args->save_tensors, err);
     if (status) return status;
     if (!o->args->file) return open_folder(o, err);
@@ -98,8 +87,8 @@ lgv_status sample_output_open(sample_output *o, lgv_error *err)
     if (o->input->n > 1 && (status = check_grid(o->input, err))) return status;
     o->pixels = malloc((size_t)(o->input->n * picture_bytes(o)));
     return o->pixels ? LGV_OK
-                     : fail(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
-                            (long long)o->input->n);
+                     : cli_status(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
+                                  (long long)o->input->n);
 }
 
 void sample_output_free(sample_output *o)
@@ -170,7 +159,7 @@ static lgv_status publish(sample_output *o, const char *draft, lgv_error *err)
         /* A file system without hard links: look, then rename. */
         if (!access(o->last, F_OK)) continue;
         if (!rename(draft, o->last)) return LGV_OK;
-        return fail(err, LGV_ERR_IO, "cannot write '%s': %s", o->last, strerror(errno));
+        return cli_status(err, LGV_ERR_IO, "cannot write '%s': %s", o->last, strerror(errno));
     }
     unlink(draft);
     return LGV_OK;
@@ -193,7 +182,8 @@ lgv_status sample_output_add(sample_output *o, int64_t first, int64_t count, con
     int64_t bytes = picture_bytes(o);
     lgv_status status = LGV_OK;
     uint8_t *to = o->pixels ? o->pixels + first * bytes : malloc((size_t)(count * bytes));
-    if (!to) return fail(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)count);
+    if (!to)
+        return cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld pictures", (long long)count);
     lgv_images_u8(count, in->channels, in->height, in->width, x, to);
     for (int64_t i = 0; i < count && !o->pixels && !status; i++) {
         lgv_image image = {.width = (int)in->width,
@@ -216,8 +206,8 @@ lgv_status sample_output_close(sample_output *o, lgv_error *err)
     if (!o->pixels) return LGV_OK;
     lgv_image *images = calloc((size_t)in->n, sizeof *images), grid = {0};
     if (!images)
-        return fail(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
-                    (long long)in->n);
+        return cli_status(err, LGV_ERR_MEMORY, "out of memory for a grid of %lld pictures",
+                          (long long)in->n);
     for (int64_t i = 0; i < in->n; i++)
         images[i] = (lgv_image){.width = (int)in->width,
                                 .height = (int)in->height,

@@ -27,7 +27,6 @@ typedef struct job {
     cli_plot *plot;
     /* while running */
     cli_progress progress;
-    bool begun;         /* the progress has */
     int64_t first;      /* step at the start */
     double warm;        /* clock after the first step, 0 before */
     int64_t warm_steps; /* steps since */
@@ -57,19 +56,12 @@ static char *parent_of(const char *path)
     return strdup(".");
 }
 
-static lgv_status fail(lgv_error *err, lgv_status status, const char *text)
-{
-    err->status = status;
-    snprintf(err->text, sizeof err->text, "%s", text);
-    return status;
-}
-
 static lgv_status find_run(job *j, lgv_error *err)
 {
     train_args *a = &j->args;
     j->output = a->output;
     if (!j->output && !(j->output = j->parent = parent_of(a->resume)))
-        return fail(err, LGV_ERR_MEMORY, "out of memory");
+        return cli_status(err, LGV_ERR_MEMORY, "out of memory");
     a->train.output_dir = j->output;
     lgv_status status =
         lgv_checkpoint_find(j->output, a->resume, a->train.overwrite, &j->resume, err);
@@ -77,9 +69,9 @@ static lgv_status find_run(job *j, lgv_error *err)
     if (a->resume && !j->resume)
         printf("no checkpoint in '%s' yet: starting from the beginning\n", j->output);
     if (!j->resume)
-        return a->n_data
-                   ? LGV_OK
-                   : fail(err, LGV_ERR_ARGUMENT, "which pictures? give a folder with --data PATH");
+        return a->n_data ? LGV_OK
+                         : cli_status(err, LGV_ERR_ARGUMENT,
+                                      "which pictures? give a folder with --data PATH");
     printf("going on from %s (step %lld)\n", lgv_checkpoint_path(j->resume),
            (long long)lgv_checkpoint_step(j->resume));
     if ((status = lgv_checkpoint_merge(j->resume, &a->train, &a->pictures, err))) return status;
@@ -113,10 +105,10 @@ static lgv_status check_same(const job *j, const lgv_model_options *o, lgv_error
     if (!j->resume || !j->args.model) return LGV_OK;
     lgv_status status = lgv_model_open(j->args.model, o, &named, err);
     if (!status && !same_network(named, j->model)) {
-        status = LGV_ERR_ARGUMENT;
-        fail(err, status,
-             "--model is another network than that of the checkpoint; leave it out, or start a new "
-             "run");
+        status = cli_status(
+            err, LGV_ERR_ARGUMENT,
+            "--model is another network than that of the checkpoint; leave it out, or start a new "
+            "run");
     }
     lgv_model_free(named);
     return status;
@@ -130,14 +122,14 @@ static lgv_status size_from_model(const char *what, lgv_dataset_options *o, lgv_
     if (status) return status;
     const lgv_model_info *info = lgv_model_describe(model);
     if (!o->resolution && info->height != info->width)
-        status = fail(err, LGV_ERR_UNSUPPORTED,
-                      "the model's pictures are not square; state a --resolution");
+        status = cli_status(err, LGV_ERR_UNSUPPORTED,
+                            "the model's pictures are not square; state a --resolution");
     else if (!o->resolution)
         o->resolution = info->height;
     if (!status && !info->from_preset && info->in_channels != 1 && info->in_channels != 3) {
-        status = LGV_ERR_UNSUPPORTED;
-        snprintf(err->text, sizeof err->text, "model '%s' takes %d channels; pictures have 1 or 3",
-                 what, info->in_channels);
+        status = cli_status(err, LGV_ERR_UNSUPPORTED,
+                            "model '%s' takes %d channels; pictures have 1 or 3", what,
+                            info->in_channels);
     }
     if (!status && !info->from_preset && !o->channels) o->channels = info->in_channels;
     lgv_model_free(model);
@@ -174,12 +166,12 @@ static lgv_status make_classifier(job *j, lgv_error *err)
     }
     lgv_model_free(named);
     if (classes < 2)
-        return fail(
+        return cli_status(
             err, LGV_ERR_ARGUMENT,
             "there are no classes to learn: put the pictures of each class into a folder of "
             "its own");
     const char **names = malloc((size_t)classes * sizeof *names);
-    if (!names) return fail(err, LGV_ERR_MEMORY, "out of memory");
+    if (!names) return cli_status(err, LGV_ERR_MEMORY, "out of memory");
     for (int i = 0; i < classes; i++) names[i] = lgv_dataset_class_name(j->data, i);
     lgv_status status = lgv_model_new_classifier(&config, classes, names, &j->model, err);
     free(names);
@@ -194,8 +186,8 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
     if (what) status = size_from_model(what, &a->pictures, err);
     if (!status && !what && a->train.task != LGV_TASK_CLASSIFIER && a->pictures.resolution &&
         !preset_for(a->pictures.resolution))
-        status = fail(err, LGV_ERR_ARGUMENT,
-                      "there is no default model above 128x128; give one with --model");
+        status = cli_status(err, LGV_ERR_ARGUMENT,
+                            "there is no default model above 128x128; give one with --model");
     if (!status) status = lgv_dataset_open_sources(a->data, a->n_data, &a->pictures, &j->data, err);
     if (status) return status;
     if (a->train.task == LGV_TASK_CLASSIFIER && !j->resume) return make_classifier(j, err);
@@ -214,7 +206,7 @@ static lgv_status choose_schedule(job *j, lgv_error *err)
     } else if (folder) {
         size_t n = strlen(folder) + sizeof "/scheduler_config.json";
         char *path = malloc(n);
-        if (!path) return fail(err, LGV_ERR_MEMORY, "out of memory");
+        if (!path) return cli_status(err, LGV_ERR_MEMORY, "out of memory");
         snprintf(path, n, "%s/scheduler_config.json", folder);
         status = lgv_scheduler_config_load(path, &j->cfg, err);
         free(path);
@@ -235,7 +227,7 @@ static lgv_status prepare(job *j, lgv_error *err)
                                  &j->trainer, err);
     if (status) return status;
     j->plot = cli_plot_new(j->output);
-    return j->plot ? LGV_OK : fail(err, LGV_ERR_MEMORY, "out of memory");
+    return j->plot ? LGV_OK : cli_status(err, LGV_ERR_MEMORY, "out of memory");
 }
 
 /* ---- what was chosen ---- */
@@ -424,14 +416,13 @@ static void stepped(job *j, const lgv_train_report *r)
         j->weight = keep * j->weight + 1;
     }
     int64_t left = t.options.max_train_steps - r->step;
-    if (!j->begun) measure_speed(j, r, left);
-    if (!j->begun && j->timed > 0) {
+    if (!j->progress.label) measure_speed(j, r, left);
+    if (!j->progress.label && j->timed > 0) {
         print_speed(j->timed, left);
         cli_progress_begin(&j->progress, "training", "it/s", 1, r->step, t.options.max_train_steps);
-        j->begun = true;
     }
     extra_text(j, r, extra);
-    if (j->begun) cli_progress_show(&j->progress, r->step, extra);
+    cli_progress_show(&j->progress, r->step, extra);
 }
 
 static void say(job *j, const char *what, const char *text)
@@ -473,6 +464,20 @@ static void sampled(job *j, const char *png)
     preview(j, png);
 }
 
+static void validated(job *j, const lgv_validation *v)
+{
+    char text[160];
+    bool classifier = lgv_model_describe(j->model)->labels > 0;
+    if (classifier)
+        snprintf(text, sizeof text, "%.2f %% of %lld pictures (loss %.4g)", 100 * v->accuracy,
+                 (long long)v->pictures, v->loss);
+    else
+        snprintf(text, sizeof text, "%.4g (by quarter of t: %.3g %.3g %.3g %.3g)", v->loss,
+                 v->quartile[0], v->quartile[1], v->quartile[2], v->quartile[3]);
+    say(j, classifier ? "validation accuracy " : "validation loss ", text);
+    draw(j);
+}
+
 static int on_event(void *user, const lgv_train_event *event)
 {
     job *j = user;
@@ -482,25 +487,10 @@ static int on_event(void *user, const lgv_train_event *event)
     case LGV_TRAIN_NOTE: say(j, "note: ", event->text); break;
     case LGV_TRAIN_SAVED:
         say(j, "saved ", event->text);
-        draw(j);
+        if (!lgv_dataset_validation_count(j->data)) draw(j); /* else after the validation, next */
         break;
     case LGV_TRAIN_SAMPLED: sampled(j, event->text); break;
-    case LGV_TRAIN_VALIDATED:
-        if (lgv_model_describe(j->model)->labels) {
-            snprintf(text, sizeof text, "%.2f %% of %lld pictures (loss %.4g)",
-                     100 * event->validation->accuracy, (long long)event->validation->pictures,
-                     event->validation->loss);
-            say(j, "validation accuracy ", text);
-            draw(j);
-            break;
-        }
-        snprintf(text, sizeof text, "%.4g (by quarter of t: %.3g %.3g %.3g %.3g)",
-                 event->validation->loss, event->validation->quartile[0],
-                 event->validation->quartile[1], event->validation->quartile[2],
-                 event->validation->quartile[3]);
-        say(j, "validation loss ", text);
-        draw(j);
-        break;
+    case LGV_TRAIN_VALIDATED: validated(j, event->validation); break;
     case LGV_TRAIN_EVALUATED:
         snprintf(text, sizeof text,
                  "Frechet distance %.4g (%.4g to %.4g), precision %.3f, recall %.3f, %lld samples",
@@ -510,7 +500,7 @@ static int on_event(void *user, const lgv_train_event *event)
         say(j, "", text);
         break;
     case LGV_TRAIN_SAMPLING:
-        if (j->begun) cli_progress_show(&j->progress, j->progress.done, "drawing samples");
+        cli_progress_show(&j->progress, j->progress.done, "drawing samples");
         break;
     }
     return cli_signal() != 0;
@@ -571,7 +561,7 @@ static void print_done(const job *j)
 static int finish(job *j, lgv_status status, const lgv_error *err)
 {
     int caught = cli_signal();
-    if (j->begun) cli_progress_clear(&j->progress);
+    cli_progress_clear(&j->progress);
     if (status && status != LGV_ERR_CANCELLED) {
         draw(j);
         fflush(stdout);

@@ -258,10 +258,7 @@ static int read_names(const cli_command *self, lgv_train_options *o)
     if (code >= 0) return code;
     if (opt.lr_scheduler && lgv_lr_scheduler_parse(opt.lr_scheduler, &o->lr_scheduler, &err))
         return cli_error(self, CLI_USAGE, "--lr-scheduler: %s", err.text);
-    if (opt.seed && !cli_parse_seed(opt.seed, &o->seed))
-        return cli_error(self, CLI_USAGE,
-                         "--seed must be a whole number from 0 up, or -1 to draw one, not '%s'",
-                         opt.seed);
+    if ((code = cli_read_seed(self, opt.seed, &o->seed)) >= 0) return code;
     if (opt.task && !strcmp(opt.task, "classifier"))
         o->task = LGV_TASK_CLASSIFIER;
     else if (opt.task && !strcmp(opt.task, "diffusion"))

@@ -34,6 +34,7 @@ typedef struct session {
     const lgv_model *model;
     lgv_safetensors *ref;
     lgv_device *device;
+    lgv_model_weights weights;
     lgv_mixed_precision precision;
     lgv_store *store;
     int64_t n, c, h, w;
@@ -218,10 +219,7 @@ static lgv_status plan_network(session *s, bool instrument, bool gradients, lgv_
         status = lgv_store_new(s->device, &s->store, err);
         if (!status) status = lgv_store_declare(s->store, g, err);
         if (!status) status = lgv_store_add_set(s->store, "weight", err);
-        lgv_model_weights which = !opt.weights                 ? LGV_WEIGHTS_BEST
-                                  : strcmp(opt.weights, "raw") ? LGV_WEIGHTS_EMA
-                                                               : LGV_WEIGHTS_RAW;
-        if (!status) status = lgv_model_load_weights(s->model, s->store, "weight", which, err);
+        if (!status) status = lgv_model_load_weights(s->model, s->store, "weight", s->weights, err);
     }
     if (!status) lgv_graph_output(g, y, "output");
     if (!status && gradients) status = add_gradients(s, g, y, err);
@@ -362,10 +360,11 @@ static int run(const cli_command *self, int argc, const char **argv)
     if ((code = cli_read_precision(self, opt.precision, &precision)) >= 0) return code;
     if (opt.tolerance == 0) opt.tolerance = precision == LGV_MIXED_BF16 ? 0.1 : 1e-4;
     if (!(opt.tolerance > 0)) return cli_error(self, CLI_USAGE, "--tolerance must be positive");
-    if (opt.weights && strcmp(opt.weights, "ema") && strcmp(opt.weights, "raw"))
-        return cli_error(self, CLI_USAGE, "--weights is ema or raw, not '%s'", opt.weights);
+    lgv_model_weights weights;
+    if ((code = cli_read_weights(self, opt.weights, &weights)) >= 0) return code;
     lgv_error err = {.text = "out of memory"};
-    session s = {.report = opt.json ? json_array() : NULL, .precision = precision};
+    session s = {
+        .report = opt.json ? json_array() : NULL, .weights = weights, .precision = precision};
     lgv_model *model = NULL;
     lgv_status status = lgv_model_open(what, NULL, &model, &err);
     s.model = model;
