@@ -72,7 +72,7 @@ static void bytes_of_tensorboard(void **state)
     const double time = 1700000000.25;
     uint8_t picture[300];
     for (int i = 0; i < 300; i++) picture[i] = (uint8_t)(7 * i);
-    lgv_event_bytes b = {0};
+    lgv_bytes b = {0};
     lgv_event_version(&b, time);
     lgv_event_start(&b, time, 301);
     lgv_event_scalar(&b, time, 1, "loss", 0.125);

@@ -41,6 +41,14 @@ char *lgv_format(const char *fmt, ...) LGV_PRINTF(1, 2); /* NULL on failure; fre
 /* Grows *items (element size `size`) so that it holds at least `need`; doubles the capacity. */
 lgv_status lgv_grow(void *items_ptr, size_t *capacity, size_t need, size_t size, lgv_error *err);
 
+/* Bytes that grow; freed with lgv_free(data). */
+typedef struct lgv_bytes {
+    uint8_t *data;
+    size_t size, capacity;
+    bool failed; /* one found no memory: nothing is added from then on */
+} lgv_bytes;
+bool lgv_bytes_put(lgv_bytes *b, const void *data, size_t size); /* !b->failed */
+
 /* Tests only: makes the nth (1-based) allocation from now on fail; 0 turns it off. Returns how many
    allocations were made since the last call. The counter is atomic; it is not part of the API. */
 uint64_t lgv_alloc_fail_after(uint64_t nth);

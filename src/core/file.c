@@ -187,20 +187,40 @@ lgv_status lgv_atomic_open(const char *path, lgv_atomic **out, lgv_error *err)
     return LGV_OK;
 }
 
-lgv_status lgv_atomic_write(lgv_atomic *f, const void *data, size_t size, lgv_error *err)
+bool lgv_write_all(int fd, const void *data, size_t size)
 {
     for (size_t done = 0; done < size;) {
         size_t part = size - done < (size_t)1 << 30 ? size - done : (size_t)1 << 30;
-        ssize_t n = write(f->fd, (const char *)data + done, part);
+        ssize_t n = write(fd, (const char *)data + done, part);
         if (n > 0) {
             done += (size_t)n;
         } else if (n == 0 || errno != EINTR) {
             if (n == 0) errno = ENOSPC;
-            f->failed = true;
-            return fail_path(err, "write", f->temporary);
+            return false;
         }
     }
-    return LGV_OK;
+    return true;
+}
+
+bool lgv_read_at(int fd, void *data, size_t size, int64_t at)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pread(fd, (char *)data + done, size - done, at + (int64_t)done);
+        if (n > 0) {
+            done += (size_t)n;
+        } else if (n == 0 || errno != EINTR) {
+            if (n == 0) errno = 0;
+            return false;
+        }
+    }
+    return true;
+}
+
+lgv_status lgv_atomic_write(lgv_atomic *f, const void *data, size_t size, lgv_error *err)
+{
+    if (lgv_write_all(f->fd, data, size)) return LGV_OK;
+    f->failed = true;
+    return fail_path(err, "write", f->temporary);
 }
 
 void lgv_atomic_abort(lgv_atomic *f)

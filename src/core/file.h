@@ -40,6 +40,10 @@ lgv_status lgv_remove_drafts(const char *folder, lgv_error *err);
 lgv_status lgv_rename(const char *from, const char *to,
                       lgv_error *err); /* then fsyncs the parent of `to` */
 lgv_status lgv_sync_dir(const char *path, lgv_error *err);
+/* All of it, whatever write and pread do at once; false with errno otherwise (ENOSPC when nothing goes in any more, 0 at
+   the end of the file). */
+bool lgv_write_all(int fd, const void *data, size_t size);
+bool lgv_read_at(int fd, void *data, size_t size, int64_t at);
 char *lgv_path_join(const char *a, const char *b); /* "a/b"; NULL when out of memory */
 lgv_status lgv_free_space(const char *path, uint64_t *bytes, lgv_error *err);
 

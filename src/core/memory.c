@@ -160,3 +160,13 @@ lgv_status lgv_grow(void *items_ptr, size_t *capacity, size_t need, size_t size,
     *capacity = wanted;
     return LGV_OK;
 }
+
+bool lgv_bytes_put(lgv_bytes *b, const void *data, size_t size)
+{
+    if (size > SIZE_MAX - b->size) b->failed = true;
+    if (!b->failed && lgv_grow(&b->data, &b->capacity, b->size + size, 1, NULL)) b->failed = true;
+    if (b->failed) return false;
+    if (size) memcpy(b->data + b->size, data, size);
+    b->size += size;
+    return true;
+}

@@ -6,7 +6,6 @@
 #include "core/file.h"
 
 struct lgv_animation {
-    lgv_animation_format format;
     int width, height;
     int64_t frames;
     bool ended;
@@ -51,7 +50,6 @@ lgv_status lgv_animation_new(lgv_animation_format format, int width, int height,
     LGV_TRY(check(format, width, height, o, err));
     lgv_animation *a = lgv_zalloc(1, sizeof *a);
     if (!a) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for an animation");
-    a->format = format;
     a->width = width;
     a->height = height;
     lgv_status s = format == LGV_ANIMATION_GIF

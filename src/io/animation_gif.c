@@ -8,27 +8,19 @@
 struct lgv_gif {
     GifFileType *file;
     lgv_bytes *to;
-    bool full; /* the bytes found no memory */
     uint8_t *index;
 };
 
 static int on_write(GifFileType *file, const GifByteType *data, int count)
 {
     lgv_gif *g = file->UserData;
-    size_t n = (size_t)count;
-    if (lgv_grow(&g->to->data, &g->to->capacity, g->to->size + n, 1, NULL)) {
-        g->full = true;
-        return 0;
-    }
-    memcpy(g->to->data + g->to->size, data, n);
-    g->to->size += n;
-    return count;
+    return lgv_bytes_put(g->to, data, (size_t)count) ? count : 0;
 }
 
 static lgv_status failed(const lgv_gif *g, lgv_error *err)
 {
     const char *why = GifErrorString(g->file->Error);
-    bool memory = g->full || g->file->Error == E_GIF_ERR_NOT_ENOUGH_MEM;
+    bool memory = g->to->failed || g->file->Error == E_GIF_ERR_NOT_ENOUGH_MEM;
     return lgv_fail(err, memory ? LGV_ERR_MEMORY : LGV_ERR_IO, "the GIF cannot be written: %s",
                     memory ? "out of memory"
                     : why  ? why
@@ -107,7 +99,7 @@ lgv_status lgv_gif_close(lgv_gif *g, lgv_error *err)
     int code = 0;
     int ok = EGifCloseFile(g->file, &code); /* frees the file in any case */
     g->file = NULL;
-    if (ok != GIF_ERROR && !g->full) return LGV_OK;
+    if (ok != GIF_ERROR && !g->to->failed) return LGV_OK;
     return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the end of a GIF");
 }
 

@@ -5,12 +5,6 @@
 #include "core/core.h"
 #include "langevin/animation.h"
 
-/* Bytes that grow; freed with lgv_free(data). */
-typedef struct lgv_bytes {
-    uint8_t *data;
-    size_t size, capacity;
-} lgv_bytes;
-
 typedef struct lgv_gif lgv_gif;
 lgv_status lgv_gif_open(int width, int height, const lgv_animation_options *o, lgv_bytes *to,
                         lgv_gif **out, lgv_error *err);

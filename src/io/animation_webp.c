@@ -92,13 +92,9 @@ lgv_status lgv_webp_close(lgv_webp_animation *w, lgv_bytes *to, lgv_error *err)
     if (!WebPAnimEncoderAdd(w->encoder, NULL, w->time, NULL) ||
         !WebPAnimEncoderAssemble(w->encoder, &data))
         return failed(w, NULL, err);
-    lgv_status s = lgv_grow(&to->data, &to->capacity, data.size, 1, err);
-    if (!s) {
-        memcpy(to->data, data.bytes, data.size);
-        to->size = data.size;
-    }
+    bool kept = lgv_bytes_put(to, data.bytes, data.size);
     WebPDataClear(&data);
-    return s;
+    return kept ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for an animation");
 }
 
 void lgv_webp_free(lgv_webp_animation *w)

@@ -38,46 +38,38 @@ enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 
 /* ---- bytes ---- */
 
-static void put(lgv_event_bytes *b, const void *data, size_t size)
-{
-    if (!b->failed && lgv_grow(&b->data, &b->capacity, b->size + size, 1, NULL)) b->failed = true;
-    if (b->failed) return;
-    memcpy(b->data + b->size, data, size);
-    b->size += size;
-}
-
-static void put_little(lgv_event_bytes *b, uint64_t v, size_t size)
+static void put_little(lgv_bytes *b, uint64_t v, size_t size)
 {
     uint8_t bytes[8];
     for (size_t i = 0; i < size; i++) bytes[i] = (uint8_t)(v >> 8 * i);
-    put(b, bytes, size);
+    lgv_bytes_put(b, bytes, size);
 }
 
-static void put_varint(lgv_event_bytes *b, uint64_t v)
+static void put_varint(lgv_bytes *b, uint64_t v)
 {
     for (; v >= 128; v >>= 7) put_little(b, v | 128, 1);
     put_little(b, v, 1);
 }
 
-static void put_key(lgv_event_bytes *b, int field, int wire)
+static void put_key(lgv_bytes *b, int field, int wire)
 {
     put_varint(b, (uint64_t)(field << 3 | wire));
 }
 
-static void put_int(lgv_event_bytes *b, int field, int64_t v)
+static void put_int(lgv_bytes *b, int field, int64_t v)
 {
     put_key(b, field, VARINT);
     put_varint(b, (uint64_t)v);
 }
 
-static void put_bytes(lgv_event_bytes *b, int field, const void *data, size_t size)
+static void put_bytes(lgv_bytes *b, int field, const void *data, size_t size)
 {
     put_key(b, field, BYTES);
     put_varint(b, size);
-    put(b, data, size);
+    lgv_bytes_put(b, data, size);
 }
 
-static void put_text(lgv_event_bytes *b, int field, const char *text)
+static void put_text(lgv_bytes *b, int field, const char *text)
 {
     put_bytes(b, field, text, strlen(text));
 }
@@ -86,15 +78,15 @@ static void put_text(lgv_event_bytes *b, int field, const char *text)
 
 enum { LENGTH = 5 }; /* bytes of a length: up to 2^35 */
 
-static size_t begin(lgv_event_bytes *b, int field)
+static size_t begin(lgv_bytes *b, int field)
 {
     static const uint8_t room[LENGTH] = {0};
     put_key(b, field, BYTES);
-    put(b, room, LENGTH);
+    lgv_bytes_put(b, room, LENGTH);
     return b->size;
 }
 
-static void end(lgv_event_bytes *b, size_t at)
+static void end(lgv_bytes *b, size_t at)
 {
     if (b->failed) return;
     size_t size = b->size - at, n = 1;
@@ -132,11 +124,11 @@ static uint32_t masked(const void *data, size_t size)
 }
 
 /* length (8 bytes), its checksum (4), the event, its checksum (4). */
-static size_t begin_event(lgv_event_bytes *b, double time, int64_t step)
+static size_t begin_event(lgv_bytes *b, double time, int64_t step)
 {
     static const uint8_t room[12] = {0};
     uint64_t bits;
-    put(b, room, sizeof room);
+    lgv_bytes_put(b, room, sizeof room);
     size_t at = b->size;
     memcpy(&bits, &time, sizeof bits);
     put_key(b, EVENT_TIME, FIXED64);
@@ -145,7 +137,7 @@ static size_t begin_event(lgv_event_bytes *b, double time, int64_t step)
     return at;
 }
 
-static void end_event(lgv_event_bytes *b, size_t at)
+static void end_event(lgv_bytes *b, size_t at)
 {
     if (b->failed) return;
     uint64_t size = b->size - at;
@@ -158,14 +150,14 @@ static void end_event(lgv_event_bytes *b, size_t at)
 
 /* ---- events ---- */
 
-void lgv_event_version(lgv_event_bytes *b, double time)
+void lgv_event_version(lgv_bytes *b, double time)
 {
     size_t event = begin_event(b, time, 0);
     put_text(b, EVENT_VERSION, "brain.Event:2");
     end_event(b, event);
 }
 
-void lgv_event_start(lgv_event_bytes *b, double time, int64_t step)
+void lgv_event_start(lgv_bytes *b, double time, int64_t step)
 {
     size_t event = begin_event(b, time, step), session = begin(b, EVENT_SESSION);
     put_int(b, SESSION_STATUS, SESSION_START);
@@ -173,7 +165,7 @@ void lgv_event_start(lgv_event_bytes *b, double time, int64_t step)
     end_event(b, event);
 }
 
-void lgv_event_scalar(lgv_event_bytes *b, double time, int64_t step, const char *tag, double value)
+void lgv_event_scalar(lgv_bytes *b, double time, int64_t step, const char *tag, double value)
 {
     float v = (float)value;
     uint32_t bits;
@@ -188,7 +180,7 @@ void lgv_event_scalar(lgv_event_bytes *b, double time, int64_t step, const char 
     end_event(b, event);
 }
 
-void lgv_event_image(lgv_event_bytes *b, double time, int64_t step, const char *tag, int width,
+void lgv_event_image(lgv_bytes *b, double time, int64_t step, const char *tag, int width,
                      int height, int channels, const void *data, size_t size)
 {
     size_t event = begin_event(b, time, step);
@@ -205,8 +197,7 @@ void lgv_event_image(lgv_event_bytes *b, double time, int64_t step, const char *
     end_event(b, event);
 }
 
-void lgv_event_text(lgv_event_bytes *b, double time, int64_t step, const char *tag,
-                    const char *text)
+void lgv_event_text(lgv_bytes *b, double time, int64_t step, const char *tag, const char *text)
 {
     size_t event = begin_event(b, time, step);
     size_t summary = begin(b, EVENT_SUMMARY), item = begin(b, SUMMARY_VALUE);

@@ -5,21 +5,14 @@
 
 #include "core/core.h"
 
-typedef struct lgv_event_bytes {
-    uint8_t *data;
-    size_t size, capacity;
-    bool failed; /* no memory; what was appended since is incomplete */
-} lgv_event_bytes;
-
 /* "brain.Event:2", the first record of a file. */
-void lgv_event_version(lgv_event_bytes *b, double time);
+void lgv_event_version(lgv_bytes *b, double time);
 /* SessionLog.START: what was said before about this step and later ones is void. */
-void lgv_event_start(lgv_event_bytes *b, double time, int64_t step);
-void lgv_event_scalar(lgv_event_bytes *b, double time, int64_t step, const char *tag, double value);
-void lgv_event_image(lgv_event_bytes *b, double time, int64_t step, const char *tag, int width,
+void lgv_event_start(lgv_bytes *b, double time, int64_t step);
+void lgv_event_scalar(lgv_bytes *b, double time, int64_t step, const char *tag, double value);
+void lgv_event_image(lgv_bytes *b, double time, int64_t step, const char *tag, int width,
                      int height, int channels, const void *data, size_t size);
-void lgv_event_text(lgv_event_bytes *b, double time, int64_t step, const char *tag,
-                    const char *text);
+void lgv_event_text(lgv_bytes *b, double time, int64_t step, const char *tag, const char *text);
 
 /* CRC-32C (Castagnoli), as in RFC 3720. */
 uint32_t lgv_crc32c(const void *data, size_t size);

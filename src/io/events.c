@@ -14,7 +14,7 @@
 struct lgv_events {
     int file;
     char *path;
-    lgv_event_bytes bytes;
+    lgv_bytes bytes;
 };
 
 static double wall_clock(void)
@@ -102,13 +102,8 @@ lgv_status lgv_events_text(lgv_events *e, int64_t step, const char *tag, const c
 lgv_status lgv_events_flush(lgv_events *e, lgv_error *err)
 {
     LGV_TRY(collected(e, err));
-    for (size_t at = 0; at < e->bytes.size;) {
-        ssize_t n = write(e->file, e->bytes.data + at, e->bytes.size - at);
-        if (n > 0)
-            at += (size_t)n;
-        else if (n < 0 && errno != EINTR)
-            return lgv_fail(err, LGV_ERR_IO, "cannot write '%s': %s", e->path, strerror(errno));
-    }
+    if (!lgv_write_all(e->file, e->bytes.data, e->bytes.size))
+        return lgv_fail(err, LGV_ERR_IO, "cannot write '%s': %s", e->path, strerror(errno));
     e->bytes.size = 0;
     return LGV_OK;
 }

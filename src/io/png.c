@@ -113,8 +113,7 @@ typedef struct job {
     bool no_memory;      /* libpng then says no more than "insufficient memory" of some chunk */
     const uint8_t *data; /* reading */
     size_t size, at;
-    uint8_t *out; /* writing */
-    size_t out_size, out_capacity;
+    lgv_bytes out; /* writing */
 } job;
 
 static void on_error(png_structp png, png_const_charp message)
@@ -150,11 +149,7 @@ static void on_read(png_structp png, png_bytep dst, size_t size)
 static void on_write(png_structp png, png_bytep src, size_t size)
 {
     job *j = png_get_io_ptr(png);
-    if (size > SIZE_MAX - j->out_size ||
-        lgv_grow(&j->out, &j->out_capacity, j->out_size + size, 1, NULL))
-        png_error(png, "out of memory");
-    memcpy(j->out + j->out_size, src, size);
-    j->out_size += size;
+    if (!lgv_bytes_put(&j->out, src, size)) png_error(png, "out of memory");
 }
 
 static void on_flush(png_structp png) {}
@@ -320,11 +315,11 @@ lgv_status lgv_image_encode_png(const lgv_image *image, const lgv_png_text *text
     if (!status) status = encode_with(&j, image, entry, (int)texts, err);
     lgv_free(entry);
     if (status) {
-        lgv_free(j.out);
+        lgv_free(j.out.data);
         return status;
     }
-    *data = j.out;
-    *size = j.out_size;
+    *data = j.out.data;
+    *size = j.out.size;
     return LGV_OK;
 }
 

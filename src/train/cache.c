@@ -52,7 +52,7 @@ static void seal(const lgv_stored *table, footer *f)
     memcpy(f->sha, hex, sizeof f->sha);
 }
 
-uint64_t lgv_stored_check(const uint8_t *pixels, size_t n)
+static uint64_t stored_check(const uint8_t *pixels, size_t n)
 {
     uint64_t h = UINT64_C(0x9e3779b97f4a7c15) ^ n, word;
     for (; n >= 8; n -= 8, pixels += 8) {
@@ -65,19 +65,6 @@ uint64_t lgv_stored_check(const uint8_t *pixels, size_t n)
 }
 
 /* ---- reading ---- */
-
-static bool read_at(int fd, void *to, size_t n, int64_t at)
-{
-    while (n) {
-        ssize_t k = pread(fd, to, n, at);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return false;
-        to = (char *)to + k;
-        n -= (size_t)k;
-        at += k;
-    }
-    return true;
-}
 
 static bool table_is_sound(const lgv_dataset *d, const lgv_stored *table, uint64_t data_bytes)
 {
@@ -101,8 +88,8 @@ static bool read_table(const lgv_dataset *d, int fd, lgv_stored *table)
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < rows + sizeof f)
         return false;
     uint64_t data_bytes = (uint64_t)st.st_size - rows - sizeof f;
-    if (!read_at(fd, &f, sizeof f, st.st_size - (int64_t)sizeof f) ||
-        !read_at(fd, table, rows, (int64_t)data_bytes))
+    if (!lgv_read_at(fd, &f, sizeof f, st.st_size - (int64_t)sizeof f) ||
+        !lgv_read_at(fd, table, rows, (int64_t)data_bytes))
         return false;
     make_key(d, key);
     memcpy(want.magic, magic, sizeof magic);
@@ -148,8 +135,8 @@ lgv_status lgv_cache_open(lgv_dataset *d, lgv_error *err)
 
 bool lgv_cache_read(const lgv_dataset *d, const lgv_picture *p, uint8_t *pixels, size_t bytes)
 {
-    return read_at(d->store, pixels, bytes, p->offset) &&
-           lgv_stored_check(pixels, bytes) == d->stored[p - d->list.item].check;
+    return lgv_read_at(d->store, pixels, bytes, p->offset) &&
+           stored_check(pixels, bytes) == d->stored[p - d->list.item].check;
 }
 
 int64_t lgv_dataset_cached(const lgv_dataset *d)
@@ -187,10 +174,10 @@ static lgv_status write_picture(writer *w, size_t i, lgv_error *err)
     if (p.state != LGV_PICTURE_RAM) {
         LGV_TRY(lgv_grow(&w->buffer, &w->capacity, n, 1, err));
         int fd = p.state == LGV_PICTURE_STORED ? d->store : d->spill;
-        if (!read_at(fd, w->buffer, n, p.offset)) return LGV_OK;
+        if (!lgv_read_at(fd, w->buffer, n, p.offset)) return LGV_OK;
         pixels = w->buffer;
     }
-    uint64_t check = lgv_stored_check(pixels, n);
+    uint64_t check = stored_check(pixels, n);
     if (p.state == LGV_PICTURE_STORED && check != d->stored[i].check) return LGV_OK;
     LGV_TRY(lgv_atomic_write(w->file, pixels, n, err));
     w->table[i] = (lgv_stored){w->at, (uint32_t)p.width, (uint32_t)p.height, check};

@@ -201,7 +201,6 @@ size_t lgv_dataset_memory(lgv_dataset *data);
 /* cache.c: after everything is decided, and for a STORED picture (false: damaged). */
 lgv_status lgv_cache_open(lgv_dataset *d, lgv_error *err);
 bool lgv_cache_read(const lgv_dataset *d, const lgv_picture *p, uint8_t *pixels, size_t bytes);
-uint64_t lgv_stored_check(const uint8_t *pixels, size_t n);
 
 /* order.c: draws in an epoch; kept as epoch_count. */
 int64_t lgv_dataset_epoch(const lgv_dataset *d);

@@ -76,19 +76,6 @@ static bool write_all(int fd, const uint8_t *p, size_t n, int64_t at)
     return true;
 }
 
-static bool read_all(int fd, uint8_t *p, size_t n, int64_t at)
-{
-    while (n) {
-        ssize_t k = pread(fd, p, n, at);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return false;
-        p += k;
-        n -= (size_t)k;
-        at += k;
-    }
-    return true;
-}
-
 /* Keeps the picture just decoded, when there is room. May take v->image over. */
 static void keep(lgv_dataset *d, lgv_picture *p, view *v)
 {
@@ -137,7 +124,7 @@ static lgv_status read_member(const lgv_dataset *d, const lgv_picture *p, char *
     lgv_status s = LGV_OK;
     if (!bytes)
         s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", path);
-    else if (!read_all(fd, (uint8_t *)bytes, (size_t)p->size, p->at))
+    else if (!lgv_read_at(fd, (uint8_t *)bytes, (size_t)p->size, p->at))
         s = lgv_fail(err, LGV_ERR_IO, "cannot read '%s' in '%s'; was the archive shortened?",
                      p->path, path);
     close(fd);
@@ -286,7 +273,7 @@ static bool cached(lgv_dataset *d, lgv_picture *p, view *v, int *state)
     v->scratch = lgv_alloc(bytes, 1);
     v->pixels = v->scratch;
     if (!v->scratch) return false;
-    if (*state == LGV_PICTURE_SPILLED) return read_all(d->spill, v->scratch, bytes, offset);
+    if (*state == LGV_PICTURE_SPILLED) return lgv_read_at(d->spill, v->scratch, bytes, offset);
     if (lgv_cache_read(d, p, v->scratch, bytes)) return true;
     pthread_mutex_lock(&d->lock);
     if (p->state == LGV_PICTURE_STORED) p->state = LGV_PICTURE_UNSEEN; /* damaged: decoded again */

@@ -85,9 +85,8 @@ static lgv_status look_at_place(listing *l, lgv_shard *s, lgv_picture *p, uint8_
     uint8_t both[128];
     LGV_TRY(lgv_shard_place(s, &p->at, err));
     size_t ends = p->size < 64 ? (size_t)p->size : 64;
-    ssize_t a = pread(l->fd, both, ends, p->at),
-            b = pread(l->fd, both + ends, ends, p->at + p->size - (int64_t)ends);
-    if (a != (ssize_t)ends || b != (ssize_t)ends)
+    if (!lgv_read_at(l->fd, both, ends, p->at) ||
+        !lgv_read_at(l->fd, both + ends, ends, p->at + p->size - (int64_t)ends))
         return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is truncated in '%s'; fetch it again", l->path,
                         p->path);
     memcpy(head, both, ends);
