@@ -3,17 +3,10 @@
    beside PIL and torchvision. Prints seconds to open, seconds to the first batch of 32, pictures a second. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "core/file.h"
 #include "train/dataset.h"
 #include "train/loader.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int fail(const lgv_error *err)
 {
@@ -30,9 +23,9 @@ int main(int argc, char **argv)
     lgv_dataset *d = NULL;
     lgv_loader *l = NULL;
     lgv_error err = {0};
-    double start = now();
+    double start = lgv_now();
     if (lgv_dataset_open(argv[1], &o, &d, &err)) return fail(&err);
-    double opened = now(), first = 0;
+    double opened = lgv_now(), first = 0;
     size_t side = (size_t)lgv_dataset_resolution(d),
            row = side * side * (size_t)lgv_dataset_channels(d);
     uint8_t *pixels = malloc(BATCH * row);
@@ -41,9 +34,9 @@ int main(int argc, char **argv)
     for (int64_t i = 0; i < n; i += BATCH) {
         if (lgv_loader_next(l, n - i < BATCH ? n - i : BATCH, pixels, NULL, NULL, &err))
             return fail(&err);
-        if (!i) first = now();
+        if (!i) first = lgv_now();
     }
-    double end = now();
+    double end = lgv_now();
     printf("open %.3f first %.3f pictures %lld rate %.1f\n", opened - start, first - start,
            (long long)n, (double)n / (end - opened));
     lgv_loader_free(l);

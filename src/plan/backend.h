@@ -8,6 +8,13 @@
 #include "graph/node.h"
 #include "langevin/plan.h"
 
+/* Memory is placed and measured in lines of so many bytes. */
+enum { LGV_ALIGN = 64 };
+static inline size_t lgv_round_up(size_t bytes)
+{
+    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
+}
+
 /* What a kernel sees of a value. Strides are in elements; the last dimension's is 1 (store buffers and values of
    rank 1 are dense). A channel slice of a wider buffer, or the inside of a haloed one, has larger strides. */
 typedef struct lgv_tensor {

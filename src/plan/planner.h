@@ -5,12 +5,6 @@
 
 #include "store.h"
 
-enum { LGV_ALIGN = 64 };
-static inline size_t lgv_round_up(size_t bytes)
-{
-    return (bytes + LGV_ALIGN - 1) / LGV_ALIGN * LGV_ALIGN;
-}
-
 typedef enum lgv_root_kind {
     LGV_ROOT_ARENA, /* reused memory, lives from its first writer to its last reader */
     LGV_ROOT_IO,    /* inputs and outputs: the plan's own memory */

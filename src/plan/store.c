@@ -303,11 +303,6 @@ lgv_store_pack *lgv_store_get_pack(lgv_store *s, int set, int buffer, const char
     return p;
 }
 
-static size_t pack_room(const lgv_store_pack *p)
-{
-    return (p->bytes + 63) / 64 * 64;
-}
-
 lgv_status lgv_store_reserve_packs(lgv_store *s, lgv_store_pack *const *packs, size_t n,
                                    lgv_error *err)
 {
@@ -315,7 +310,7 @@ lgv_status lgv_store_reserve_packs(lgv_store *s, lgv_store_pack *const *packs, s
     for (size_t i = 0; i < n; i++) {
         if (!packs[i] || packs[i]->reserved) continue;
         packs[i]->reserved = true; /* the same copy may stand in the list again */
-        bytes += pack_room(packs[i]);
+        bytes += lgv_round_up(packs[i]->bytes);
     }
     if (!bytes || s->dry) return LGV_OK;
     lgv_status status = lgv_grow(&s->slab, &s->cap_slabs, s->n_slabs + 1, sizeof *s->slab, err);
@@ -330,7 +325,7 @@ lgv_status lgv_store_reserve_packs(lgv_store *s, lgv_store_pack *const *packs, s
     for (size_t i = 0; i < n; i++) {
         if (!packs[i] || packs[i]->data) continue;
         packs[i]->data = slab;
-        slab += pack_room(packs[i]);
+        slab += lgv_round_up(packs[i]->bytes);
     }
     return LGV_OK;
 }

@@ -199,7 +199,7 @@ typedef struct scratch {
 static void *take(char **p, size_t bytes)
 {
     void *q = *p;
-    *p += amx_lines(bytes);
+    *p += lgv_round_up(bytes);
     return q;
 }
 
@@ -349,7 +349,7 @@ static bool accepts(const lgv_call *c)
 
 static size_t packed_bytes(const run *r, const tokens *t)
 {
-    return amx_lines((size_t)(r->n * r->heads * packed_elements(r, t)) * sizeof(uint16_t));
+    return lgv_round_up((size_t)(r->n * r->heads * packed_elements(r, t)) * sizeof(uint16_t));
 }
 
 static size_t workspace(const lgv_call *c)
@@ -489,7 +489,7 @@ static bool grad_accepts(const lgv_call *c)
 
 static size_t query_bytes(const run *r)
 {
-    return amx_lines((size_t)(r->n * r->heads * blocks_of(&r->q) * BLOCK) * sizeof(float));
+    return lgv_round_up((size_t)(r->n * r->heads * blocks_of(&r->q) * BLOCK) * sizeof(float));
 }
 
 static size_t grad_workspace(const lgv_call *c)

@@ -110,7 +110,7 @@ static size_t left_bytes(const run *r)
     if (r->kind == GATHERED) rows += r->pixels;
     int64_t elements = rows * r->pitch;
     if (r->kind == COPIED) elements += r->pictures * r->picture_size;
-    return amx_lines((size_t)elements * 2);
+    return lgv_round_up((size_t)elements * 2);
 }
 
 static band find_band(const run *r, int64_t index, int thread)

@@ -117,19 +117,19 @@ static run describe(const lgv_call *c)
     r.slots = r.pieces > 1 ? r.pieces * groups : c->threads;
     int64_t k = lgv_min_i64(GROUP, amx_round(p->y.c, BLOCK_ROWS));
     r.slot_bytes = (size_t)(r.taps * k * r.column_group) * sizeof(float);
-    r.thread_bytes = amx_lines((size_t)r.x_length * sizeof(void *)) +
-                     amx_lines((size_t)r.dy_length * sizeof(void *)) +
-                     amx_lines((size_t)(r.x_length * r.column_group) * 2) +
-                     amx_lines((size_t)(r.copies * r.dy_length * k) * 2);
-    if (r.kind == GATHERED) r.thread_bytes += amx_lines((size_t)(BAND * r.column_group) * 2);
-    if (r.kind == SHIFTED) r.thread_bytes += amx_lines((size_t)(r.copies * r.dy_length) * 2);
+    r.thread_bytes = lgv_round_up((size_t)r.x_length * sizeof(void *)) +
+                     lgv_round_up((size_t)r.dy_length * sizeof(void *)) +
+                     lgv_round_up((size_t)(r.x_length * r.column_group) * 2) +
+                     lgv_round_up((size_t)(r.copies * r.dy_length * k) * 2);
+    if (r.kind == GATHERED) r.thread_bytes += lgv_round_up((size_t)(BAND * r.column_group) * 2);
+    if (r.kind == SHIFTED) r.thread_bytes += lgv_round_up((size_t)(r.copies * r.dy_length) * 2);
     return r;
 }
 
 static void *take(char **p, size_t bytes)
 {
     void *q = *p;
-    *p += amx_lines(bytes);
+    *p += lgv_round_up(bytes);
     return q;
 }
 
@@ -442,7 +442,7 @@ bool amx_conv_w_accepts(const lgv_call *c)
 size_t amx_conv_w_workspace(const lgv_call *c)
 {
     run r = describe(c);
-    return (size_t)r.slots * amx_lines(r.slot_bytes) + (size_t)c->threads * r.thread_bytes;
+    return (size_t)r.slots * lgv_round_up(r.slot_bytes) + (size_t)c->threads * r.thread_bytes;
 }
 
 void amx_conv_w(const lgv_call *c)
@@ -450,7 +450,7 @@ void amx_conv_w(const lgv_call *c)
     run r = describe(c);
     int64_t groups = r.k_groups * r.j_groups;
     r.sums = c->workspace;
-    r.workspace = r.sums + (size_t)r.slots * amx_lines(r.slot_bytes);
+    r.workspace = r.sums + (size_t)r.slots * lgv_round_up(r.slot_bytes);
     lgv_parallel(c, r.pieces * groups, sum_task, &r);
     if (r.pieces == 1) return;
     lgv_parallel(c, groups * (GROUP / BLOCK_ROWS) * (r.column_group / BLOCK_COLUMNS), combine_task,

@@ -78,8 +78,10 @@ static void start_tile(amx_finishing *f)
 static inline void finish_row(amx_finishing *f)
 {
     const amx_result *r = f->r;
-    __builtin_prefetch(f->y + f->k0 * 2 + BLOCK_ROWS * f->y_step, 1);
-    if (f->residual) __builtin_prefetch(f->residual + f->k0 * 2 + BLOCK_ROWS * f->residual_step);
+    __builtin_prefetch(f->y + f->k0 * (r->wide ? 4 : 2) + BLOCK_ROWS * f->y_step, 1);
+    if (f->residual)
+        __builtin_prefetch(f->residual + f->k0 * (r->wide_residual ? 4 : 2) +
+                           BLOCK_ROWS * f->residual_step);
     if (!r->wide && !r->e.act && !r->e.gate && r->k - f->k0 >= BLOCK_COLUMNS)
         finish_plain(f, f->y, f->residual);
     else

@@ -116,10 +116,6 @@ static inline void amx_store_n(void *p, int64_t i, int64_t n, bool wide, vreal v
     memcpy(to, line, (size_t)(n > 0 ? n : 0) * 2);
 }
 
-static inline size_t amx_lines(size_t bytes)
-{
-    return (bytes + 63) & ~(size_t)63;
-}
 static inline int64_t amx_round(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;

@@ -45,8 +45,9 @@ static narrow describe_narrow(const lgv_call *c)
     n.chunk = lgv_max_i64(1, GEMM_MB / n.x.w);
     n.ring = n.chunk + n.kh - 1;
     n.ld = gemm_panels(n.kh * n.kw * n.y.c) * GEMM_NR;
-    n.thread_bytes = gemm_lines((size_t)(n.ring * n.x.w * n.ld + VL) * sizeof(real)) +
-                     gemm_lines(GEMM_MB * sizeof(real *)) + gemm_lines(GEMM_MB * sizeof(gemm_row));
+    n.thread_bytes = lgv_round_up((size_t)(n.ring * n.x.w * n.ld + VL) * sizeof(real)) +
+                     lgv_round_up(GEMM_MB * sizeof(real *)) +
+                     lgv_round_up(GEMM_MB * sizeof(gemm_row));
     return n;
 }
 
@@ -97,9 +98,9 @@ static void narrow_products(const narrow *n, int64_t picture, int64_t first, int
 {
     char *p = n->workspace + (size_t)thread * n->thread_bytes;
     real *products = (real *)(void *)p;
-    p += gemm_lines((size_t)(n->ring * n->x.w * n->ld + VL) * sizeof(real));
+    p += lgv_round_up((size_t)(n->ring * n->x.w * n->ld + VL) * sizeof(real));
     const real **table = (const real **)(void *)p;
-    gemm_row *row = (gemm_row *)(void *)(p + gemm_lines(GEMM_MB * sizeof(real *)));
+    gemm_row *row = (gemm_row *)(void *)(p + lgv_round_up(GEMM_MB * sizeof(real *)));
     int64_t pixels = (last - first) * n->x.w, h = first, w = 0, slot = first % n->ring;
     for (int64_t done = 0; done < pixels; done += GEMM_MB) {
         int64_t m = lgv_min_i64(GEMM_MB, pixels - done),

@@ -37,10 +37,10 @@ typedef struct scratch {
 
 static size_t thread_bytes(int taps, int64_t c)
 {
-    size_t bytes = gemm_lines(GEMM_MB * (size_t)taps * sizeof(real *)) +
-                   gemm_lines(GEMM_MB * sizeof(gemm_row));
+    size_t bytes = lgv_round_up(GEMM_MB * (size_t)taps * sizeof(real *)) +
+                   lgv_round_up(GEMM_MB * sizeof(gemm_row));
     if (c < SMALL_CHANNELS)
-        bytes += gemm_lines((GEMM_MB * (size_t)taps * (size_t)c + VL) * sizeof(real));
+        bytes += lgv_round_up((GEMM_MB * (size_t)taps * (size_t)c + VL) * sizeof(real));
     return bytes;
 }
 
@@ -49,8 +49,8 @@ static scratch scratch_of(const gather *g, int thread)
     char *p = g->workspace + (size_t)thread * g->thread_bytes;
     scratch s;
     s.table = (const real **)(void *)p;
-    s.row = (gemm_row *)(void *)(p + gemm_lines(GEMM_MB * (size_t)g->taps * sizeof(real *)));
-    s.copy = (real *)(void *)((char *)s.row + gemm_lines(GEMM_MB * sizeof(gemm_row)));
+    s.row = (gemm_row *)(void *)(p + lgv_round_up(GEMM_MB * (size_t)g->taps * sizeof(real *)));
+    s.copy = (real *)(void *)((char *)s.row + lgv_round_up(GEMM_MB * sizeof(gemm_row)));
     return s;
 }
 

@@ -76,17 +76,17 @@ static cut make_cut(const conv_problem *p, int threads)
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
     share_out(&c, tiles, panels, threads);
-    c.thread_bytes = gemm_lines((size_t)(c.k_tiles * A_TILE) * sizeof(real)) +
-                     gemm_lines(BLOCK * GEMM_NR * sizeof(real)) +
-                     3 * gemm_lines((BLOCK + AHEAD) * sizeof(real *)) +
-                     2 * gemm_lines(BLOCK * sizeof(int32_t));
+    c.thread_bytes = lgv_round_up((size_t)(c.k_tiles * A_TILE) * sizeof(real)) +
+                     lgv_round_up(BLOCK * GEMM_NR * sizeof(real)) +
+                     3 * lgv_round_up((BLOCK + AHEAD) * sizeof(real *)) +
+                     2 * lgv_round_up(BLOCK * sizeof(int32_t));
     return c;
 }
 
 static void *take(char **p, size_t bytes)
 {
     void *q = *p;
-    *p += gemm_lines(bytes);
+    *p += lgv_round_up(bytes);
     return q;
 }
 
@@ -292,7 +292,7 @@ static void combine_task(void *arg, int64_t k, int thread)
 
 static size_t partial_bytes(const conv_problem *p, const cut *c)
 {
-    return gemm_lines((size_t)(c->pieces * p->y.c * c->columns) * sizeof(real));
+    return lgv_round_up((size_t)(c->pieces * p->y.c * c->columns) * sizeof(real));
 }
 
 size_t conv_gemm_w_workspace(const lgv_call *c)

@@ -10,7 +10,7 @@ static size_t element_size(const lgv_tensor *t)
 
 static size_t dense_bytes(const lgv_tensor *t)
 {
-    return ((size_t)lgv_tensor_elements(t) * element_size(t) + 63) / 64 * 64;
+    return lgv_round_up((size_t)lgv_tensor_elements(t) * element_size(t));
 }
 
 static size_t workspace_custom(const lgv_call *c)

@@ -140,10 +140,4 @@ bool conv_few_w_accepts(const lgv_call *c);
 size_t conv_few_w_workspace(const lgv_call *c);
 void conv_few_w(const lgv_call *c);
 
-/* Rounds the size of a part of a workspace up to cache lines. */
-static inline size_t gemm_lines(size_t bytes)
-{
-    return (bytes + 63) & ~(size_t)63;
-}
-
 #endif

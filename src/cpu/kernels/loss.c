@@ -73,21 +73,34 @@ static real sum_of_exp(const real *x, int64_t k, real *largest)
     for (int64_t i = 0; i < whole; i += VL)
         sum = v_add(sum, v_exp(v_sub(v_load(x + i), v_set1(*largest))));
     real total = v_sum(sum);
-    for (int64_t i = whole; i < k; i++) total += v_first(v_exp(v_set1(x[i] - *largest)));
+    for (int64_t i = whole; i < k; i++) total += r_exp(x[i] - *largest);
     return total;
+}
+
+/* A row of logits x[k] with its label, -1 for one outside of them. */
+typedef struct labelled {
+    const real *x;
+    int64_t k;
+    int32_t label;
+} labelled;
+
+static labelled labelled_row(const lgv_call *c, int64_t n)
+{
+    const labelled r = {.x = (const real *)c->in[0].data + n * c->in[0].stride[0],
+                        .k = c->in[0].dim[1],
+                        .label = ((const int32_t *)c->in[1].data)[n * c->in[1].stride[0]]};
+    return r.label < r.k ? r : (labelled){r.x, r.k, -1};
 }
 
 static void cross_entropy_row(void *arg, int64_t n, int thread)
 {
     const lgv_call *c = arg;
-    const real *x = (const real *)c->in[0].data + n * c->in[0].stride[0];
-    const int64_t k = c->in[0].dim[1];
-    const int32_t label = ((const int32_t *)c->in[1].data)[n * c->in[1].stride[0]];
+    const labelled r = labelled_row(c, n);
     real *y = (real *)c->out[0].data + n * c->out[0].stride[0], largest;
     *y = 0;
-    if (label < 0 || label >= k) return;
-    const real sum = sum_of_exp(x, k, &largest);
-    *y = (real)lgv_log((double)sum) + (largest - x[label]);
+    if (r.label < 0) return;
+    const real sum = sum_of_exp(r.x, r.k, &largest);
+    *y = (real)lgv_log((double)sum) + (largest - r.x[r.label]);
 }
 
 static void run_cross_entropy(const lgv_call *c)
@@ -98,18 +111,16 @@ static void run_cross_entropy(const lgv_call *c)
 static void cross_entropy_grad_row(void *arg, int64_t n, int thread)
 {
     const lgv_call *c = arg;
-    const real *x = (const real *)c->in[0].data + n * c->in[0].stride[0];
-    const int64_t k = c->in[0].dim[1];
-    const int32_t label = ((const int32_t *)c->in[1].data)[n * c->in[1].stride[0]];
+    const labelled r = labelled_row(c, n);
     const real dl = ((const real *)c->in[2].data)[n * c->in[2].stride[0]];
     real *d = (real *)c->out[0].data + n * c->out[0].stride[0], largest = 0;
-    const bool outside = label < 0 || label >= k;
-    const real scale = outside ? 0 : dl / sum_of_exp(x, k, &largest);
-    for (int64_t i = 0; i < k; i += VL) {
-        const vreal e = v_exp(v_sub(v_get(x + i, k - i), v_set1(largest)));
-        v_put(d + i, outside ? v_zero() : v_mul(v_set1(scale), e), k - i);
+    const bool outside = r.label < 0;
+    const real scale = outside ? 0 : dl / sum_of_exp(r.x, r.k, &largest);
+    for (int64_t i = 0; i < r.k; i += VL) {
+        const vreal e = v_exp(v_sub(v_get(r.x + i, r.k - i), v_set1(largest)));
+        v_put(d + i, outside ? v_zero() : v_mul(v_set1(scale), e), r.k - i);
     }
-    if (!outside) d[label] -= dl;
+    if (!outside) d[r.label] -= dl;
 }
 
 static void run_cross_entropy_grad(const lgv_call *c)
