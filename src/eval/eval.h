@@ -23,9 +23,6 @@ lgv_status lgv_frechet(int64_t d, const double *mean1, const double *covariance1
                        lgv_error *err);
 
 /* ---- neighbours.c ---- */
-enum { LGV_NEAR_BLOCK = 64 };
-/* Squared distances of x[d] to the 64 columns of block[d][64]. */
-void lgv_block_distances(int64_t d, const float *x, const float *block, float out[LGV_NEAR_BLOCK]);
 /* radius[i] = squared distance of row i of x[n][d] to its k-th nearest other row. */
 lgv_status lgv_kth_neighbours(int64_t n, int64_t d, const float *x, int k, float *radius,
                               lgv_error *err);

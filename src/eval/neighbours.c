@@ -7,12 +7,14 @@
 
 #include "eval.h"
 
-void lgv_block_distances(int64_t d, const float *x, const float *block, float out[LGV_NEAR_BLOCK])
+enum { BLOCK = 64 };
+
+static void block_distances(int64_t d, const float *x, const float *block, float out[BLOCK])
 {
-    float sum[LGV_NEAR_BLOCK] = {0};
+    float sum[BLOCK] = {0};
     for (int64_t k = 0; k < d; k++)
-        for (int j = 0; j < LGV_NEAR_BLOCK; j++) {
-            float gap = x[k] - block[k * LGV_NEAR_BLOCK + j];
+        for (int j = 0; j < BLOCK; j++) {
+            float gap = x[k] - block[k * BLOCK + j];
             sum[j] += gap * gap;
         }
     memcpy(out, sum, sizeof sum);
@@ -21,17 +23,17 @@ void lgv_block_distances(int64_t d, const float *x, const float *block, float ou
 /* Rows first .. of x[n][d] as columns; those beyond the end repeat the last. */
 static int turn(int64_t n, int64_t d, const float *x, int64_t first, float *block)
 {
-    int count = (int)lgv_min_i64(LGV_NEAR_BLOCK, n - first);
-    for (int j = 0; j < LGV_NEAR_BLOCK; j++) {
+    int count = (int)lgv_min_i64(BLOCK, n - first);
+    for (int j = 0; j < BLOCK; j++) {
         const float *row = x + (first + (j < count ? j : count - 1)) * d;
-        for (int64_t k = 0; k < d; k++) block[k * LGV_NEAR_BLOCK + j] = row[k];
+        for (int64_t k = 0; k < d; k++) block[k * BLOCK + j] = row[k];
     }
     return count;
 }
 
 static float *block_new(int64_t d, lgv_error *err)
 {
-    float *block = lgv_alloc((size_t)d, LGV_NEAR_BLOCK * sizeof *block);
+    float *block = lgv_alloc((size_t)d, BLOCK * sizeof *block);
     if (!block)
         lgv_fail(err, LGV_ERR_MEMORY, "out of memory for vectors of %lld numbers", (long long)d);
     return block;
@@ -55,11 +57,11 @@ lgv_status lgv_kth_neighbours(int64_t n, int64_t d, const float *x, int k, float
         status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the neighbours of %lld pictures",
                           (long long)n);
     for (int64_t i = 0; i < n * k && !status; i++) list[i] = INFINITY;
-    for (int64_t first = 0; first < n && !status; first += LGV_NEAR_BLOCK) {
-        float near[LGV_NEAR_BLOCK];
+    for (int64_t first = 0; first < n && !status; first += BLOCK) {
+        float near[BLOCK];
         int count = turn(n, d, x, first, block);
         for (int64_t i = 0; i < n; i++) {
-            lgv_block_distances(d, x + i * d, block, near);
+            block_distances(d, x + i * d, block, near);
             for (int j = 0; j < count; j++)
                 if (first + j != i) keep(list + i * k, k, near[j]);
         }
@@ -78,11 +80,11 @@ lgv_status lgv_inside(int64_t n, const float *a, const float *radius_a, int64_t 
     if (!block) return LGV_ERR_MEMORY;
     memset(inside_a, 0, (size_t)n);
     memset(inside_b, 0, (size_t)m);
-    for (int64_t first = 0; first < m; first += LGV_NEAR_BLOCK) {
-        float near[LGV_NEAR_BLOCK];
+    for (int64_t first = 0; first < m; first += BLOCK) {
+        float near[BLOCK];
         int count = turn(m, d, b, first, block);
         for (int64_t i = 0; i < n; i++) {
-            lgv_block_distances(d, a + i * d, block, near);
+            block_distances(d, a + i * d, block, near);
             for (int j = 0; j < count; j++) {
                 inside_a[i] |= near[j] <= radius_b[first + j];
                 inside_b[first + j] |= near[j] <= radius_a[i];
@@ -117,7 +119,7 @@ lgv_status lgv_copy_search_new(int64_t n, int64_t count, const uint8_t *pixels,
     if (s && lgv_mul_i64(n, count, &all)) {
         *s = (lgv_copy_search){.n = n, .count = count};
         s->pixels = lgv_alloc((size_t)all, sizeof *s->pixels);
-        s->block = lgv_zalloc((size_t)count, LGV_NEAR_BLOCK * sizeof *s->block);
+        s->block = lgv_zalloc((size_t)count, BLOCK * sizeof *s->block);
         s->found = lgv_alloc((size_t)n, sizeof *s->found);
     }
     if (!s || !s->pixels || !s->block || !s->found) {
@@ -153,14 +155,14 @@ static void meet(candidate *c, int64_t index, float near)
 
 void lgv_copy_search_add(lgv_copy_search *s, int64_t first, int64_t pictures, const uint8_t *pixels)
 {
-    for (int64_t at = 0; at < pictures; at += LGV_NEAR_BLOCK) {
-        float near[LGV_NEAR_BLOCK];
-        int count = (int)lgv_min_i64(LGV_NEAR_BLOCK, pictures - at);
+    for (int64_t at = 0; at < pictures; at += BLOCK) {
+        float near[BLOCK];
+        int count = (int)lgv_min_i64(BLOCK, pictures - at);
         for (int j = 0; j < count; j++)
             for (int64_t k = 0; k < s->count; k++)
-                s->block[k * LGV_NEAR_BLOCK + j] = pixels[(at + j) * s->count + k];
+                s->block[k * BLOCK + j] = pixels[(at + j) * s->count + k];
         for (int64_t i = 0; i < s->n; i++) {
-            lgv_block_distances(s->count, s->pixels + i * s->count, s->block, near);
+            block_distances(s->count, s->pixels + i * s->count, s->block, near);
             for (int j = 0; j < count; j++) meet(&s->found[i], first + at + j, near[j]);
         }
     }

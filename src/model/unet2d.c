@@ -138,24 +138,31 @@ static lgv_id network(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
 
 static lgv_status skips_new(const lgv_unet2d_config *c, lgv_skips *out, lgv_error *err)
 {
-    out->capacity = 1 + c->levels * (c->layers_per_block + 1);
+    *out = (lgv_skips){.capacity = 1 + c->levels * (c->layers_per_block + 1)};
     out->value = lgv_alloc((size_t)out->capacity, sizeof *out->value);
     return out->value ? LGV_OK
                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
 }
 
-lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
-                            lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+static lgv_status begin(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, lgv_net *n, lgv_skips *skips, lgv_error *err)
 {
     LGV_TRY(lgv_graph_status(g, err));
     LGV_TRY(check_inputs(c, g, in, err));
-    lgv_net n = {.g = g,
-                 .c = c,
-                 .training = in->training != 0,
-                 .stage = stages,
-                 .cap_stages = stages ? LGV_MAX_STAGES : 0};
-    lgv_skips skips = {.count = 0};
-    LGV_TRY(skips_new(c, &skips, err));
+    *n = (lgv_net){.g = g,
+                   .c = c,
+                   .training = in->training != 0,
+                   .stage = stages,
+                   .cap_stages = stages ? LGV_MAX_STAGES : 0};
+    return skips_new(c, skips, err);
+}
+
+lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
+                            lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+{
+    lgv_net n;
+    lgv_skips skips;
+    LGV_TRY(begin(c, g, in, stages, &n, &skips, err));
     lgv_id y = network(&n, in, &skips);
     lgv_free(skips.value);
     LGV_TRY(lgv_graph_status(g, err));
@@ -193,15 +200,9 @@ lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *
                              const lgv_model_inputs *in, lgv_model_stage *stages, int *n_stages,
                              lgv_id *features, lgv_id *logits, lgv_error *err)
 {
-    LGV_TRY(lgv_graph_status(g, err));
-    LGV_TRY(check_inputs(c, g, in, err));
-    lgv_net n = {.g = g,
-                 .c = c,
-                 .training = in->training != 0,
-                 .stage = stages,
-                 .cap_stages = stages ? LGV_MAX_STAGES : 0};
-    lgv_skips skips = {.count = 0};
-    LGV_TRY(skips_new(c, &skips, err));
+    lgv_net n;
+    lgv_skips skips;
+    LGV_TRY(begin(c, g, in, stages, &n, &skips, err));
     lgv_id x = encode(&n, in, &skips);
     lgv_free(skips.value);
     head(&n, labels, x, features, logits);

@@ -192,10 +192,9 @@ void lgv_checkpoint_free(lgv_checkpoint *c)
 
 static bool saved_healthy(const lgv_checkpoint *c)
 {
-    const json_t *state = json_object_get(c->root, "state");
-    const json_t *watch = json_object_get(state, "loss_watch");
-    return !json_integer_value(json_object_get(state, "skipped_in_a_row")) &&
-           !json_integer_value(json_object_get(watch, "high"));
+    lgv_train_state s;
+    return !lgv_train_state_parse(json_object_get(c->root, "state"), false, &s, NULL) &&
+           lgv_watch_healthy(&s);
 }
 
 /* The newest whole checkpoint of `output` before `step`, with `healthy` one saved in good health; NULL:

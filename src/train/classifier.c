@@ -82,14 +82,10 @@ static lgv_status hits(lgv_trainer *t, lgv_plan *plan, int64_t rows, int64_t *su
         int64_t best = 0;
         for (int64_t k = 1; k < classes; k++)
             if (x[k] > x[best]) best = k;
-        *sum += best == t->shown[i];
+        *sum += best == lgv_plan_step(plan)->row[i].label;
     }
     return LGV_OK;
 }
 
-const lgv_task lgv_task_classifier = {.name = "classifier",
-                                      .check = check,
-                                      .build = build,
-                                      .fill = fill,
-                                      .validation_row = validation_row,
-                                      .hits = hits};
+const lgv_task lgv_task_classifier = {
+    .check = check, .build = build, .fill = fill, .validation_row = validation_row, .hits = hits};

@@ -123,7 +123,8 @@ static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err)
                           t->batch * t->channels, err);
 }
 
-void lgv_noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
+/* The row's timestep and the coefficients of its noising and its target. */
+static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
 {
     row->t = (float)timestep;
     row->index = (int32_t)timestep;
@@ -143,7 +144,7 @@ static void fill_rows(lgv_trainer *t, int64_t first)
         *row = (lgv_row){.seed = t->options.seed,
                          .sample = (uint64_t)(first + i),
                          .step = (uint64_t)t->state.step};
-        lgv_noising_row(t, timestep, row);
+        noising_row(t, timestep, row);
         double weight = lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma);
         row->weight = (float)(weight / (double)t->effective);
     }
@@ -183,11 +184,10 @@ static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
 
 static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
 {
-    lgv_noising_row(t, validation_timestep(t, i), row);
+    noising_row(t, validation_timestep(t, i), row);
 }
 
-const lgv_task lgv_task_diffusion = {.name = "diffusion",
-                                     .pipeline = true,
+const lgv_task lgv_task_diffusion = {.pipeline = true,
                                      .check = check,
                                      .build = build,
                                      .draw = draw,

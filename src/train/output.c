@@ -115,7 +115,7 @@ static lgv_status clear_drafts(const char *output, lgv_error *err)
 
 /* ---- room ---- */
 
-uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t)
+static uint64_t checkpoint_bytes(const lgv_trainer *t)
 {
     /* weights, two moments, averaged weights; half a megabyte for headers and JSON */
     return (uint64_t)lgv_store_parameters(t->store) * 4 * (t->ema ? 4 : 3) + (UINT64_C(1) << 19);
@@ -123,7 +123,7 @@ uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t)
 
 static lgv_status check_room(lgv_trainer *t, lgv_error *err)
 {
-    uint64_t one = lgv_output_checkpoint_bytes(t), room, want;
+    uint64_t one = checkpoint_bytes(t), room, want;
     int64_t keep = t->options.checkpoints_total_limit;
     LGV_TRY(lgv_free_space(t->output, &room, err));
     /* A new checkpoint is whole before an old one goes; the pipeline holds the weights once more.
@@ -281,14 +281,9 @@ lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err)
     }
     text[size] = '\n'; /* over the final NUL */
     off_t end = lseek(t->log, 0, SEEK_END);
-    for (size_t at = 0; at < size + 1 && !s;) {
-        ssize_t n = write(t->log, text + at, size + 1 - at);
-        if (n > 0)
-            at += (size_t)n;
-        else if (n < 0 && errno != EINTR)
-            s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output,
-                         strerror(errno));
-    }
+    if (!lgv_write_all(t->log, text, size + 1))
+        s = lgv_fail(err, LGV_ERR_IO, "cannot write '%s/log.jsonl': %s", t->output,
+                     strerror(errno));
     if (s && end >= 0 && ftruncate(t->log, end))
         s = LGV_ERR_IO; /* half a line would spoil the next */
     lgv_free(text);

@@ -28,6 +28,7 @@ typedef struct run {
     double last_save;    /* clock */
     double last_try;     /* to save, clock; 0: the last one succeeded */
     double failing;      /* clock of the first of the failures since; 0 none */
+    int64_t began;       /* position in the order at the start */
     bool pictures_kept;  /* all that one epoch decodes */
     double grid_seconds; /* the last grid took so long, 0 none yet */
 } run;
@@ -312,7 +313,7 @@ static lgv_status after_step(run *r, lgv_error *err)
 static void keep_pictures(run *r, bool end)
 {
     lgv_error why = {0};
-    bool seen = r->t->state.position >= r->t->per_epoch;
+    bool seen = r->t->state.position - r->began >= r->t->per_epoch;
     if (!end && (!seen || r->pictures_kept)) return;
     r->pictures_kept = seen;
     if (lgv_dataset_save_cache(r->t->data, &why))
@@ -335,7 +336,12 @@ static lgv_status save_and_fail(run *r, lgv_status status, lgv_error *err)
 
 lgv_status lgv_trainer_run(lgv_trainer *t, lgv_train_callback callback, void *user, lgv_error *err)
 {
-    run r = {.t = t, .callback = callback, .user = user, .unsaved = -1, .last_save = lgv_now()};
+    run r = {.t = t,
+             .callback = callback,
+             .user = user,
+             .unsaved = -1,
+             .last_save = lgv_now(),
+             .began = t->state.position};
     for (size_t i = 0; i < t->notes; i++)
         tell(&r, (lgv_train_event){.kind = LGV_TRAIN_NOTE, .text = t->note[i]});
     while (t->state.step < t->options.max_train_steps && !r.stop) {

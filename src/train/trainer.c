@@ -40,13 +40,12 @@ static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
     t->x0 = lgv_alloc((size_t)t->batch * pixels, sizeof(float));
     t->t = lgv_alloc(rows, sizeof *t->t);
     t->label = lgv_alloc(rows, sizeof *t->label);
-    t->shown = lgv_alloc((size_t)t->batch, sizeof *t->shown);
     if (torch) {
         t->noise = lgv_alloc(total, sizeof(float));
         t->offset = lgv_alloc(rows * (size_t)t->channels, sizeof(float));
         t->order = lgv_alloc((size_t)lgv_dataset_count(t->data), sizeof *t->order);
     }
-    if (!t->bytes || !t->x0 || !t->t || !t->label || !t->shown ||
+    if (!t->bytes || !t->x0 || !t->t || !t->label ||
         (torch && (!t->noise || !t->offset || !t->order)))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures",
                         (long long)t->effective);
@@ -205,7 +204,6 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_free(t->offset);
     lgv_free(t->t);
     lgv_free(t->label);
-    lgv_free(t->shown);
     lgv_free(t->logits);
     lgv_free(t->order);
     lgv_free(t->last_saved);
@@ -279,9 +277,7 @@ static lgv_status accumulate(lgv_trainer *t, lgv_train_report *r, lgv_error *err
         LGV_TRY(lgv_plan_read(t->train, "loss", &part, 1, err));
         r->loss += part;
         if (t->task->observe) LGV_TRY(t->task->observe(t, first, err));
-        if (!t->task->hits) continue;
-        for (int64_t i = 0; i < t->batch; i++) t->shown[i] = t->label[first + i];
-        LGV_TRY(t->task->hits(t, t->train, t->batch, &hits, err));
+        if (t->task->hits) LGV_TRY(t->task->hits(t, t->train, t->batch, &hits, err));
     }
     r->accuracy = (double)hits / (double)t->effective;
     return LGV_OK;
@@ -379,8 +375,7 @@ static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count,
             t->x0[i * t->pixels + k] = (float)(t->bytes[k] / 127.5 - 1.0);
         step->row[i] =
             (lgv_row){.seed = lgv_validation_seed, .sample = (uint64_t)picture, .weight = 1};
-        t->shown[i] = lgv_dataset_label(t->data, 1, used);
-        step->row[i].label = t->shown[i];
+        step->row[i].label = lgv_dataset_label(t->data, 1, used);
         t->task->validation_row(t, picture, &step->row[i]);
     }
     LGV_TRY(lgv_plan_write(t->validate, "x0", t->x0, t->batch * t->pixels, err));

@@ -52,7 +52,6 @@ typedef lgv_status (*lgv_train_source)(void *arg, int64_t index, float *x0, lgv_
 /* A training task: what is computed from a batch of pictures. All else (batches, optimizer, averages,
    checkpoints, log) is the trainer's. */
 typedef struct lgv_task {
-    const char *name;
     bool pipeline; /* the network draws pictures: OUTPUT is a diffusers pipeline */
     /* Whether model and data fit the task. */
     lgv_status (*check)(const lgv_trainer *t, lgv_error *err);
@@ -103,7 +102,6 @@ struct lgv_trainer {
     float *offset;        /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
     int64_t *t;           /* [effective] */
     int32_t *label;       /* [effective], -1 none */
-    int32_t *shown;       /* [batch]: of the rows in the plan */
     float *logits;        /* [batch][classes]; NULL without */
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
@@ -129,8 +127,6 @@ struct lgv_trainer {
 lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err);
 
 /* ---- diffusion.c ---- */
-/* The row's timestep and the coefficients of its noising and its target. */
-void lgv_noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row);
 
 /* ---- trainer.c ---- */
 extern const uint64_t lgv_validation_seed; /* of everything drawn for validations */
@@ -195,7 +191,6 @@ void lgv_output_close(lgv_trainer *t);
 lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder,
                                   lgv_error *err); /* model_index.json, scheduler/ */
 lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err); /* takes line over */
-uint64_t lgv_output_checkpoint_bytes(const lgv_trainer *t);
 
 /* ---- log.c ---- */
 /* A line of log.jsonl and the same for TensorBoard; nothing without an output folder. */
