@@ -336,16 +336,22 @@ bool cli_numbered_png(const char *name, long long *number)
     return true;
 }
 
+/* path/nameend can be read. */
+static bool holds(const char *path, const char *name, const char *end)
+{
+    char text[4096];
+    int n = snprintf(text, sizeof text, "%s/%s%s", path, name, end);
+    return n > 0 && (size_t)n < sizeof text && !access(text, R_OK);
+}
+
 bool cli_is_model(const char *path)
 {
-    static const char *const files[] = {"config.json", "model_index.json", "unet/config.json",
-                                        "unet_ema/config.json"};
-    char name[4096];
+    const char *component;
     if (cli_ends_in(path, ".json")) return !access(path, R_OK);
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        int n = snprintf(name, sizeof name, "%s/%s", path, files[i]);
-        if (n > 0 && (size_t)n < sizeof name && !access(name, R_OK)) return true;
-    }
+    if (holds(path, "config.json", "") || holds(path, "model_index.json", "")) return true;
+    for (int i = 0; (component = lgv_model_components(i)) != NULL; i++)
+        if (holds(path, component, "/config.json") || holds(path, component, "_ema/config.json"))
+            return true;
     return false;
 }
 

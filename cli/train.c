@@ -158,7 +158,13 @@ static lgv_status make_classifier(job *j, lgv_error *err)
                                .resolution = lgv_dataset_resolution(j->data)};
         lgv_status status = lgv_model_open(what, &o, &named, err);
         if (status) return status;
-        config = *lgv_model_unet2d(named);
+        const lgv_unet2d_config *encoder = lgv_model_unet2d(named);
+        if (!encoder) {
+            lgv_model_free(named);
+            return cli_status(err, LGV_ERR_UNSUPPORTED,
+                              "'%s' is no U-Net, whose encoder a classifier could take", what);
+        }
+        config = *encoder;
         if (lgv_model_describe(named)->labels) {
             j->model = named;
             return LGV_OK;
@@ -181,7 +187,7 @@ static lgv_status make_classifier(job *j, lgv_error *err)
 static lgv_status open_data_and_model(job *j, lgv_error *err)
 {
     train_args *a = &j->args;
-    const char *what = j->resume ? lgv_checkpoint_unet(j->resume) : a->model;
+    const char *what = j->resume ? lgv_checkpoint_network(j->resume) : a->model;
     lgv_status status = LGV_OK;
     if (what) status = size_from_model(what, &a->pictures, err);
     if (!status && !what && a->train.task != LGV_TASK_CLASSIFIER && a->pictures.resolution &&

@@ -383,7 +383,7 @@ static void classes_are_learned_and_resumed(void **state)
     near("validation accuracy", v.accuracy, 1, 0.11);
     lgv_trainer_free(t);
     OK(lgv_checkpoint_find(output, "latest", 0, &c, &err));
-    OK(lgv_model_open(lgv_checkpoint_unet(c), NULL, &again, &err));
+    OK(lgv_model_open(lgv_checkpoint_network(c), NULL, &again, &err));
     t = classifier_trainer(again, data, device, output, c, 40);
     for (int i = 0; i < 10; i++) OK(lgv_trainer_step(t, &other, &err));
     assert_true(r.loss == other.loss && r.grad_norm == other.grad_norm); /* the same bits */

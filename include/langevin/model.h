@@ -59,6 +59,7 @@ LGV_API const char *lgv_model_presets(int i, const char **summary);
 /* Everything is owned by the model. */
 typedef struct lgv_model_info {
     const char *class_name; /* "UNet2DModel", "UNet2DClassifier" */
+    const char *component;  /* its folder in a pipeline: "unet" */
     const char *source;     /* what it was opened from */
     int from_preset;        /* source is a preset's name */
     int height, width;      /* sample size, 0 when the configuration leaves it open */
@@ -68,6 +69,7 @@ typedef struct lgv_model_info {
     int num_train_timesteps; /* rows of a learned time embedding, else 0 */
     lgv_class_kind class_kind;
     int class_count;          /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
+    int null_label;           /* the label that stands for no class; -1: none */
     int class_width;          /* LGV_CLASS_IDENTITY: length of the class vector */
     int labels;               /* classes a classifier tells apart; 0: the network is none */
     const char *const *label; /* their names */
@@ -83,7 +85,11 @@ typedef struct lgv_model_info {
     const char *pipeline_class; /* "DDPMPipeline"; NULL: unknown */
 } lgv_model_info;
 LGV_API const lgv_model_info *lgv_model_describe(const lgv_model *model);
+/* NULL: it is no U-Net. */
 LGV_API const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model);
+/* Folder i that networks have in pipelines, training outputs and checkpoints ("unet" ...; averaged weights stand in
+   the same with _ema at its end); NULL beyond the last. */
+LGV_API const char *lgv_model_components(int i);
 
 /* Parameter i < info.tensors in the order of diffusers' constructor: its rank, shape and name. */
 LGV_API const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim,

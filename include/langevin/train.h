@@ -118,7 +118,7 @@ LGV_API void lgv_checkpoint_free(lgv_checkpoint *c);
 LGV_API const char *lgv_checkpoint_path(const lgv_checkpoint *c);
 LGV_API int64_t lgv_checkpoint_step(const lgv_checkpoint *c);
 /* Folder of the network's weights (not averaged), to load the model from. */
-LGV_API const char *lgv_checkpoint_unet(const lgv_checkpoint *c);
+LGV_API const char *lgv_checkpoint_network(const lgv_checkpoint *c);
 /* The data sources and the scheduler configuration the run was started with; *out is valid while c lives. */
 LGV_API int lgv_checkpoint_sources(const lgv_checkpoint *c, const lgv_data_source **out);
 LGV_API lgv_status lgv_checkpoint_scheduler(const lgv_checkpoint *c, lgv_scheduler_config *out,

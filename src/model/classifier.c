@@ -73,35 +73,58 @@ static lgv_status read_labels(const lgv_json *j, lgv_class_names *out, lgv_error
     return status;
 }
 
-lgv_status lgv_class_names_load(const char *path, lgv_class_names *out, lgv_error *err)
+/* --- The kind of network --- */
+static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
 {
-    lgv_json j = {0};
-    const char *text;
-    LGV_TRY(lgv_json_load(path, &j, err));
-    lgv_status status = lgv_json_string(&j, "_class_name", "UNet2DModel", &text, err);
-    if (!status && !strcmp(text, "UNet2DClassifier")) status = read_labels(&j, out, err);
-    lgv_json_free(&j);
-    return status;
+    LGV_TRY(lgv_unet2d_config_read(j, m->config, err));
+    return read_labels(j, &m->labels, err);
 }
 
-lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_class_names *labels,
-                               const char *path, lgv_error *err)
+static json_t *to_json(const lgv_model *m)
 {
-    json_t *root = lgv_unet2d_config_json(config), *map = json_object();
+    json_t *root = lgv_unet2d_config_json(m->config), *map = json_object();
     bool ok =
         root && map && !json_object_set_new(root, "_class_name", json_string("UNet2DClassifier"));
-    for (int i = 0; ok && i < labels->count; i++) {
+    for (int i = 0; ok && i < m->labels.count; i++) {
         char key[16];
-        json_t *name = json_string(labels->name[i]);
+        json_t *name = json_string(m->labels.name[i]);
         snprintf(key, sizeof key, "%d", i);
         if (!name) name = json_sprintf("class %d", i); /* not UTF-8 */
         ok = !json_object_set_new(map, key, name);
     }
     ok = ok && !json_object_set(root, "id2label", map);
-    lgv_status status =
-        ok ? lgv_json_save(path, root, true, err)
-           : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while writing '%s'", path);
     json_decref(map);
+    if (ok) return root;
     json_decref(root);
-    return status;
+    return NULL;
 }
+
+static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+{
+    lgv_id features;
+    return lgv_unet2d_encode(m->config, m->labels.count, g, in, stages, n_stages, &features, out,
+                             err);
+}
+
+static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                           lgv_id *out, lgv_id *logits, lgv_error *err)
+{
+    return lgv_unet2d_encode(m->config, m->labels.count, g, in, NULL, NULL, out, logits, err);
+}
+
+const lgv_model_kind lgv_kind_classifier = {
+    .class_name = "UNet2DClassifier",
+    .component = "unet",
+    .config_size = sizeof(lgv_unet2d_config),
+    .parse = parse,
+    .resize = lgv_unet2d_resize,
+    .check = lgv_unet2d_check,
+    .describe = lgv_unet2d_describe,
+    .divisor_reason = lgv_unet2d_divisor_reason,
+    .json = to_json,
+    .build = build,
+    .features = features,
+    .init = lgv_unet2d_init,
+    .old_name = lgv_unet2d_old_name,
+};

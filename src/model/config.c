@@ -223,12 +223,11 @@ static lgv_status read_embeddings(const lgv_json *j, lgv_unet2d_config *c, lgv_e
 
 static lgv_status read_class_name(const lgv_json *j, lgv_error *err)
 {
-    const char *text;
-    LGV_TRY(lgv_json_string(j, "_class_name", "UNet2DModel", &text, err));
-    if (!strcmp(text, "UNet2DModel") || !strcmp(text, "UNet2DClassifier")) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                    "%s: _class_name is '%s'; this version knows UNet2DModel and UNet2DClassifier",
-                    j->name, text);
+    const lgv_model_kind *kind;
+    LGV_TRY(lgv_model_kind_of(j, &kind, err));
+    if (kind == &lgv_kind_unet2d || kind == &lgv_kind_classifier) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is the configuration of a %s, not of a UNet2DModel",
+                    j->name, kind->class_name);
 }
 
 static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error *err)
@@ -260,15 +259,20 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     return status ? lgv_fail_prefix(err, status, "%s", j->name) : LGV_OK;
 }
 
-static lgv_status finish(lgv_json *j, lgv_status status, lgv_unet2d_config *out, lgv_error *err)
+lgv_status lgv_unet2d_config_read(const lgv_json *j, lgv_unet2d_config *out, lgv_error *err)
 {
     lgv_unet2d_config c;
     lgv_unet2d_config_default(&c);
-    if (!status) {
-        status = read_config(j, &c, err);
-        lgv_json_free(j);
-    }
-    if (!status) *out = c;
+    LGV_TRY(read_config(j, &c, err));
+    *out = c;
+    return LGV_OK;
+}
+
+static lgv_status finish(lgv_json *j, lgv_status status, lgv_unet2d_config *out, lgv_error *err)
+{
+    if (status) return status;
+    status = lgv_unet2d_config_read(j, out, err);
+    lgv_json_free(j);
     return status;
 }
 

@@ -4,18 +4,13 @@
 #include <math.h>
 #include <string.h>
 
-#include "parts.h"
+#include "kind.h"
 
 typedef struct init {
     lgv_torch_rng *torch; /* NULL: Philox */
     uint64_t seed;
     int64_t fan_in; /* of the layer whose weight came last; 0: a norm */
 } init;
-
-static int64_t elements(const lgv_model_param *p)
-{
-    return p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3];
-}
 
 static lgv_rng_key key_of(const init *s, const lgv_model_param *p)
 {
@@ -24,7 +19,7 @@ static lgv_rng_key key_of(const init *s, const lgv_model_param *p)
 
 static void uniform(init *s, const lgv_model_param *p, double bound, float *out)
 {
-    int64_t n = elements(p);
+    int64_t n = lgv_param_elements(p);
     if (s->torch) {
         lgv_torch_uniform(s->torch, n, (float)-bound, (float)bound, out);
         return;
@@ -38,28 +33,31 @@ static void normal(init *s, const lgv_model_param *p, float *out)
 {
     lgv_rng_key key = key_of(s, p);
     if (s->torch)
-        lgv_torch_randn(s->torch, elements(p), out);
+        lgv_torch_randn(s->torch, lgv_param_elements(p), out);
     else
-        lgv_rng_normal(&key, 0, elements(p), out);
+        lgv_rng_normal(&key, 0, lgv_param_elements(p), out);
 }
 
-static void constant(const lgv_model_param *p, float value, float *out)
+static void scale(const lgv_model_param *p, double factor, float *out)
 {
-    for (int64_t i = 0; i < elements(p); i++) out[i] = value;
+    for (int64_t i = 0; factor != 1 && i < lgv_param_elements(p); i++) out[i] *= (float)factor;
 }
 
-/* GaussianFourierProjection draws its frequencies twice and keeps the second draw. */
-static void fourier(init *s, const lgv_model_param *p, float *out)
+static void fill(init *s, const lgv_model_param *p, lgv_init_rule rule, float *out)
 {
-    if (s->torch) normal(s, p, out);
-    normal(s, p, out);
-    for (int64_t i = 0; i < elements(p); i++) out[i] *= 16;
-}
-
-static bool is_table(const lgv_model_param *p)
-{
-    return p->rank == 2 &&
-           (!strcmp(p->name, "time_proj.weight") || !strcmp(p->name, "class_embedding.weight"));
+    switch (rule.law) {
+    case LGV_INIT_CONSTANT:
+        for (int64_t i = 0; i < lgv_param_elements(p); i++) out[i] = (float)rule.value;
+        break;
+    case LGV_INIT_UNIFORM: uniform(s, p, rule.value, out); break;
+    case LGV_INIT_FOURIER:
+        if (s->torch) normal(s, p, out);
+        /* fallthrough */
+    case LGV_INIT_NORMAL:
+        normal(s, p, out);
+        scale(p, rule.value, out);
+        break;
+    }
 }
 
 static bool is_bias(const lgv_model_param *p)
@@ -68,25 +66,20 @@ static bool is_bias(const lgv_model_param *p)
     return n > 5 && !strcmp(p->name + n - 5, ".bias");
 }
 
-static void fill(init *s, const lgv_model_param *p, float *out)
+lgv_init_rule lgv_init_layer(const lgv_model_param *p, int64_t *fan_in)
 {
-    if (p->frozen)
-        fourier(s, p, out);
-    else if (is_table(p))
-        normal(s, p, out);
-    else if (is_bias(p) && s->fan_in)
-        uniform(s, p, 1 / sqrt((double)s->fan_in), out);
-    else if (is_bias(p))
-        constant(p, 0, out);
-    else if (p->rank == 1) {
-        s->fan_in = 0;
-        constant(p, 1, out);
-    } else {
-        s->fan_in = elements(p) / p->dim[0];
-        /* sqrt(3) * gain / sqrt(fan_in), gain = sqrt(2 / (1 + 5)), in the order in which PyTorch
-         * rounds it */
-        uniform(s, p, sqrt(3.0) * (sqrt(2.0 / 6.0) / sqrt((double)s->fan_in)), out);
+    if (is_bias(p) && *fan_in)
+        return (lgv_init_rule){LGV_INIT_UNIFORM, 1 / sqrt((double)*fan_in)};
+    if (is_bias(p)) return (lgv_init_rule){LGV_INIT_CONSTANT, 0};
+    if (p->rank == 1) {
+        *fan_in = 0;
+        return (lgv_init_rule){LGV_INIT_CONSTANT, 1};
     }
+    *fan_in = lgv_param_elements(p) / p->dim[0];
+    /* sqrt(3) * gain / sqrt(fan_in), gain = sqrt(2 / (1 + 5)), in the order in which PyTorch
+     * rounds it */
+    return (lgv_init_rule){LGV_INIT_UNIFORM,
+                           sqrt(3.0) * (sqrt(2.0 / 6.0) / sqrt((double)*fan_in))};
 }
 
 static lgv_status fill_all(const lgv_model *m, lgv_store *store, const char *set, init *s,
@@ -101,8 +94,8 @@ static lgv_status fill_all(const lgv_model *m, lgv_store *store, const char *set
                 "the store has no buffer '%s'; declare it from a graph of this model first "
                 "(lgv_store_declare)",
                 p->name);
-        fill(s, p, buffer);
-        LGV_TRY(lgv_store_write(store, set, index, buffer, elements(p), err));
+        fill(s, p, m->kind->init(m, p, &s->fan_in), buffer);
+        LGV_TRY(lgv_store_write(store, set, index, buffer, lgv_param_elements(p), err));
     }
     return LGV_OK;
 }
@@ -111,7 +104,7 @@ lgv_status lgv_model_init(const lgv_model *model, lgv_store *store, const char *
                           lgv_torch_rng *torch, uint64_t seed, lgv_error *err)
 {
     int64_t n = 1;
-    for (size_t i = 0; i < model->n_params; i++) n = lgv_max_i64(n, elements(&model->param[i]));
+    for (size_t i = 0; i < model->n_params; i++) n = lgv_max_i64(n, lgv_param_elements(&model->param[i]));
     LGV_TRY(lgv_store_add_set(store, set, err));
     float *buffer = lgv_alloc((size_t)n, sizeof *buffer);
     if (!buffer)

@@ -3,12 +3,12 @@
    one folder (the google/ddpm repositories, or a network alone), the output of `langevin train` (a
    pipeline whose unet/ holds the averaged weights, with checkpoint-N beside it), and one
    checkpoint-N. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/file.h"
-#include "io/json.h"
-#include "parts.h"
+#include "kind.h"
 
 static bool has_file(const char *folder, const char *name, lgv_status *status)
 {
@@ -80,9 +80,18 @@ static lgv_status newest_checkpoint(const char *folder, int64_t *newest, lgv_err
     return LGV_OK;
 }
 
+/* The same of averaged weights: folder/unet_ema. */
+static char *averages_in(const char *folder, const char *component, lgv_status *status)
+{
+    char name[32];
+    snprintf(name, sizeof name, "%s_ema", component);
+    return weights_in(folder, name, status);
+}
+
 /* In the output of a training run unet/ holds averages when its checkpoints have them; the raw
    weights are those of the newest checkpoint. */
-static lgv_status training_weights(lgv_model *m, const char *folder, lgv_error *err)
+static lgv_status training_weights(lgv_model *m, const char *folder, const char *component,
+                                   lgv_error *err)
 {
     int64_t n;
     lgv_status status = LGV_OK;
@@ -91,8 +100,8 @@ static lgv_status training_weights(lgv_model *m, const char *folder, lgv_error *
     char *checkpoint = lgv_format("%s/checkpoint-%lld", folder, (long long)n);
     if (!checkpoint)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", folder);
-    char *raw = weights_in(checkpoint, "unet", &status),
-         *ema = weights_in(checkpoint, "unet_ema", &status);
+    char *raw = weights_in(checkpoint, component, &status),
+         *ema = averages_in(checkpoint, component, &status);
     if (raw && ema) {
         m->ema = m->raw;
         m->raw = raw;
@@ -131,32 +140,47 @@ static char *scheduler_of(const char *folder, lgv_status *status)
     if (!parent) *status = LGV_ERR_MEMORY;
     const char *last = strrchr(folder, '/');
     last = last ? last + 1 : folder;
-    bool inside = !strncmp(last, "unet", 4) || has_file(folder, "trainer.json", status);
+    bool inside = has_file(folder, "trainer.json", status);
+    const char *component;
+    for (int i = 0; !inside && (component = lgv_model_components(i)) != NULL; i++)
+        inside = !strncmp(last, component, strlen(component));
     if (parent && inside) found = scheduler_in(parent, status);
     lgv_free(parent);
     return found;
+}
+
+/* The component whose folder stands in this one ("unet"), NULL: none. */
+static const char *component_in(const char *folder, lgv_status *status)
+{
+    const char *component;
+    for (int i = 0; (component = lgv_model_components(i)) != NULL; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "%s/config.json", component);
+        if (has_file(folder, name, status) || *status) break;
+    }
+    return component;
 }
 
 static lgv_status locate_folder(lgv_model *m, const char *folder, char **config_path,
                                 lgv_error *err)
 {
     lgv_status status = LGV_OK;
-    bool nested = has_file(folder, "unet/config.json", &status);
+    const char *nested = component_in(folder, &status);
     if (!status && !nested && !has_file(folder, "config.json", &status) && !status)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "'%s' holds no network: neither unet/config.json nor config.json is there",
                         folder);
-    m->raw = weights_in(folder, nested ? "unet" : NULL, &status);
-    m->ema = nested ? weights_in(folder, "unet_ema", &status) : NULL;
+    m->raw = weights_in(folder, nested, &status);
+    m->ema = nested ? averages_in(folder, nested, &status) : NULL;
     m->scheduler = scheduler_of(folder, &status);
     if (has_file(folder, "model_index.json", &status) && !(m->pipeline = lgv_strdup(folder)))
         status = LGV_ERR_MEMORY;
-    char *config = lgv_path_join(folder, nested ? "unet/config.json" : "config.json");
+    char *config = lgv_format("%s/%s%sconfig.json", folder, nested ? nested : "", nested ? "/" : "");
     if (!config || status) {
         lgv_free(config);
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", folder);
     }
-    if (nested && !m->ema && m->raw) status = training_weights(m, folder, err);
+    if (nested && !m->ema && m->raw) status = training_weights(m, folder, nested, err);
     if (!status && m->pipeline) status = read_pipeline_class(m, err);
     if (status)
         lgv_free(config);

@@ -5,13 +5,15 @@
 #include <string.h>
 
 #include "core/file.h"
-#include "parts.h"
+#include "kind.h"
+#include "langevin/ops.h"
 
 void lgv_model_free(lgv_model *m)
 {
     if (!m) return;
     for (size_t i = 0; i < m->n_params; i++) lgv_free(m->param[i].name);
     lgv_free(m->param);
+    lgv_free(m->config);
     lgv_class_names_free(&m->labels);
     lgv_free(m->source);
     lgv_free(m->raw);
@@ -20,15 +22,6 @@ void lgv_model_free(lgv_model *m)
     lgv_free(m->pipeline);
     lgv_free(m->pipeline_class);
     lgv_free(m);
-}
-
-static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
-{
-    lgv_id features;
-    if (!m->labels.count) return lgv_unet2d_build(&m->config, g, in, stages, n_stages, out, err);
-    return lgv_unet2d_encode(&m->config, m->labels.count, g, in, stages, n_stages, &features, out,
-                             err);
 }
 
 /* A graph of the network with inputs of the given size. */
@@ -41,9 +34,9 @@ static lgv_status scratch_graph(const lgv_model *m, int64_t N, int64_t H, int64_
     lgv_model_inputs in;
     lgv_id y;
     lgv_model_inputs_none(&in);
-    in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){N, H, W, m->config.in_channels});
+    in.sample = lgv_input(g, "sample", LGV_F32, 4, (int64_t[]){N, H, W, m->info.in_channels});
     lgv_model_inputs_from_step(m, g, N, &in);
-    lgv_status status = build(m, g, &in, stages, n_stages, &y, err);
+    lgv_status status = m->kind->build(m, g, &in, stages, n_stages, &y, err);
     if (status)
         lgv_graph_free(g);
     else
@@ -71,7 +64,7 @@ static lgv_status add_param(lgv_model *m, const lgv_graph *g, int i, lgv_error *
 static lgv_status list_params(lgv_model *m, lgv_error *err)
 {
     lgv_graph *g = NULL;
-    int64_t size = 2 * (int64_t)lgv_unet2d_divisor(&m->config);
+    int64_t size = 2 * (int64_t)m->info.divisor;
     LGV_TRY(scratch_graph(m, 1, size, size, NULL, NULL, &g, err));
     lgv_status status = LGV_OK;
     for (int i = 0; !status && i < lgv_graph_params(g); i++) status = add_param(m, g, i, err);
@@ -79,66 +72,56 @@ static lgv_status list_params(lgv_model *m, lgv_error *err)
     return status;
 }
 
-static lgv_status apply_options(lgv_unet2d_config *c, const lgv_model_options *o,
-                                const char *source, lgv_error *err)
+static lgv_status apply_options(lgv_model *m, const lgv_model_options *o, lgv_error *err)
 {
+    lgv_model_info *info = &m->info;
+    m->kind->describe(m);
     if (!o) return LGV_OK;
-    if (o->resolution) c->sample_height = c->sample_width = o->resolution;
-    if (o->channels && (c->in_channels != o->channels || c->out_channels != o->channels))
+    if (o->channels && (info->in_channels != o->channels || info->out_channels != o->channels))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' takes %d channels and gives %d, not %d",
-                        source, c->in_channels, c->out_channels, o->channels);
-    if (o->classes && c->class_embedding != LGV_CLASS_TABLE)
+                        m->source, info->in_channels, info->out_channels, o->channels);
+    if (o->classes && info->class_kind != LGV_CLASS_TABLE)
         return lgv_fail(
             err, LGV_ERR_ARGUMENT,
             "'%s' has no table of class embeddings; set num_class_embeds to %d in its config.json",
-            source, o->classes);
-    if (o->classes && c->num_class_embeds != o->classes)
+            m->source, o->classes);
+    if (o->classes && info->class_count != o->classes)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' knows %d classes (num_class_embeds), not %d",
-                        source, c->num_class_embeds, o->classes);
-    lgv_status status = lgv_unet2d_config_check(c, err);
-    return status ? lgv_fail_prefix(err, status, "'%s'", source) : LGV_OK;
+                        m->source, info->class_count, o->classes);
+    if (o->resolution) m->kind->resize(m, o->resolution, o->resolution);
+    lgv_status status = m->kind->check(m, err);
+    return status ? lgv_fail_prefix(err, status, "'%s'", m->source) : LGV_OK;
 }
 
 static void describe(lgv_model *m)
 {
-    const lgv_unet2d_config *c = &m->config;
     lgv_model_info *info = &m->info;
-    info->class_name = m->labels.count ? "UNet2DClassifier" : "UNet2DModel";
+    info->class_name = m->kind->class_name;
+    info->component = m->kind->component;
     info->source = m->source;
-    info->height = c->sample_height;
-    info->width = c->sample_width;
-    info->in_channels = c->in_channels;
-    info->out_channels = c->out_channels;
-    info->divisor = lgv_unet2d_divisor(c);
-    info->time_embedding = c->time_embedding_type;
-    info->num_train_timesteps =
-        c->time_embedding_type == LGV_TIME_LEARNED ? c->num_train_timesteps : 0;
-    info->class_kind = c->class_embedding;
-    info->class_count = c->class_embedding == LGV_CLASS_TABLE ? c->num_class_embeds : 0;
-    info->class_width = c->class_embedding == LGV_CLASS_IDENTITY ? lgv_unet2d_embedding(c) : 0;
     info->labels = m->labels.count;
     info->label = (const char *const *)m->labels.name;
-    info->features = c->block_out_channels[c->levels - 1];
-    info->dropout = c->dropout;
-    info->tensors = (int)m->n_params;
     info->weights_raw = m->raw;
     info->weights_ema = m->ema;
     info->scheduler = m->scheduler;
     info->pipeline = m->pipeline;
     info->pipeline_class = m->pipeline_class;
+    m->kind->describe(m);
 }
 
 /* Takes m, whose configuration is set; frees it on failure. */
 static lgv_status finish(lgv_model *m, lgv_status status, lgv_model **out, lgv_error *err)
 {
-    if (!status) status = list_params(m, err);
-    if (status) {
-        lgv_model_free(m);
-        return status;
+    if (!status) {
+        describe(m);
+        status = list_params(m, err);
+        m->info.tensors = (int)m->n_params;
     }
-    describe(m);
-    *out = m;
-    return LGV_OK;
+    if (status)
+        lgv_model_free(m);
+    else
+        *out = m;
+    return status;
 }
 
 static lgv_status model_new(const char *source, lgv_model **out, lgv_error *err)
@@ -153,6 +136,26 @@ static lgv_status model_new(const char *source, lgv_model **out, lgv_error *err)
     return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while opening '%s'", source);
 }
 
+static lgv_status set_kind(lgv_model *m, const lgv_model_kind *kind, lgv_error *err)
+{
+    m->kind = kind;
+    m->config = lgv_zalloc(1, kind->config_size);
+    return m->config ? LGV_OK
+                     : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while opening '%s'", m->source);
+}
+
+static lgv_status read_config(lgv_model *m, const char *path, lgv_error *err)
+{
+    const lgv_model_kind *kind;
+    lgv_json j = {0};
+    LGV_TRY(lgv_json_load(path, &j, err));
+    lgv_status status = lgv_model_kind_of(&j, &kind, err);
+    if (!status) status = set_kind(m, kind, err);
+    if (!status) status = kind->parse(&j, m, err);
+    lgv_json_free(&j);
+    return status;
+}
+
 lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lgv_model **out,
                           lgv_error *err)
 {
@@ -161,9 +164,8 @@ lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lg
     char *config = NULL;
     LGV_TRY(model_new(what, &m, err));
     lgv_status status = lgv_model_locate(m, what, &config, err);
-    if (!status) status = lgv_unet2d_config_load(config, &m->config, err);
-    if (!status) status = lgv_class_names_load(config, &m->labels, err);
-    if (!status) status = apply_options(&m->config, options, what, err);
+    if (!status) status = read_config(m, config, err);
+    if (!status) status = apply_options(m, options, err);
     lgv_free(config);
     return finish(m, status, out, err);
 }
@@ -172,17 +174,39 @@ lgv_status lgv_model_new_preset(const char *name, const lgv_model_options *optio
                                 lgv_error *err)
 {
     lgv_model *m;
+    const lgv_model_kind *kind = NULL;
+    int i = 0;
     LGV_TRY(model_new(name, &m, err));
     m->info.from_preset = 1;
-    return finish(m, lgv_preset_config(name, options, &m->config, err), out, err);
+    lgv_status status = lgv_preset_find(name, &kind, &i, err);
+    if (!status) status = set_kind(m, kind, err);
+    if (!status) {
+        status = kind->from_preset(i, options, m, err);
+        if (status) lgv_fail_prefix(err, status, "preset '%s'", kind->preset(i, NULL));
+    }
+    return finish(m, status, out, err);
+}
+
+/* A model of a configuration that passed its check, copied. labels NULL: none. */
+static lgv_status new_from(const lgv_model_kind *kind, const void *config, lgv_model **out,
+                           lgv_error *err)
+{
+    lgv_model *m;
+    LGV_TRY(model_new(kind->class_name, &m, err));
+    lgv_status status = set_kind(m, kind, err);
+    if (!status) memcpy(m->config, config, kind->config_size);
+    if (status)
+        lgv_model_free(m);
+    else
+        *out = m;
+    return status;
 }
 
 lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out, lgv_error *err)
 {
     lgv_model *m;
     LGV_TRY(lgv_unet2d_config_check(config, err));
-    LGV_TRY(model_new("UNet2DModel", &m, err));
-    m->config = *config;
+    LGV_TRY(new_from(&lgv_kind_unet2d, config, &m, err));
     return finish(m, LGV_OK, out, err);
 }
 
@@ -194,8 +218,7 @@ lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "a classifier tells 2 to 65536 classes apart, not %d", classes);
     LGV_TRY(lgv_unet2d_config_check(config, err));
-    LGV_TRY(model_new("UNet2DClassifier", &m, err));
-    m->config = *config;
+    LGV_TRY(new_from(&lgv_kind_classifier, config, &m, err));
     return finish(m, lgv_class_names_new(classes, names, &m->labels, err), out, err);
 }
 
@@ -205,7 +228,8 @@ const lgv_model_info *lgv_model_describe(const lgv_model *model)
 }
 const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model)
 {
-    return &model->config;
+    bool unet = model->kind == &lgv_kind_unet2d || model->kind == &lgv_kind_classifier;
+    return unet ? model->config : NULL;
 }
 
 const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim, int *frozen)
@@ -223,11 +247,13 @@ lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W, lg
     int64_t d = model->info.divisor;
     if (H >= d && W >= d && H % d == 0 && W % d == 0) return LGV_OK;
     int64_t h = lgv_max_i64(d, (H + d / 2) / d * d), w = lgv_max_i64(d, (W + d / 2) / d * d);
+    char reason[64];
+    model->kind->divisor_reason(model, reason);
     return lgv_fail(
         err, LGV_ERR_SHAPE,
-        "a sample of %lldx%lld does not fit: with %d levels height and width must be multiples of "
+        "a sample of %lldx%lld does not fit: with %s height and width must be multiples of "
         "%lld, for instance %lldx%lld",
-        (long long)H, (long long)W, model->config.levels, (long long)d, (long long)h, (long long)w);
+        (long long)H, (long long)W, reason, (long long)d, (long long)h, (long long)w);
 }
 
 /* --- Building --- */
@@ -239,19 +265,19 @@ void lgv_model_inputs_none(lgv_model_inputs *inputs)
 void lgv_model_inputs_from_step(const lgv_model *model, lgv_graph *g, int64_t rows,
                                 lgv_model_inputs *in)
 {
-    const lgv_unet2d_config *c = &model->config;
-    bool learned = c->time_embedding_type == LGV_TIME_LEARNED,
-         as_time = c->class_embedding == LGV_CLASS_TIMESTEP;
+    const lgv_model_info *info = &model->info;
+    bool learned = info->time_embedding == LGV_TIME_LEARNED,
+         as_time = info->class_kind == LGV_CLASS_TIMESTEP;
     in->t = learned ? LGV_NONE : lgv_step_row(g, rows, LGV_FIELD_T);
     in->t_index = learned ? lgv_step_row(g, rows, LGV_FIELD_INDEX) : LGV_NONE;
     in->label = in->label_f32 = in->class_vector = LGV_NONE;
-    if (c->class_embedding == LGV_CLASS_TABLE || (as_time && learned))
+    if (info->class_kind == LGV_CLASS_TABLE || (as_time && learned))
         in->label = lgv_step_row(g, rows, LGV_FIELD_LABEL);
     else if (as_time)
         in->label_f32 = lgv_step_row(g, rows, LGV_FIELD_LABEL_F32);
-    else if (c->class_embedding == LGV_CLASS_IDENTITY)
+    else if (info->class_kind == LGV_CLASS_IDENTITY)
         in->class_vector =
-            lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, lgv_unet2d_embedding(c)});
+            lgv_input(g, "class_vector", LGV_F32, 2, (int64_t[]){rows, info->class_width});
 }
 
 lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs,
@@ -260,7 +286,7 @@ lgv_status lgv_model_build(const lgv_model *model, lgv_graph *g, const lgv_model
     int64_t d[LGV_MAX_RANK];
     LGV_TRY(lgv_graph_status(g, err));
     if (lgv_shape(g, inputs->sample, d) == 4) LGV_TRY(lgv_model_check_size(model, d[1], d[2], err));
-    return build(model, g, inputs, NULL, NULL, out, err);
+    return model->kind->build(model, g, inputs, NULL, NULL, out, err);
 }
 
 lgv_status lgv_model_features(const lgv_model *model, lgv_graph *g, const lgv_model_inputs *inputs,
@@ -270,8 +296,7 @@ lgv_status lgv_model_features(const lgv_model *model, lgv_graph *g, const lgv_mo
     lgv_id unused;
     LGV_TRY(lgv_graph_status(g, err));
     if (lgv_shape(g, inputs->sample, d) == 4) LGV_TRY(lgv_model_check_size(model, d[1], d[2], err));
-    return lgv_unet2d_encode(&model->config, model->labels.count, g, inputs, NULL, NULL, features,
-                             logits ? logits : &unused, err);
+    return model->kind->features(model, g, inputs, features, logits ? logits : &unused, err);
 }
 
 lgv_status lgv_model_trace(const lgv_model *model, int64_t N, int64_t H, int64_t W,

@@ -5,10 +5,7 @@
 #ifndef LGV_MODEL_PARTS_H
 #define LGV_MODEL_PARTS_H
 
-#include <jansson.h>
-
-#include "core/core.h"
-#include "langevin/model.h"
+#include "kind.h"
 #include "langevin/ops.h"
 
 /* --- Plans of blocks (plan.c) --- */
@@ -102,7 +99,6 @@ lgv_id lgv_net_mid(lgv_net *n, lgv_id x);
 lgv_id lgv_net_up(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *picture);
 /* Adds a stage to the trace. */
 void lgv_net_stage(lgv_net *n, lgv_id v, const char *name, const char *fmt, ...) LGV_PRINTF(4, 5);
-enum { LGV_MAX_STAGES = 2 * LGV_UNET2D_LEVELS + 8 };
 
 /* --- The network (unet2d.c) --- */
 lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g,
@@ -114,44 +110,21 @@ lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *
                              const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
                              lgv_id *features, lgv_id *logits, lgv_error *err);
 
-/* --- Classifiers (classifier.c) --- */
-typedef struct lgv_class_names {
-    char **name;
-    int count; /* 0: no classifier */
-} lgv_class_names;
-/* names NULL: "0", "1" ... */
-lgv_status lgv_class_names_new(int count, const char *const *names, lgv_class_names *out,
-                               lgv_error *err);
-void lgv_class_names_free(lgv_class_names *labels);
-/* From a config.json: none unless its _class_name is UNet2DClassifier. */
-lgv_status lgv_class_names_load(const char *path, lgv_class_names *out, lgv_error *err);
-lgv_status lgv_classifier_save(const lgv_unet2d_config *config, const lgv_class_names *labels,
-                               const char *path, lgv_error *err);
+/* --- Configuration (config.c) --- */
+/* From a config.json of either class. Checked. */
+lgv_status lgv_unet2d_config_read(const lgv_json *j, lgv_unet2d_config *out, lgv_error *err);
 json_t *lgv_unet2d_config_json(const lgv_unet2d_config *config); /* NULL when out of memory */
 
-/* --- Models (model.c) --- */
-typedef struct lgv_model_param {
-    char *name;
-    int rank;
-    int64_t dim[LGV_MAX_RANK];
-    int frozen;
-} lgv_model_param;
-
-struct lgv_model {
-    lgv_unet2d_config config;
-    lgv_class_names labels;
-    lgv_model_info info; /* its strings are those below or constants */
-    char *source, *raw, *ema, *scheduler, *pipeline, *pipeline_class;
-    lgv_model_param *param; /* in constructor order */
-    size_t n_params, cap_params;
-};
-/* Finds the folders of a network on disk and its config.json (locate.c). config_path: free with
- * lgv_free. */
-lgv_status lgv_model_locate(lgv_model *m, const char *path, char **config_path, lgv_error *err);
-/* Presets (presets.c). LGV_ERR_ARGUMENT lists them. */
-lgv_status lgv_preset_config(const char *name, const lgv_model_options *options,
-                             lgv_unet2d_config *out, lgv_error *err);
-/* The candidate nearest to word by edit distance, NULL when none is near. */
-const char *lgv_nearest(const char *word, const char *const *candidates, int count);
+/* --- What the two kinds of U-Net have in common (unet2d.c) --- */
+void lgv_unet2d_resize(lgv_model *m, int height, int width);
+lgv_status lgv_unet2d_check(const lgv_model *m, lgv_error *err);
+void lgv_unet2d_describe(lgv_model *m);
+void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64]);
+lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
+const char *lgv_unet2d_old_name(const char *name, char *text, size_t size);
+/* presets.c */
+const char *lgv_unet2d_preset(int i, const char **summary);
+lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_model *m,
+                                  lgv_error *err);
 
 #endif

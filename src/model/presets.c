@@ -7,13 +7,13 @@
 
 #include "parts.h"
 
-typedef struct preset {
+typedef struct unet_preset {
     const char *name, *summary;
     int resolution, levels, attention; /* the level with attention blocks */
     int channels[LGV_UNET2D_LEVELS];
-} preset;
+} unet_preset;
 
-static const preset presets[] = {
+static const unet_preset presets[] = {
     {"unet-32",
      "U-Net for 32x32 pictures: channels 64, 128, 128, attention at 16x16",
      32,
@@ -35,11 +35,30 @@ static const preset presets[] = {
 };
 enum { PRESETS = sizeof presets / sizeof presets[0] };
 
-const char *lgv_model_presets(int i, const char **summary)
+const char *lgv_unet2d_preset(int i, const char **summary)
 {
     if (i < 0 || i >= PRESETS) return NULL;
     if (summary) *summary = presets[i].summary;
     return presets[i].name;
+}
+
+/* --- Those of all kinds --- */
+/* Preset i of all: its kind and its number there; the name, NULL beyond the last. */
+static const char *preset_at(int i, const lgv_model_kind **kind, int *own, const char **summary)
+{
+    for (int k = 0; (*kind = lgv_model_kind_at(k)) != NULL; k++) {
+        const char *name;
+        for (*own = 0; (*kind)->preset && (name = (*kind)->preset(*own, summary)); ++*own)
+            if (i-- == 0) return name;
+    }
+    return NULL;
+}
+
+const char *lgv_model_presets(int i, const char **summary)
+{
+    const lgv_model_kind *kind;
+    int own;
+    return i < 0 ? NULL : preset_at(i, &kind, &own, summary);
 }
 
 /* Equal but for case and '_' against '-'. */
@@ -53,30 +72,32 @@ static bool same_name(const char *a, const char *b)
     return *a == *b;
 }
 
-static const preset *find(const char *name)
-{
-    for (int i = 0; i < PRESETS; i++)
-        if (same_name(name, presets[i].name)) return &presets[i];
-    return NULL;
-}
-
 static lgv_status unknown(const char *name, lgv_error *err)
 {
-    char list[128];
+    char list[256];
+    const char *preset;
     size_t used = 0;
-    for (int i = 0; i < PRESETS && used < sizeof list; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "",
-                                 presets[i].name);
+    for (int i = 0; (preset = lgv_model_presets(i, NULL)) != NULL && used < sizeof list; i++)
+        used +=
+            (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", preset);
     return lgv_fail(err, LGV_ERR_ARGUMENT,
                     "'%s' is neither a file or folder nor a preset; the presets are %s", name,
                     list);
 }
 
-lgv_status lgv_preset_config(const char *name, const lgv_model_options *options,
-                             lgv_unet2d_config *out, lgv_error *err)
+lgv_status lgv_preset_find(const char *name, const lgv_model_kind **kind, int *i, lgv_error *err)
 {
-    const preset *p = find(name);
-    if (!p) return unknown(name, err);
+    const char *preset;
+    for (int k = 0; (preset = preset_at(k, kind, i, NULL)) != NULL; k++)
+        if (same_name(name, preset)) return LGV_OK;
+    return unknown(name, err);
+}
+
+/* --- U-Nets --- */
+lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_model *m,
+                                  lgv_error *err)
+{
+    const unet_preset *p = &presets[i];
     lgv_unet2d_config c;
     lgv_unet2d_config_default(&c);
     int size = options && options->resolution ? options->resolution : p->resolution;
@@ -85,18 +106,17 @@ lgv_status lgv_preset_config(const char *name, const lgv_model_options *options,
     c.levels = p->levels;
     c.layers_per_block = 1;
     c.attention_head_dim = 32;
-    for (int i = 0; i < p->levels; i++) {
-        c.block_out_channels[i] = p->channels[i];
-        c.down_block_types[i] = i == p->attention ? LGV_BLOCK_ATTN : LGV_BLOCK_PLAIN;
-        c.up_block_types[p->levels - 1 - i] = c.down_block_types[i];
+    for (int k = 0; k < p->levels; k++) {
+        c.block_out_channels[k] = p->channels[k];
+        c.down_block_types[k] = k == p->attention ? LGV_BLOCK_ATTN : LGV_BLOCK_PLAIN;
+        c.up_block_types[p->levels - 1 - k] = c.down_block_types[k];
     }
     if (options && options->classes) {
         c.class_embedding = LGV_CLASS_TABLE;
         c.num_class_embeds = options->classes;
     }
-    lgv_status status = lgv_unet2d_config_check(&c, err);
-    if (status) return lgv_fail_prefix(err, status, "preset '%s'", p->name);
-    *out = c;
+    LGV_TRY(lgv_unet2d_config_check(&c, err));
+    *(lgv_unet2d_config *)m->config = c;
     return LGV_OK;
 }
 

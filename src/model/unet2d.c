@@ -1,5 +1,8 @@
 /* unet2d.c - the whole UNet2DModel: embeddings, down path, middle, up path, output (diffusers,
    models/unets/unet_2d.py; arXiv 2006.11239 app. B, arXiv 2011.13456 app. H). */
+#include <stdio.h>
+#include <string.h>
+
 #include "parts.h"
 
 static lgv_id learned_rows(lgv_net *n, lgv_id index)
@@ -210,3 +213,110 @@ lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *
     if (n_stages) *n_stages = n.n_stages;
     return LGV_OK;
 }
+
+/* --- The kind of network --- */
+void lgv_unet2d_resize(lgv_model *m, int height, int width)
+{
+    lgv_unet2d_config *c = m->config;
+    c->sample_height = height;
+    c->sample_width = width;
+}
+
+lgv_status lgv_unet2d_check(const lgv_model *m, lgv_error *err)
+{
+    return lgv_unet2d_config_check(m->config, err);
+}
+
+void lgv_unet2d_describe(lgv_model *m)
+{
+    const lgv_unet2d_config *c = m->config;
+    lgv_model_info *info = &m->info;
+    info->height = c->sample_height;
+    info->width = c->sample_width;
+    info->in_channels = c->in_channels;
+    info->out_channels = c->out_channels;
+    info->divisor = lgv_unet2d_divisor(c);
+    info->time_embedding = c->time_embedding_type;
+    info->num_train_timesteps =
+        c->time_embedding_type == LGV_TIME_LEARNED ? c->num_train_timesteps : 0;
+    info->class_kind = c->class_embedding;
+    info->class_count = c->class_embedding == LGV_CLASS_TABLE ? c->num_class_embeds : 0;
+    info->class_width = c->class_embedding == LGV_CLASS_IDENTITY ? lgv_unet2d_embedding(c) : 0;
+    info->null_label = -1;
+    info->features = c->block_out_channels[c->levels - 1];
+    info->dropout = c->dropout;
+}
+
+void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64])
+{
+    const lgv_unet2d_config *c = m->config;
+    snprintf(text, 64, "%d levels", c->levels);
+}
+
+lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in)
+{
+    (void)m;
+    bool table = p->rank == 2 && (!strcmp(p->name, "time_proj.weight") ||
+                                  !strcmp(p->name, "class_embedding.weight"));
+    if (p->frozen) return (lgv_init_rule){LGV_INIT_FOURIER, 16};
+    if (table) return (lgv_init_rule){LGV_INIT_NORMAL, 1};
+    return lgv_init_layer(p, fan_in);
+}
+
+/* The names of attention blocks before diffusers 0.12. */
+const char *lgv_unet2d_old_name(const char *name, char *text, size_t size)
+{
+    static const char *const pairs[][2] = {{".to_q.", ".query."},
+                                           {".to_k.", ".key."},
+                                           {".to_v.", ".value."},
+                                           {".to_out.0.", ".proj_attn."}};
+    for (int i = 0; i < 4; i++) {
+        const char *at = strstr(name, pairs[i][0]);
+        if (!at || !strstr(name, "attentions.")) continue;
+        snprintf(text, size, "%.*s%s%s", (int)(at - name), name, pairs[i][1],
+                 at + strlen(pairs[i][0]));
+        return text;
+    }
+    return NULL;
+}
+
+static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
+{
+    return lgv_unet2d_config_read(j, m->config, err);
+}
+
+static json_t *to_json(const lgv_model *m)
+{
+    return lgv_unet2d_config_json(m->config);
+}
+
+static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+{
+    return lgv_unet2d_build(m->config, g, in, stages, n_stages, out, err);
+}
+
+static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                           lgv_id *out, lgv_id *logits, lgv_error *err)
+{
+    return lgv_unet2d_encode(m->config, 0, g, in, NULL, NULL, out, logits, err);
+}
+
+const lgv_model_kind lgv_kind_unet2d = {
+    .class_name = "UNet2DModel",
+    .component = "unet",
+    .pipeline = "DDPMPipeline",
+    .config_size = sizeof(lgv_unet2d_config),
+    .parse = parse,
+    .preset = lgv_unet2d_preset,
+    .from_preset = lgv_unet2d_from_preset,
+    .resize = lgv_unet2d_resize,
+    .check = lgv_unet2d_check,
+    .describe = lgv_unet2d_describe,
+    .divisor_reason = lgv_unet2d_divisor_reason,
+    .json = to_json,
+    .build = build,
+    .features = features,
+    .init = lgv_unet2d_init,
+    .old_name = lgv_unet2d_old_name,
+};

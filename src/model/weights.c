@@ -7,33 +7,17 @@
 
 #include "core/file.h"
 #include "langevin/safetensors.h"
-#include "parts.h"
+#include "kind.h"
 
 /* --- Names --- */
-/* The name a tensor had in attention blocks before diffusers 0.12; NULL when it never had another.
- */
-static const char *old_name(const char *name, char *text, size_t size)
+static const lgv_tensor_info *find_tensor(const lgv_model *m, const lgv_weights *w,
+                                          const char *name)
 {
-    static const char *const pairs[][2] = {{".to_q.", ".query."},
-                                           {".to_k.", ".key."},
-                                           {".to_v.", ".value."},
-                                           {".to_out.0.", ".proj_attn."}};
-    for (int i = 0; i < 4; i++) {
-        const char *at = strstr(name, pairs[i][0]);
-        if (!at || !strstr(name, "attentions.")) continue;
-        snprintf(text, size, "%.*s%s%s", (int)(at - name), name, pairs[i][1],
-                 at + strlen(pairs[i][0]));
-        return text;
-    }
-    return NULL;
-}
-
-static const lgv_tensor_info *find_tensor(const lgv_weights *w, const char *name)
-{
-    char old[512];
+    char text[512];
     const lgv_tensor_info *t = lgv_weights_find(w, name);
-    if (t || !old_name(name, old, sizeof old)) return t;
-    return lgv_weights_find(w, old);
+    if (t || !m->kind->old_name) return t;
+    name = m->kind->old_name(name, text, sizeof text);
+    return name ? lgv_weights_find(w, name) : NULL;
 }
 
 /* Very old attention blocks were 1x1 convolutions: [out,in,1,1] is then [out,in]. */
@@ -73,7 +57,7 @@ static void complain(complaint *c, const char *name)
 static bool expected(const lgv_model *m, const lgv_weights *w, const lgv_tensor_info *t)
 {
     for (size_t i = 0; i < m->n_params; i++)
-        if (find_tensor(w, m->param[i].name) == t) return true;
+        if (find_tensor(m, w, m->param[i].name) == t) return true;
     return false;
 }
 
@@ -82,7 +66,7 @@ static lgv_status check_names(const lgv_model *m, const lgv_weights *w, const ch
 {
     complaint missing = {.count = 0}, extra = {.count = 0};
     for (size_t i = 0; i < m->n_params; i++)
-        if (!find_tensor(w, m->param[i].name)) complain(&missing, m->param[i].name);
+        if (!find_tensor(m, w, m->param[i].name)) complain(&missing, m->param[i].name);
     if (missing.count)
         return lgv_fail(err, LGV_ERR_FORMAT,
                         "the weights in '%s' do not fit its configuration: %d of %zu tensors are "
@@ -102,7 +86,7 @@ static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const c
                                lgv_error *err)
 {
     for (size_t i = 0; i < m->n_params; i++) {
-        const lgv_tensor_info *t = find_tensor(w, m->param[i].name);
+        const lgv_tensor_info *t = find_tensor(m, w, m->param[i].name);
         if (fits(&m->param[i], t)) continue;
         char have[96], want[96];
         dims_text(t->rank, t->dim, have);
@@ -116,15 +100,10 @@ static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const c
 }
 
 /* --- Store --- */
-static int64_t elements(const lgv_model_param *p)
-{
-    return p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3];
-}
-
 static int64_t largest(const lgv_model *m)
 {
     int64_t n = 1;
-    for (size_t i = 0; i < m->n_params; i++) n = lgv_max_i64(n, elements(&m->param[i]));
+    for (size_t i = 0; i < m->n_params; i++) n = lgv_max_i64(n, lgv_param_elements(&m->param[i]));
     return n;
 }
 
@@ -155,8 +134,8 @@ static lgv_status copy_in(const lgv_model *m, const lgv_weights *w, lgv_store *s
         const lgv_model_param *p = &m->param[i];
         int index;
         LGV_TRY(buffer_of(store, p, &index, err));
-        LGV_TRY(lgv_tensor_to_f32(find_tensor(w, p->name), buffer, err));
-        LGV_TRY(lgv_store_write(store, set, index, buffer, elements(p), err));
+        LGV_TRY(lgv_tensor_to_f32(find_tensor(m, w, p->name), buffer, err));
+        LGV_TRY(lgv_store_write(store, set, index, buffer, lgv_param_elements(p), err));
     }
     return LGV_OK;
 }
@@ -241,7 +220,7 @@ static lgv_status map(const lgv_model *m, lgv_weights *w, lgv_store *store, cons
     lgv_status status = LGV_OK;
     *mapped = lgv_store_count(store) == (int)m->n_params;
     for (size_t i = 0; i < m->n_params && !status && *mapped; i++) {
-        const lgv_tensor_info *t = find_tensor(w, m->param[i].name);
+        const lgv_tensor_info *t = find_tensor(m, w, m->param[i].name);
         int index;
         status = buffer_of(store, &m->param[i], &index, err);
         *mapped = t->dtype == LGV_F32 && (uintptr_t)t->data % sizeof(float) == 0;
@@ -321,6 +300,15 @@ static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const
     return status;
 }
 
+static lgv_status save_config(const lgv_model *m, const char *path, lgv_error *err)
+{
+    json_t *root = m->kind->json(m);
+    if (!root) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while writing '%s'", path);
+    lgv_status status = lgv_json_save(path, root, true, err);
+    json_decref(root);
+    return status;
+}
+
 lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set,
                           const char *folder, lgv_error *err)
 {
@@ -330,10 +318,7 @@ lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const 
     lgv_status status = config && weights ? LGV_OK
                                           : lgv_fail(err, LGV_ERR_MEMORY,
                                                      "out of memory while saving '%s'", folder);
-    if (!status && model->labels.count)
-        status = lgv_classifier_save(&model->config, &model->labels, config, err);
-    else if (!status)
-        status = lgv_unet2d_config_save(&model->config, config, err);
+    if (!status) status = save_config(model, config, err);
     if (!status) status = save_weights(model, store, set, weights, err);
     lgv_free(config);
     lgv_free(weights);

@@ -102,12 +102,24 @@ static bool plain_name(const char *name)
     return name[0] && name[0] != '/' && !strstr(name, "..");
 }
 
+/* The folder of the network among a checkpoint's files, NULL: there is none. */
+static const char *component_of(const json_t *root)
+{
+    const json_t *files = json_object_get(root, "files");
+    const char *component;
+    for (int i = 0; (component = lgv_model_components(i)) != NULL; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s/diffusion_pytorch_model.safetensors", component);
+        if (json_object_get(files, name)) break;
+    }
+    return component;
+}
+
 static lgv_status check_files(const char *folder, json_t *root, lgv_error *err)
 {
     json_t *files = json_object_get(root, "files"), *want;
     const char *name;
-    if (!json_object_get(files, "optimizer.safetensors") ||
-        !json_object_get(files, "unet/diffusion_pytorch_model.safetensors"))
+    if (!json_object_get(files, "optimizer.safetensors") || !component_of(root))
         return lgv_fail(err, LGV_ERR_FORMAT, "'%s' is damaged: trainer.json lists no weights",
                         folder);
     json_object_foreach(files, name, want)
@@ -152,8 +164,7 @@ static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_
     char *path = lgv_path_join(folder, "trainer.json");
     lgv_status s = LGV_OK;
     lgv_json j = {0};
-    if (!c || !path || !(c->path = lgv_strdup(folder)) ||
-        !(c->unet = lgv_path_join(folder, "unet")))
+    if (!c || !path || !(c->path = lgv_strdup(folder)))
         s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
     if (!s && !lgv_is_file(path))
         s = lgv_fail(err, LGV_ERR_FORMAT, "'%s' is no checkpoint of ours: it has no trainer.json",
@@ -163,8 +174,11 @@ static lgv_status checkpoint_open(const char *folder, lgv_checkpoint **out, lgv_
     if (!s) s = check_files(folder, j.root, err);
     if (!s) {
         c->root = json_incref(j.root);
+        c->component = component_of(c->root);
+        c->network = lgv_path_join(folder, c->component);
         c->step = json_integer_value(json_object_get(json_object_get(j.root, "state"), "step"));
-        s = read_sources(c, folder, err);
+        s = c->network ? read_sources(c, folder, err)
+                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a checkpoint");
     }
     lgv_json_free(&j);
     lgv_free(path);
@@ -183,7 +197,7 @@ void lgv_checkpoint_free(lgv_checkpoint *c)
     lgv_free(c->change);
     json_decref(c->root);
     lgv_free(c->path);
-    lgv_free(c->unet);
+    lgv_free(c->network);
     lgv_free(c->source);
     lgv_free(c);
 }
@@ -316,9 +330,9 @@ int64_t lgv_checkpoint_step(const lgv_checkpoint *c)
 {
     return c->step;
 }
-const char *lgv_checkpoint_unet(const lgv_checkpoint *c)
+const char *lgv_checkpoint_network(const lgv_checkpoint *c)
 {
-    return c->unet;
+    return c->network;
 }
 int lgv_checkpoint_sources(const lgv_checkpoint *c, const lgv_data_source **out)
 {
@@ -412,16 +426,15 @@ static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv
 static lgv_status restore_ema(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
 {
     if (!t->ema) return LGV_OK;
-    bool averaged = false;
-    LGV_TRY(has(c->path, "unet_ema", &averaged, err));
-    if (!averaged) { /* switched on now */
-        LGV_TRY(
-            lgv_trainer_note(t, err, "the moving average starts at step %lld", (long long)c->step));
-        return lgv_store_copy(t->store, "weight", "ema", err);
+    char *path = lgv_format("%s/%s_ema", c->path, c->component);
+    if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    lgv_status s;
+    if (lgv_exists(path)) {
+        s = lgv_model_load_weights_from(t->model, t->store, "ema", path, err);
+    } else { /* switched on now */
+        s = lgv_trainer_note(t, err, "the moving average starts at step %lld", (long long)c->step);
+        if (!s) s = lgv_store_copy(t->store, "weight", "ema", err);
     }
-    char *path = lgv_path_join(c->path, "unet_ema");
-    lgv_status s = path ? lgv_model_load_weights_from(t->model, t->store, "ema", path, err)
-                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_free(path);
     return s;
 }
@@ -496,7 +509,7 @@ lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_e
     LGV_TRY(compare_machine(c, t, err));
     LGV_TRY(lgv_train_state_parse(json_object_get(c->root, "state"), torch, &t->state, err));
     if (other_loss) t->state.watch = (lgv_loss_watch){0};
-    LGV_TRY(lgv_model_load_weights_from(t->model, t->store, "weight", c->unet, err));
+    LGV_TRY(lgv_model_load_weights_from(t->model, t->store, "weight", c->network, err));
     LGV_TRY(restore_ema(c, t, err));
     LGV_TRY(restore_optimizer(c, t, err));
     if (!(t->last_saved = lgv_strdup(c->path)) ||

@@ -73,14 +73,22 @@ static lgv_status remove_named(const char *output, const char *name, lgv_error *
     return s;
 }
 
+static bool is_component(const char *name)
+{
+    const char *component;
+    for (int i = 0; (component = lgv_model_components(i)) != NULL; i++)
+        if (!strcmp(name, component)) return true;
+    return false;
+}
+
 static bool is_made(const char *name)
 {
-    static const char *const made[] = {
-        "log.jsonl", "samples",  "tensorboard",   "unet",          "langevin.json",
-        "loss.png",  "loss.svg", "timesteps.png", "timesteps.svg", "samples.gif"};
+    static const char *const made[] = {"log.jsonl",     "samples",       "tensorboard",
+                                       "langevin.json", "loss.png",      "loss.svg",
+                                       "timesteps.png", "timesteps.svg", "samples.gif"};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         if (!strcmp(name, made[i])) return true;
-    return false;
+    return is_component(name);
 }
 
 /* Removes what a kill left half-written, and with `all` what an earlier run made. */
@@ -99,17 +107,25 @@ static lgv_status clear_run(const char *output, bool all, lgv_error *err)
     return s;
 }
 
+static lgv_status clear_drafts_in(const char *output, const char *folder, lgv_error *err)
+{
+    char *path = lgv_path_join(output, folder);
+    lgv_status s = !path ? no_path(err) : lgv_is_dir(path) ? lgv_remove_drafts(path, err) : LGV_OK;
+    lgv_free(path);
+    return s;
+}
+
 /* Files that a kill left half-written under the names of lgv_atomic, in the folders that are refreshed in place.
    The lock is held, so nobody is writing them now. */
 static lgv_status clear_drafts(const char *output, lgv_error *err)
 {
-    static const char *const folder[] = {"", "unet", "scheduler", "samples"};
+    static const char *const folder[] = {".", "scheduler", "samples"};
+    const char *component;
     lgv_status s = LGV_OK;
-    for (size_t i = 0; i < sizeof folder / sizeof *folder && !s; i++) {
-        char *path = *folder[i] ? lgv_path_join(output, folder[i]) : lgv_strdup(output);
-        s = !path ? no_path(err) : lgv_is_dir(path) ? lgv_remove_drafts(path, err) : LGV_OK;
-        lgv_free(path);
-    }
+    for (size_t i = 0; i < sizeof folder / sizeof *folder && !s; i++)
+        s = clear_drafts_in(output, folder[i], err);
+    for (int i = 0; !s && (component = lgv_model_components(i)) != NULL; i++)
+        s = clear_drafts_in(output, component, err);
     return s;
 }
 
@@ -153,10 +169,11 @@ static lgv_status save_json(const char *folder, const char *name, json_t *root, 
 
 static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error *err)
 {
+    const lgv_model_info *m = lgv_model_describe(t->model);
     json_t *root =
         json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version",
-                  LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name, "unet",
-                  "diffusers", lgv_model_describe(t->model)->class_name);
+                  LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name,
+                  m->component, "diffusers", m->class_name);
     return save_json(folder, "model_index.json", root, err);
 }
 

@@ -134,23 +134,34 @@ static lgv_status add_hash(json_t *files, const char *folder, const char *name, 
     return s;
 }
 
+static const char weights_file[] = "diffusion_pytorch_model.safetensors";
+
+/* The name of the folder of the network in output and checkpoints, with averages that of those. */
+static const char *network_folder(const lgv_trainer *t, bool averages, char name[48])
+{
+    snprintf(name, 48, "%s%s", lgv_model_describe(t->model)->component, averages ? "_ema" : "");
+    return name;
+}
+
+static lgv_status hash_network(const lgv_trainer *t, bool averages, const char *folder,
+                               json_t *files, lgv_error *err)
+{
+    char network[48], name[128];
+    network_folder(t, averages, network);
+    snprintf(name, sizeof name, "%s/config.json", network);
+    LGV_TRY(add_hash(files, folder, name, err));
+    snprintf(name, sizeof name, "%s/%s", network, weights_file);
+    return add_hash(files, folder, name, err);
+}
+
 static lgv_status hash_files(const lgv_trainer *t, const char *folder, json_t *files,
                              lgv_error *err)
 {
-    static const char *const names[] = {
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-        "optimizer.safetensors",
-        "scheduler/scheduler_config.json",
-        "model_index.json",
-        "unet_ema/config.json",
-        "unet_ema/diffusion_pytorch_model.safetensors",
-    };
-    size_t n = sizeof names / sizeof *names - (t->ema ? 0 : 2);
-    for (size_t i = 0; i < n; i++)
-        if (t->task->pipeline || strcmp(names[i], "model_index.json"))
-            LGV_TRY(add_hash(files, folder, names[i], err));
-    return LGV_OK;
+    LGV_TRY(hash_network(t, false, folder, files, err));
+    LGV_TRY(add_hash(files, folder, "optimizer.safetensors", err));
+    LGV_TRY(add_hash(files, folder, "scheduler/scheduler_config.json", err));
+    if (t->task->pipeline) LGV_TRY(add_hash(files, folder, "model_index.json", err));
+    return t->ema ? hash_network(t, true, folder, files, err) : LGV_OK;
 }
 
 static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *err)
@@ -186,9 +197,9 @@ static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *er
 /* ---- the folder ---- */
 
 static lgv_status save_network(const lgv_trainer *t, const char *set, const char *folder,
-                               const char *name, lgv_error *err)
+                               bool averages, lgv_error *err)
 {
-    char *path = lgv_path_join(folder, name);
+    char name[48], *path = lgv_path_join(folder, network_folder(t, averages, name));
     if (!path) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_status s = lgv_make_dir(path, err);
     if (!s) s = lgv_model_save(t->model, t->store, set, path, err);
@@ -200,8 +211,8 @@ static lgv_status save_network(const lgv_trainer *t, const char *set, const char
 static lgv_status fill_folder(lgv_trainer *t, const char *folder, lgv_error *err)
 {
     LGV_TRY(lgv_make_dir(folder, err));
-    LGV_TRY(save_network(t, "weight", folder, "unet", err));
-    if (t->ema) LGV_TRY(save_network(t, "ema", folder, "unet_ema", err));
+    LGV_TRY(save_network(t, "weight", folder, false, err));
+    if (t->ema) LGV_TRY(save_network(t, "ema", folder, true, err));
     LGV_TRY(lgv_output_write_index(t, folder, err));
     char *path = lgv_path_join(folder, "optimizer.safetensors");
     lgv_status s = path ? save_optimizer(t, path, err)
@@ -254,7 +265,7 @@ static lgv_status rotate(const lgv_trainer *t, lgv_error *err)
 static lgv_status refresh(lgv_trainer *t, lgv_error *err)
 {
     if (t->refreshed == t->state.step) return LGV_OK;
-    lgv_status s = save_network(t, t->ema ? "ema" : "weight", t->output, "unet", err);
+    lgv_status s = save_network(t, t->ema ? "ema" : "weight", t->output, false, err);
     if (s) return lgv_fail_prefix(err, s, "the model in '%s' was not refreshed", t->output);
     t->refreshed = t->state.step;
     return LGV_OK;
@@ -264,9 +275,9 @@ static lgv_status refresh(lgv_trainer *t, lgv_error *err)
    one: what lies there must be what the checkpoint recorded. */
 lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_error *err)
 {
-    static const char weights[] = "diffusion_pytorch_model.safetensors";
-    char hex[65], *name = lgv_format("%s/%s", t->ema ? "unet_ema" : "unet", weights),
-                  *path = lgv_format("%s/unet/%s", t->output, weights);
+    char hex[65], text[48],
+        *name = lgv_format("%s/%s", network_folder(t, t->ema, text), weights_file),
+        *path = lgv_format("%s/%s/%s", t->output, network_folder(t, false, text), weights_file);
     const char *want =
         name ? json_string_value(json_object_get(json_object_get(from->root, "files"), name))
              : NULL;

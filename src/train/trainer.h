@@ -111,7 +111,7 @@ struct lgv_trainer {
     int64_t bin_rows[LGV_LOSS_BINS];
     double rate;           /* samples per second, smoothed */
     int64_t saved;         /* step of the newest checkpoint, -1 none */
-    int64_t refreshed;     /* step of the weights in output/unet, -1 unknown */
+    int64_t refreshed;     /* step of the weights in OUTPUT's model, -1 unknown */
     char *last_saved;      /* path of the newest checkpoint */
     char *last_checkpoint; /* of the newest that was saved in good health */
     char **note;
@@ -153,7 +153,9 @@ lgv_status lgv_train_state_parse(const json_t *root, bool torch, lgv_train_state
 
 /* ---- checkpoint.c, save.c ---- */
 struct lgv_checkpoint {
-    char *path, *unet;
+    char *path;
+    const char *component; /* "unet": where its networks lie, raw and with _ema averaged */
+    char *network;         /* folder of the raw one */
     json_t *root;            /* trainer.json */
     lgv_data_source *source; /* sources of them; the paths belong to root */
     int sources;
@@ -168,7 +170,7 @@ char *lgv_checkpoint_folder(const char *output, int64_t step); /* OUTPUT/checkpo
 char *lgv_checkpoint_last_good(const char *output);
 /* Hash of trainer.json's own content, without the field "checksum". */
 lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err);
-/* OUTPUT/unet is what the checkpoint resumed from says it must be. */
+/* OUTPUT's model is what the checkpoint resumed from says it must be. */
 lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_error *err);
 /* Weights, optimizer and state into the trainer, with notes about what is not bit-exact. */
 lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err);
