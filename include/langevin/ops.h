@@ -98,6 +98,11 @@ LGV_API lgv_id lgv_mse_rows(lgv_graph *g, lgv_id pred, lgv_id target); /* -> [N]
 /* logits [N,K], label i32 [N] -> [N]: -log softmax(logits)[label]. A row whose label is outside 0 .. K-1 has
    loss and gradient 0. */
 LGV_API lgv_id lgv_cross_entropy_rows(lgv_graph *g, lgv_id logits, lgv_id label);
+/* One term of the variational bound, in bits per element, with the row's LGV_TRAIN_VB_* (step.h): out [N,H,W,C], or
+   [N,H,W,2C] with the network's variance behind its prediction; x_t and x0 [N,H,W,C] -> [N].
+   KL(q(x_{t-1}|x_t,x0) || p(x_{t-1}|x_t)) (arXiv 2006.11239, eq. 8), or -log p(x0|x_1) of 256 levels between -1 and 1 (eq. 13).
+   detach_mean: the gradient reaches the variance only (arXiv 2102.09672, sec. 3.1). */
+LGV_API lgv_id lgv_vb_rows(lgv_graph *g, lgv_id out, lgv_id x_t, lgv_id x0, int detach_mean);
 LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w); /* [N],[N] -> [1] */
 
 /* One sampler step with the row's LGV_SAMPLE_* coefficients. z may be LGV_NONE. Outputs: x', x0. */

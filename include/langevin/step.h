@@ -38,6 +38,18 @@ typedef struct lgv_row {
 
 /* coef in training: x_t = coef[0]*x0 + coef[1]*noise, target = coef[2]*x0 + coef[3]*noise. */
 enum { LGV_TRAIN_X0 = 0, LGV_TRAIN_NOISE, LGV_TRAIN_TARGET_X0, LGV_TRAIN_TARGET_NOISE };
+/* And of a term of the variational bound (lgv_vb_rows): predicted x0 = clip(A*x_t + B*out); the means of posterior and
+   step differ by MEAN*(x0 - predicted x0); LOG_VAR is the posterior's, LOG_VAR_SCALE*v + LOG_VAR_SHIFT the step's. */
+enum {
+    LGV_TRAIN_VB_DECODER = 7, /* not 0: the discretised likelihood of x0 */
+    LGV_TRAIN_VB_A = 10,
+    LGV_TRAIN_VB_B,
+    LGV_TRAIN_VB_CLIP, /* INFINITY: none */
+    LGV_TRAIN_VB_MEAN,
+    LGV_TRAIN_VB_LOG_VAR,
+    LGV_TRAIN_VB_LOG_VAR_SCALE,
+    LGV_TRAIN_VB_LOG_VAR_SHIFT
+};
 /* coef in sampling: x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]. */
 enum {
     LGV_SAMPLE_A = 0,

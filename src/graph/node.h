@@ -57,6 +57,9 @@ typedef struct {
     int act; /* norm_modulate_act: lgv_act_kind */
 } lgv_attr_norm;
 typedef struct {
+    int detach_mean; /* no gradient flows to the mean channels of out */
+} lgv_attr_vb;
+typedef struct {
     int heads;
     double scale;
 } lgv_attr_attention;
@@ -194,7 +197,8 @@ enum {
     LGV_OP_CHEAP = 4,    /* worth recomputing instead of keeping */
     LGV_OP_EFFECT = 8,   /* writes the store: never moved, cloned or removed */
     LGV_OP_LEAF = 16,    /* no kernel runs: input, param */
-    LGV_OP_MIXED = 32    /* bf16_in and bf16_out: each of them may be either type */
+    LGV_OP_MIXED = 32,   /* bf16_in and bf16_out: each of them may be either type */
+    LGV_OP_STEP = 64     /* reads the step block: row n of it for row n of output 0 */
 };
 
 typedef struct lgv_op {

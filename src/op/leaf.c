@@ -71,6 +71,7 @@ const lgv_op lgv_op_step_row = {
     .doc = "One field of the step block's rows, [N].",
     .attr_size = sizeof(lgv_attr_step_row),
     .n_out = 1,
+    .flags = LGV_OP_STEP,
     .infer = step_row_infer,
     .no_grad = "it has no inputs",
     .examples = step_row_examples,

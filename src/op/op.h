@@ -51,6 +51,8 @@ lgv_id lgv_embedding_grad(lgv_graph *g, lgv_id dy, lgv_id index, int64_t rows); 
 lgv_id lgv_mse_rows_grad(lgv_graph *g, lgv_id pred, lgv_id target, lgv_id dl);  /* -> dpred */
 lgv_id lgv_cross_entropy_rows_grad(lgv_graph *g, lgv_id logits, lgv_id label,
                                    lgv_id dl);                   /* -> dlogits */
+lgv_id lgv_vb_rows_grad(lgv_graph *g, lgv_id out, lgv_id x_t, lgv_id x0, lgv_id dl,
+                        int detach_mean);                        /* -> dout */
 lgv_id lgv_weighted_sum_grad(lgv_graph *g, lgv_id dl, lgv_id w); /* [1],[N] -> [N] */
 
 #endif

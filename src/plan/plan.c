@@ -409,9 +409,8 @@ static int64_t step_rows(const lgv_plan *plan)
         const lgv_graph *g = plan->prog[i].g;
         for (size_t k = 0; k < g->n_nodes; k++) {
             const lgv_node *n = &g->node[k];
-            bool reads = n->op == LGV_OP_step_row || n->op == LGV_OP_random_normal ||
-                         n->op == LGV_OP_dropout || n->op == LGV_OP_sampler_step;
-            if (reads && g->value[n->out[0]].dim[0] > rows) rows = g->value[n->out[0]].dim[0];
+            if (lgv_op_record(n->op)->flags & LGV_OP_STEP)
+                rows = lgv_max_i64(rows, g->value[n->out[0]].dim[0]);
         }
     }
     return rows;
