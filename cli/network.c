@@ -51,7 +51,7 @@ static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n
     lgv_status status = build_network(model, g, x, n, 0, &out, err);
     if (status) return status;
     if (info->in_channels == info->out_channels && !info->labels)
-        out = lgv_sampler_step(g, x, out, LGV_NONE);
+        out = lgv_sampler_step(g, x, out, LGV_NONE, LGV_NONE);
     lgv_graph_output(g, out, "y");
     return lgv_graph_status(g, err);
 }

@@ -54,7 +54,7 @@ static void build_sampling(lgv_graph *g)
     const int64_t dim[] = {N, SIDE, SIDE, 1};
     lgv_id x = lgv_input(g, "x", LGV_F32, 4, dim);
     lgv_id answer = network(g, x, lgv_step_row(g, N, LGV_FIELD_T));
-    lgv_graph_output(g, lgv_sampler_step(g, x, answer, LGV_NONE), "next");
+    lgv_graph_output(g, lgv_sampler_step(g, x, answer, LGV_NONE, LGV_NONE), "next");
 }
 
 /* Weights: normal with variance 1/fan_in; biases stay zero. */

@@ -271,7 +271,7 @@ static void sampler_step_follows_its_formula(void **state)
         rig t = {.g = lgv_graph_new()};
         lgv_id y = lgv_sampler_step(t.g, lgv_input(t.g, "x", LGV_F32, 4, dim),
                                     lgv_input(t.g, "out", LGV_F32, 4, dim),
-                                    lgv_input(t.g, "z", LGV_F32, 4, dim));
+                                    lgv_input(t.g, "z", LGV_F32, 4, dim), LGV_NONE);
         lgv_graph_output(t.g, y, "next");
         lgv_graph_output(t.g, lgv_output_of(t.g, y, 1), "x0");
         rig_plan(&t, levels[level], 2);

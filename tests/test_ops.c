@@ -79,6 +79,9 @@ static void fill_step(lgv_step *s)
         r->coef[LGV_SAMPLE_THRESHOLD] = n % 2 ? 1.0f : 0.0f;
         r->coef[LGV_SAMPLE_THRESHOLD_RATIO] = 0.9f;
         r->coef[LGV_SAMPLE_THRESHOLD_MAX] = 1.5f;
+        r->coef[LGV_SAMPLE_VARIANCE] = (float)(1 + n % 2);
+        r->coef[LGV_SAMPLE_V0] = -1;
+        r->coef[LGV_SAMPLE_V1] = 0.4f;
     }
 }
 

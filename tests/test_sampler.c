@@ -173,7 +173,7 @@ static void apply_at(const lgv_sampler *s, int t, int n, const float *x, const f
     for (int64_t i = 0; i < lgv_sampler_steps(s); i++) {
         const lgv_step_coef *k = lgv_sampler_coef(s, i);
         if (k->t != (float)t) continue;
-        assert_int_equal(lgv_sampler_apply(k, n, x, out, z, next, NULL, NULL), LGV_OK);
+        assert_int_equal(lgv_sampler_apply(k, n, x, out, z, NULL, next, NULL, NULL), LGV_OK);
         return;
     }
     fail_msg("no step at %d", t);
@@ -259,7 +259,7 @@ static double run_case(const json_t *c, const lgv_safetensors *f, int compat)
         double largest = 0, error = 0;
         analytic_model(x, q, k->t, out);
         assert_int_equal(
-            lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
+            lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL), LGV_OK);
         for (int e = 0; e < SIZE; e++) {
             if (isnan(want[e]) != isnan(x[e]))
                 fail_msg("%s compat %d step %d: %g, wanted %g", text, compat, (int)i, x[e],
@@ -334,7 +334,7 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
         for (int e = 0; e < LOOP; e++) out[e] = x[e] * k->t / (k->t + 1);
         if (k->wants_noise) lgv_torch_randn(rng, LOOP, z);
         assert_int_equal(
-            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, x, NULL, NULL), LGV_OK);
+            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL), LGV_OK);
     }
     lgv_sampler_free(s);
     double sum = 0;
@@ -412,9 +412,6 @@ static void refusals(void **state)
                                                          .timesteps = falling,
                                                          .timestep_count = 2}),
                      LGV_ERR_ARGUMENT);
-    assert_int_equal(
-        refuse("{\"variance_type\": \"learned\"}", &(lgv_sampler_options){.sampler = "ddpm"}),
-        LGV_ERR_UNSUPPORTED);
     /* noise prediction says nothing at zero SNR, unless a clip bounds it */
     assert_int_equal(refuse("{\"rescale_betas_zero_snr\": true, \"clip_sample\": false, "
                             "\"timestep_spacing\": \"trailing\"}",
@@ -440,12 +437,12 @@ static void thresholding(void **state)
                        .threshold = 1,
                        .threshold_ratio = 0.83f,
                        .threshold_max = 100};
-    assert_int_equal(lgv_sampler_apply(&k, 5, x, x, NULL, x0, NULL, NULL), LGV_OK);
+    assert_int_equal(lgv_sampler_apply(&k, 5, x, x, NULL, NULL, x0, NULL, NULL), LGV_OK);
     near(x0[0], 1 / 4.32, 1e-6);
     near(x0[3], -4 / 4.32, 1e-6);
     near(x0[4], 1, 1e-6);
     k.threshold_max = 4;
-    assert_int_equal(lgv_sampler_apply(&k, 5, x, x, NULL, x0, NULL, NULL), LGV_OK);
+    assert_int_equal(lgv_sampler_apply(&k, 5, x, x, NULL, NULL, x0, NULL, NULL), LGV_OK);
     near(x0[2], 0.75, 1e-6);
     near(x0[3], -1, 1e-6);
 }
@@ -460,10 +457,10 @@ static void inversion(void **state)
     float x[] = {.5f, -.8f, .1f}, eps[] = {1.2f, -.4f, .3f};
     const float start[] = {.5f, -.8f, .1f};
     for (int i = 0; i < 20; i++)
-        lgv_sampler_apply(lgv_sampler_coef(up, i), 3, x, eps, NULL, x, NULL, NULL);
+        lgv_sampler_apply(lgv_sampler_coef(up, i), 3, x, eps, NULL, NULL, x, NULL, NULL);
     assert_true(fabsf(x[0] - start[0]) > .3f);
     for (int i = 0; i < 20; i++)
-        lgv_sampler_apply(lgv_sampler_coef(down, i), 3, x, eps, NULL, x, NULL, NULL);
+        lgv_sampler_apply(lgv_sampler_coef(down, i), 3, x, eps, NULL, NULL, x, NULL, NULL);
     for (int i = 0; i < 3; i++) near(x[i], start[i], 1e-4);
     lgv_sampler_free(up);
     lgv_sampler_free(down);
@@ -499,7 +496,7 @@ static void run_on(const char *spec, const lgv_step_coef *k, const float *x, con
     lgv_graph *g = lgv_graph_new();
     const int64_t dim[] = {ROWS, 5, 7, 3};
     lgv_id ix = lgv_input(g, "x", LGV_F32, 4, dim), io = lgv_input(g, "out", LGV_F32, 4, dim);
-    lgv_id step = lgv_sampler_step(g, ix, io, lgv_input(g, "z", LGV_F32, 4, dim));
+    lgv_id step = lgv_sampler_step(g, ix, io, lgv_input(g, "z", LGV_F32, 4, dim), LGV_NONE);
     lgv_graph_output(g, step, "next");
     lgv_graph_output(g, lgv_output_of(g, step, 1), "x0");
     lgv_program program = {"step", g};
@@ -544,7 +541,7 @@ static void device_step(void **state)
     lgv_torch_randn(&rng, ROWS * ROW, out);
     lgv_torch_randn(&rng, ROWS * ROW, z);
     for (int r = 0; r < ROWS; r++)
-        lgv_sampler_apply(&k[r], ROW, x + r * ROW, out + r * ROW, z + r * ROW, want + r * ROW,
+        lgv_sampler_apply(&k[r], ROW, x + r * ROW, out + r * ROW, z + r * ROW, NULL, want + r * ROW,
                           want0 + r * ROW, NULL);
     for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
         if (!lgv_cpu_has(levels[l])) continue;

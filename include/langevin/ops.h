@@ -105,8 +105,10 @@ LGV_API lgv_id lgv_cross_entropy_rows(lgv_graph *g, lgv_id logits, lgv_id label)
 LGV_API lgv_id lgv_vb_rows(lgv_graph *g, lgv_id out, lgv_id x_t, lgv_id x0, int detach_mean);
 LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w); /* [N],[N] -> [1] */
 
-/* One sampler step with the row's LGV_SAMPLE_* coefficients. z may be LGV_NONE. Outputs: x', x0. */
-LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z);
+/* One sampler step with the row's LGV_SAMPLE_* coefficients. out[N,H,W,C or 2 C]: the second half is
+   the predicted variance. z[N,H,W,C] and history[N,H,W,K C], K <= LGV_HISTORY slots side by side, may
+   be LGV_NONE. Outputs: x', x0, kept. */
+LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id history);
 
 /* The optimizer: one node over the trained range of the sets weight, grad, exp_avg, exp_avg_sq and (with
    ema) ema. Reads LGV_SCALAR_*. Clips by global norm (as torch.nn.utils.clip_grad_norm_), AdamW (arXiv

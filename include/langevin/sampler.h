@@ -2,8 +2,10 @@
    answers. A sampler is a host record. It turns a scheduler configuration and options into a list
    of steps, each a timestep for the network and the coefficients of the one device operation
    lgv_sampler_step:
-       x0 = clip(a*x + b*out)      x' = c*x0 + d*x + e*out + s*z
-   where x is the current image, out the network's output and z fresh standard normal noise. */
+       x0 = clip(a*x + b*out)      x' = c*x0 + d*x + e*out + s*z + sum h[i]*history[i]
+   where x is the current image, out the network's output for in*x, z fresh standard normal noise, and
+   history what earlier calls kept. A step is one call of the network: methods that ask twice between
+   two noise levels have two steps there. */
 #ifndef LANGEVIN_SAMPLER_H
 #define LANGEVIN_SAMPLER_H
 
@@ -16,14 +18,29 @@
 extern "C" {
 #endif
 
+typedef enum lgv_predicted_variance {
+    LGV_PREDICTED_NONE = 0,
+    LGV_PREDICTED_RANGE, /* between two logarithms (arXiv 2102.09672, eq. 15) */
+    LGV_PREDICTED_ITSELF
+} lgv_predicted_variance;
+
 typedef struct lgv_step_coef {
     float t;          /* given to the network */
+    float in;         /* and in*x */
     float a, b;       /* predicted x0 */
     float clip;       /* x0 to +- clip; INFINITY: none */
     float c, d, e, s; /* next x */
+    float h[LGV_HISTORY];
+    /* 1 + the slot of the history that takes keep_x0*x0 + keep_x*x + keep_out*out after this call, and
+       1 + the one that takes x; 0: none */
+    int keep, keep_sample;
+    float keep_x0, keep_x, keep_out;
     int threshold;    /* dynamic thresholding instead of the clip */
     float threshold_ratio, threshold_max;
     int wants_noise; /* this step draws z (also where s is 0, as diffusers does) */
+    /* The network predicts the variance too, v: s*exp(v0 + v1*v) or s*sqrt(v) instead of s. */
+    lgv_predicted_variance variance;
+    float v0, v1;
 } lgv_step_coef;
 
 /* One record per sampler. */
@@ -73,17 +90,22 @@ LGV_API int64_t lgv_sampler_steps(const lgv_sampler *sampler); /* network calls 
 /* Step i; NULL when i is out of range. Lives as long as the sampler. */
 LGV_API const lgv_step_coef *lgv_sampler_coef(const lgv_sampler *sampler, int64_t i);
 LGV_API int lgv_sampler_stochastic(const lgv_sampler *sampler); /* some step wants noise */
-/* Standard deviation the first x is drawn with (1 for these samplers). */
+/* Slots of history, at most LGV_HISTORY. */
+LGV_API int lgv_sampler_history(const lgv_sampler *sampler);
+/* Some step's noise has the standard deviation that the network predicts: it gives 2 C channels. */
+LGV_API int lgv_sampler_predicts_variance(const lgv_sampler *sampler);
+/* Standard deviation of the first x. */
 LGV_API double lgv_sampler_init_sigma(const lgv_sampler *sampler);
 /* Writes t and coef (LGV_SAMPLE_*) of a row of the step block. */
 LGV_API void lgv_step_coef_row(const lgv_step_coef *coef, lgv_row *row);
 
-/* The operation on the host: one image of n float32 elements. z may be NULL when s is 0; x0 (the
-   predicted image) may be NULL. x_next may be x. Fails only for want of memory (thresholding
-   sorts). */
+/* The operation on the host: one image of n float32 elements. out[n], [2 n] where the step's variance is
+   predicted. z may be NULL when s is 0; x0 (the predicted image) may be NULL. history
+   [lgv_sampler_history][n] is read and written; NULL when there is none. x_next may be x. Fails only for
+   want of memory (thresholding sorts). */
 LGV_API lgv_status lgv_sampler_apply(const lgv_step_coef *coef, int64_t n, const float *x,
-                                     const float *out, const float *z, float *x_next, float *x0,
-                                     lgv_error *err);
+                                     const float *out, const float *z, float *history,
+                                     float *x_next, float *x0, lgv_error *err);
 
 /* Spherical interpolation between two latents (arXiv 2010.02502, eq. 67): weight 0 gives a, 1
    gives b; straight when they are parallel. out may be a or b. */

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-enum { LGV_COEFS = 24, LGV_SCALARS = 16 };
+enum { LGV_COEFS = 32, LGV_SCALARS = 16 };
 
 /* What lgv_step_row reads of a row. COEF + k is coef[k]. */
 typedef enum lgv_field {
@@ -50,7 +50,10 @@ enum {
     LGV_TRAIN_VB_LOG_VAR_SCALE,
     LGV_TRAIN_VB_LOG_VAR_SHIFT
 };
-/* coef in sampling: x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]. */
+/* coef in sampling: the network sees IN*x; x0 = clip(A*x + B*out);
+   x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]; kept = KEEP_X0*x0 + KEEP_X*x + KEEP_OUT*out.
+   VARIANCE 1 or 2: the network has 2 C outputs a pixel, out and v, and the standard deviation of the
+   noise is S*exp(V0 + V1*v) or S*sqrt(v) instead of S. */
 enum {
     LGV_SAMPLE_A = 0,
     LGV_SAMPLE_B,
@@ -62,8 +65,16 @@ enum {
     LGV_SAMPLE_THRESHOLD, /* not 0: dynamic thresholding instead of the clip */
     LGV_SAMPLE_THRESHOLD_RATIO,
     LGV_SAMPLE_THRESHOLD_MAX,
-    LGV_SAMPLE_H /* first of 8 */
+    LGV_SAMPLE_H, /* first of LGV_HISTORY */
+    LGV_SAMPLE_IN = LGV_SAMPLE_H + 8,
+    LGV_SAMPLE_KEEP_X0,
+    LGV_SAMPLE_KEEP_X,
+    LGV_SAMPLE_KEEP_OUT,
+    LGV_SAMPLE_VARIANCE, /* 0: none, 1: exp(V0 + V1*v), 2: sqrt(v) */
+    LGV_SAMPLE_V0,
+    LGV_SAMPLE_V1
 };
+enum { LGV_HISTORY = LGV_SAMPLE_IN - LGV_SAMPLE_H }; /* slots of a sampler's memory */
 
 /* Scalars of the optimizer (lgv_adamw). */
 enum {

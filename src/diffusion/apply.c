@@ -49,8 +49,16 @@ static float clamp(float v, float bound)
     return v < -bound ? -bound : v > bound ? bound : v;
 }
 
+static float deviation(const lgv_step_coef *k, const float *v)
+{
+    if (k->variance == LGV_PREDICTED_RANGE)
+        return k->s * (float)lgv_exp((double)(k->v0 + k->v1 * *v));
+    return k->variance == LGV_PREDICTED_ITSELF ? k->s * sqrtf(*v) : k->s;
+}
+
 lgv_status lgv_sampler_apply(const lgv_step_coef *k, int64_t n, const float *x, const float *out,
-                             const float *z, float *x_next, float *x0, lgv_error *err)
+                             const float *z, float *history, float *x_next, float *x0,
+                             lgv_error *err)
 {
     float bound = k->clip, divisor = 1;
     if (n < 1) return LGV_OK;
@@ -59,9 +67,15 @@ lgv_status lgv_sampler_apply(const lgv_step_coef *k, int64_t n, const float *x, 
         divisor = bound;
     }
     for (int64_t i = 0; i < n; i++) {
-        float p = clamp(k->a * x[i] + k->b * out[i], bound) / divisor;
-        float next = k->c * p + k->d * x[i] + k->e * out[i];
-        if (z && k->s != 0) next += k->s * z[i];
+        float sample = x[i], p = clamp(k->a * sample + k->b * out[i], bound) / divisor;
+        float next = k->c * p + k->d * sample + k->e * out[i];
+        if (z && k->s != 0) next += deviation(k, &out[k->variance ? n + i : i]) * z[i];
+        for (int s = 0; s < LGV_HISTORY; s++)
+            if (k->h[s] != 0) next += k->h[s] * history[s * n + i];
+        if (k->keep)
+            history[(k->keep - 1) * n + i] =
+                k->keep_x0 * p + k->keep_x * sample + k->keep_out * out[i];
+        if (k->keep_sample) history[(k->keep_sample - 1) * n + i] = sample;
         if (x0) x0[i] = p;
         x_next[i] = next;
     }

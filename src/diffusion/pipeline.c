@@ -12,21 +12,29 @@
 
 /* x' of one step for rows pictures of H x W, and the picture it predicts. */
 static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, int64_t H,
-                             int64_t W, lgv_noise_source noise, lgv_error *err)
+                             int64_t W, lgv_step_kind kind, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(p->model);
-    const int64_t dim[] = {rows, H, W, info->in_channels};
+    const int64_t C = info->in_channels, dim[] = {rows, H, W, C};
     lgv_model_inputs inputs;
-    lgv_id out, z = LGV_NONE;
+    lgv_id x = lgv_input(g, "x", LGV_F32, 4, dim), out, z = LGV_NONE, history = LGV_NONE;
     lgv_model_inputs_none(&inputs);
-    inputs.sample = lgv_input(g, "x", LGV_F32, 4, dim);
+    inputs.sample = x;
+    if (kind.scaled)
+        inputs.sample =
+            lgv_row_scale(g, x, lgv_step_row(g, rows, LGV_FIELD_COEF + LGV_SAMPLE_IN));
     lgv_model_inputs_from_step(p->model, g, rows, &inputs);
     LGV_TRY(lgv_model_build(p->model, g, &inputs, &out, err));
-    if (noise == LGV_NOISE_NODE) z = lgv_random_normal(g, 4, dim, lgv_rng_stream("sample.step"));
-    if (noise == LGV_NOISE_INPUT) z = lgv_input(g, "z", LGV_F32, 4, dim);
-    lgv_id x_next = lgv_sampler_step(g, inputs.sample, out, z);
+    if (kind.noise == LGV_NOISE_NODE)
+        z = lgv_random_normal(g, 4, dim, lgv_rng_stream("sample.step"));
+    if (kind.noise == LGV_NOISE_INPUT) z = lgv_input(g, "z", LGV_F32, 4, dim);
+    if (kind.history)
+        history =
+            lgv_input(g, "history", LGV_F32, 4, (const int64_t[]){rows, H, W, kind.history * C});
+    lgv_id x_next = lgv_sampler_step(g, x, out, z, history);
     lgv_graph_output(g, x_next, "x_next");
     lgv_graph_output(g, lgv_output_of(g, x_next, 1), "x0");
+    if (kind.history) lgv_graph_output(g, lgv_output_of(g, x_next, 2), "kept");
     return lgv_graph_status(g, err);
 }
 
@@ -36,25 +44,30 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
     if (!g) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the graph of a sampling step");
     lgv_plan_options options = {.weights = p->set, .mixed_precision = slot->precision};
     lgv_program program = {"sample", g};
-    lgv_status status = build_step(p, g, slot->rows, slot->H, slot->W, slot->noise, err);
+    lgv_status status = build_step(p, g, slot->rows, slot->H, slot->W, slot->kind, err);
     if (!status) status = lgv_plan_new(p->store, 1, &program, &options, &slot->plan, err);
     lgv_graph_free(g);
     return status;
 }
 
+static int same_kind(lgv_step_kind a, lgv_step_kind b)
+{
+    return a.noise == b.noise && a.history == b.history && a.scaled == b.scaled;
+}
+
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
-                             lgv_noise_source noise, lgv_mixed_precision precision, lgv_plan **out,
+                             lgv_step_kind kind, lgv_mixed_precision precision, lgv_plan **out,
                              lgv_error *err)
 {
     for (int i = 0; i < LGV_BATCH_PLANS; i++) {
         const lgv_batch_plan *have = &p->plans[i];
         if (have->plan && have->rows == rows && have->H == H && have->W == W &&
-            have->noise == noise && have->precision == precision) {
+            same_kind(have->kind, kind) && have->precision == precision) {
             *out = have->plan;
             return LGV_OK;
         }
     }
-    lgv_batch_plan made = {rows, H, W, noise, precision, NULL}, *slot = &p->plans[p->next_slot];
+    lgv_batch_plan made = {rows, H, W, kind, precision, NULL}, *slot = &p->plans[p->next_slot];
     LGV_TRY(make_plan(p, &made, err));
     lgv_plan_free(slot->plan);
     *slot = made;
@@ -74,10 +87,11 @@ static lgv_status check_model(const lgv_model *model, lgv_error *err)
             "'%s' is a classifier (UNet2DClassifier): it tells pictures apart and draws "
             "none; use it with 'langevin eval --features'",
             info->source);
-    if (info->in_channels != info->out_channels)
+    if (info->out_channels != info->in_channels && info->out_channels != 2 * info->in_channels)
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,
-            "the network takes %d channels and gives %d; sampling needs as many out as in",
+            "the network takes %d channels and gives %d; sampling needs as many out as in, or twice "
+            "as many with a predicted variance",
             info->in_channels, info->out_channels);
     if (info->class_kind == LGV_CLASS_IDENTITY)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
@@ -117,7 +131,7 @@ static lgv_status declare(const lgv_pipeline *p, lgv_store *store, lgv_error *er
     const int64_t side = lgv_model_describe(p->model)->divisor;
     lgv_graph *g = lgv_graph_new();
     if (!g) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for the graph of a network");
-    lgv_status status = build_step(p, g, 1, side, side, LGV_NOISE_NONE, err);
+    lgv_status status = build_step(p, g, 1, side, side, (lgv_step_kind){0}, err);
     if (!status) status = lgv_store_declare(store, g, err);
     lgv_graph_free(g);
     return status;

@@ -7,10 +7,18 @@
 /* Where a plan's step noise comes from. */
 typedef enum lgv_noise_source { LGV_NOISE_NONE, LGV_NOISE_NODE, LGV_NOISE_INPUT } lgv_noise_source;
 
-/* One denoising step of `rows` pictures: inputs "x" (and "z"), outputs "x_next" and "x0". */
+/* What a sampler's steps need of the plan beside the network. */
+typedef struct lgv_step_kind {
+    lgv_noise_source noise;
+    int history; /* slots */
+    int scaled;  /* some step gives the network x times a number that is not 1 */
+} lgv_step_kind;
+
+/* One denoising step of `rows` pictures: inputs "x" (and "z", "history"), outputs "x_next", "x0" and
+   "kept". */
 typedef struct lgv_batch_plan {
     int64_t rows, H, W;
-    lgv_noise_source noise;
+    lgv_step_kind kind;
     lgv_mixed_precision precision;
     lgv_plan *plan; /* NULL: free slot */
 } lgv_batch_plan;
@@ -31,7 +39,7 @@ struct lgv_pipeline {
 
 /* A cached or new plan; it belongs to the pipeline. */
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
-                             lgv_noise_source noise, lgv_mixed_precision precision, lgv_plan **out,
+                             lgv_step_kind kind, lgv_mixed_precision precision, lgv_plan **out,
                              lgv_error *err);
 /* The sampler of these options: none named is ddim, "model" the class of the scheduler's
    configuration. */

@@ -16,8 +16,10 @@ typedef struct job {
     int64_t n, batch, C, H, W;
     int64_t pixels; /* C*H*W */
     int64_t steps, calls_done, calls_total;
-    lgv_noise_source noise;
+    lgv_step_kind kind;
     float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
+    float *history;       /* [rows,slots,C,H,W], what the sampler's earlier calls kept */
+    float *kept;          /* [rows,C,H,W] */
     float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
     float *scratch;       /* [H,W,C] */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
@@ -129,6 +131,24 @@ static void fill_rows(const job *j, lgv_step *step, int64_t i, int64_t first, in
     }
 }
 
+/* Into a slot of every row's history (1 counts as the first). */
+static void remember(job *j, int slot, const float *from)
+{
+    if (!slot) return;
+    for (int64_t r = 0; r < j->batch; r++)
+        memcpy(j->history + (r * j->kind.history + slot - 1) * j->pixels, from + r * j->pixels,
+               (size_t)j->pixels * sizeof(float));
+}
+
+static lgv_status keep(job *j, const lgv_step_coef *k, lgv_plan *plan, int64_t elements,
+                       lgv_error *err)
+{
+    if (k->keep) LGV_TRY(lgv_plan_read_nchw(plan, "kept", j->kept, elements, err));
+    remember(j, k->keep, j->kept);
+    remember(j, k->keep_sample, j->x);
+    return LGV_OK;
+}
+
 static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count,
                            lgv_error *err)
 {
@@ -136,13 +156,16 @@ static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int
     int64_t elements = step->rows * j->pixels;
     fill_rows(j, step, i, first, count);
     LGV_TRY(lgv_plan_write_nchw(plan, "x", j->x, elements, err));
-    if (j->noise == LGV_NOISE_INPUT) {
+    if (j->kind.history)
+        LGV_TRY(lgv_plan_write_nchw(plan, "history", j->history, elements * j->kind.history, err));
+    if (j->kind.noise == LGV_NOISE_INPUT) {
         draw_step(j, i, first, count);
         LGV_TRY(lgv_plan_write_nchw(plan, "z", j->z, elements, err));
     }
     if (!j->began) j->began = lgv_now();
     LGV_TRY(lgv_plan_run(plan, NULL, err));
     if (j->x0) LGV_TRY(lgv_plan_read_nchw(plan, "x0", j->x0, elements, err));
+    LGV_TRY(keep(j, lgv_sampler_coef(j->sampler, i), plan, elements, err));
     return lgv_plan_read_nchw(plan, "x_next", j->x, elements, err);
 }
 
@@ -178,7 +201,7 @@ static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err
 {
     lgv_plan *plan;
     size_t bytes = (size_t)(count * j->pixels) * sizeof(float);
-    LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->noise, j->o->mixed_precision,
+    LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->kind, j->o->mixed_precision,
                               &plan, err));
     draw_init(j, first, count);
     for (int64_t i = 0; i < j->steps; i++) {
@@ -242,7 +265,7 @@ static lgv_status prepare_size(job *j, lgv_error *err)
     LGV_TRY(lgv_model_check_size(j->p->model, j->H, j->W, err));
     int64_t all = 0;
     if (!lgv_mul_i64(j->C, j->H, &j->pixels) || !lgv_mul_i64(j->pixels, j->W, &j->pixels) ||
-        !lgv_mul_i64(j->pixels, j->n, &all) || !lgv_mul_i64(all, 4 * j->steps, &all))
+        !lgv_mul_i64(j->pixels, j->n, &all) || !lgv_mul_i64(all, 4 * (j->steps + LGV_HISTORY), &all))
         return lgv_fail(err, LGV_ERR_SHAPE, "%lld pictures of %lldx%lldx%lld are too many",
                         (long long)j->n, (long long)j->C, (long long)j->H, (long long)j->W);
     return LGV_OK;
@@ -257,8 +280,11 @@ static lgv_status allocate(job *j, lgv_error *err)
                                                      : 1;
     int bad = !(j->x = lgv_zalloc((size_t)j->batch * image, sizeof(float))) ||
               (o->callback && !(j->x0 = lgv_alloc((size_t)j->batch * image, sizeof(float)))) ||
-              !(j->z = lgv_zalloc(j->noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1,
+              !(j->z = lgv_zalloc(j->kind.noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1,
                                   sizeof(float))) ||
+              !(j->history = lgv_zalloc((size_t)(j->batch * j->kind.history) * image + 1,
+                                        sizeof(float))) ||
+              !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
               !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
     if (!bad && !o->discard) {
@@ -273,6 +299,28 @@ static lgv_status allocate(job *j, lgv_error *err)
     return LGV_OK;
 }
 
+static lgv_status check_variance(const job *j, lgv_error *err)
+{
+    const lgv_model_info *info = lgv_model_describe(j->p->model);
+    if (!lgv_sampler_predicts_variance(j->sampler) || info->out_channels == 2 * info->in_channels)
+        return LGV_OK;
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "the scheduler's variance is learned, but the network gives %d channels for %d "
+                    "and predicts none; choose another sampler, such as ddim",
+                    info->out_channels, info->in_channels);
+}
+
+static lgv_step_kind step_kind(const job *j)
+{
+    lgv_step_kind kind = {.history = lgv_sampler_history(j->sampler)};
+    if (lgv_sampler_stochastic(j->sampler))
+        kind.noise =
+            j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
+    for (int64_t i = 0; i < j->steps; i++)
+        kind.scaled |= lgv_sampler_coef(j->sampler, i)->in != 1;
+    return kind;
+}
+
 static lgv_status run_job(job *j, lgv_error *err)
 {
     LGV_TRY(lgv_pipeline_sampler(j->p, &j->o->sampler, &j->sampler, err));
@@ -280,11 +328,8 @@ static lgv_status run_job(job *j, lgv_error *err)
     LGV_TRY(prepare_size(j, err));
     LGV_TRY(check_labels(j, err));
     LGV_TRY(check_timesteps(j, err));
-    if (!lgv_sampler_stochastic(j->sampler))
-        j->noise = LGV_NOISE_NONE;
-    else
-        j->noise =
-            j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
+    LGV_TRY(check_variance(j, err));
+    j->kind = step_kind(j);
     LGV_TRY(allocate(j, err));
     if (j->o->rng == LGV_SAMPLE_TORCH_BATCH) lgv_torch_seed(j->torch, seed_of(j->o, 0));
     j->calls_total = (j->n + j->batch - 1) / j->batch * j->steps;
@@ -310,6 +355,8 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     lgv_free(j.x);
     lgv_free(j.x0);
     lgv_free(j.z);
+    lgv_free(j.history);
+    lgv_free(j.kept);
     lgv_free(j.scratch);
     lgv_free(j.torch);
     if (status)

@@ -88,8 +88,13 @@ void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef
 
 static int is_finite(const lgv_step_coef *k)
 {
-    return isfinite(k->a) && isfinite(k->b) && isfinite(k->c) && isfinite(k->d) && isfinite(k->e) &&
-           isfinite(k->s) && !isnan(k->clip);
+    const float all[] = {k->t, k->in, k->a, k->b, k->c, k->d, k->e, k->s, k->v0, k->v1, k->keep_x0,
+                         k->keep_x, k->keep_out};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (!isfinite(all[i])) return 0;
+    for (int i = 0; i < LGV_HISTORY; i++)
+        if (!isfinite(k->h[i])) return 0;
+    return !isnan(k->clip);
 }
 
 static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task *task,
@@ -97,6 +102,7 @@ static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task 
 {
     for (int64_t i = 0; i < task->n; i++) {
         coef[i].t = (float)task->t[i];
+        coef[i].in = 1;
         record->coef(task, i, &coef[i]);
         if (is_finite(&coef[i]) || task->options->compat_diffusers) continue;
         return lgv_fail(
@@ -207,6 +213,24 @@ int lgv_sampler_stochastic(const lgv_sampler *sampler)
     return 0;
 }
 
+int lgv_sampler_history(const lgv_sampler *sampler)
+{
+    int slots = 0;
+    for (int64_t i = 0; i < sampler->n; i++) {
+        const lgv_step_coef *k = &sampler->coef[i];
+        if (k->keep > slots) slots = k->keep;
+        if (k->keep_sample > slots) slots = k->keep_sample;
+    }
+    return slots;
+}
+
+int lgv_sampler_predicts_variance(const lgv_sampler *sampler)
+{
+    for (int64_t i = 0; i < sampler->n; i++)
+        if (sampler->coef[i].variance) return 1;
+    return 0;
+}
+
 double lgv_sampler_init_sigma(const lgv_sampler *sampler)
 {
     (void)sampler;
@@ -226,5 +250,13 @@ void lgv_step_coef_row(const lgv_step_coef *k, lgv_row *row)
     row->coef[LGV_SAMPLE_THRESHOLD] = (float)k->threshold;
     row->coef[LGV_SAMPLE_THRESHOLD_RATIO] = k->threshold_ratio;
     row->coef[LGV_SAMPLE_THRESHOLD_MAX] = k->threshold_max;
-    for (int i = LGV_SAMPLE_H; i < LGV_COEFS; i++) row->coef[i] = 0;
+    for (int i = 0; i < LGV_HISTORY; i++) row->coef[LGV_SAMPLE_H + i] = k->h[i];
+    row->coef[LGV_SAMPLE_IN] = k->in;
+    row->coef[LGV_SAMPLE_KEEP_X0] = k->keep_x0;
+    row->coef[LGV_SAMPLE_KEEP_X] = k->keep_x;
+    row->coef[LGV_SAMPLE_KEEP_OUT] = k->keep_out;
+    row->coef[LGV_SAMPLE_VARIANCE] = (float)k->variance;
+    row->coef[LGV_SAMPLE_V0] = k->v0;
+    row->coef[LGV_SAMPLE_V1] = k->v1;
+    for (int i = LGV_SAMPLE_V1 + 1; i < LGV_COEFS; i++) row->coef[i] = 0;
 }

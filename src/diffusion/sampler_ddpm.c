@@ -5,16 +5,8 @@
 #include <math.h>
 
 #include "core/core.h"
+#include "core/elementary.h"
 #include "diffusion/scheduler.h"
-
-static lgv_status check(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
-                        lgv_error *err)
-{
-    if (cfg->variance_type < LGV_VARIANCE_LEARNED) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                    "the model's scheduler has a learned variance, which the ddpm sampler cannot "
-                    "use yet; sample with ddim");
-}
 
 /* Standard deviation of the noise; the smallest variance is 1e-20 as in diffusers. */
 static double deviation(const lgv_sampler_task *task, float abar, float before, float beta)
@@ -30,6 +22,22 @@ static double deviation(const lgv_sampler_task *task, float abar, float before, 
     }
 }
 
+/* A network with a learned variance gives its logarithm as a place between those of the smallest and
+   the largest (arXiv 2102.09672, eq. 15; -1 and 1 are the ends), or the variance itself. */
+static void predicted(const lgv_sampler_task *task, double smallest, double largest,
+                      lgv_step_coef *out)
+{
+    out->s = 1;
+    if (task->cfg->variance_type == LGV_VARIANCE_LEARNED) {
+        out->variance = LGV_PREDICTED_ITSELF;
+        return;
+    }
+    double low = lgv_log(smallest < 1e-20 ? 1e-20 : smallest), high = lgv_log(largest);
+    out->variance = LGV_PREDICTED_RANGE;
+    out->v0 = (float)(0.25 * (high + low));
+    out->v1 = (float)(0.25 * (high - low));
+}
+
 static void coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
 {
     int64_t t = task->t[i], prev = i + 1 < task->n ? task->t[i + 1] : -1;
@@ -41,10 +49,14 @@ static void coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
     out->d = sqrtf(alpha) * (1.0f - before) / (1.0f - abar);
     out->e = 0;
     out->wants_noise = t > 0;
-    out->s = t > 0 ? (float)deviation(task, abar, before, beta) : 0;
+    if (t <= 0) return;
+    if (task->cfg->variance_type >= LGV_VARIANCE_LEARNED)
+        predicted(task, (1.0f - before) / (1.0f - abar) * beta, beta, out);
+    else
+        out->s = (float)deviation(task, abar, before, beta);
 }
 
 const lgv_sampler_record lgv_sampler_ddpm = {
     {"ddpm", "DDPMScheduler", "ancestral sampling (Ho et al. 2020), many steps", 0, 0},
-    check,
+    NULL,
     coef};

@@ -4,7 +4,7 @@
 
 typedef struct step_work {
     const lgv_call *call;
-    pixels x, out, z, next, x0;
+    pixels x, out, z, history, next, x0, kept;
 } step_work;
 
 static inline vreal predict(vreal x, vreal out, const float *k)
@@ -73,26 +73,68 @@ static real quantile(const step_work *w, int64_t n, const float *k)
 }
 
 /* --- The step -------------------------------------------------------------------------------------- */
-static void step_pixels(const step_work *w, int64_t begin, int64_t end, const float *k, vreal limit,
-                        vreal divisor)
+/* What is the same for all pixels of a row. */
+typedef struct step_coef {
+    vreal limit, divisor, c, d, e, s, keep[3], v0, v1;
+    int slots, variance; /* 0: s, 1: s*exp(v0 + v1*v), 2: s*sqrt(v) */
+    bool noise;
+} step_coef;
+
+static step_coef step_coef_of(const step_work *w, const float *k, real limit, real divisor)
 {
     const int64_t c = w->x.a.c;
-    const bool noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
-    const vreal kc = v_set1((real)k[LGV_SAMPLE_C]), kd = v_set1((real)k[LGV_SAMPLE_D]);
-    const vreal ke = v_set1((real)k[LGV_SAMPLE_E]), ks = v_set1((real)k[LGV_SAMPLE_S]);
+    const float variance = k[LGV_SAMPLE_VARIANCE];
+    step_coef f = {.limit = v_set1(limit),
+                   .divisor = v_set1(divisor),
+                   .c = v_set1((real)k[LGV_SAMPLE_C]),
+                   .d = v_set1((real)k[LGV_SAMPLE_D]),
+                   .e = v_set1((real)k[LGV_SAMPLE_E]),
+                   .s = v_set1((real)k[LGV_SAMPLE_S]),
+                   .v0 = v_set1((real)k[LGV_SAMPLE_V0]),
+                   .v1 = v_set1((real)k[LGV_SAMPLE_V1])};
+    for (int i = 0; i < 3; i++) f.keep[i] = v_set1((real)k[LGV_SAMPLE_KEEP_X0 + i]);
+    f.slots = w->history.data ? (int)(w->history.a.c / c) : 0;
+    f.noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
+    if (w->out.a.c == 2 * c) f.variance = variance > 1 ? 2 : variance > 0;
+    return f;
+}
+
+/* Standard deviation of the noise; v: the network's second half. */
+static inline vreal deviation(const step_coef *f, const real *v, int64_t n)
+{
+    if (f->variance == 1)
+        return v_mul(f->s, v_exp(v_add(f->v0, v_mul(f->v1, v_get(v, n)))));
+    return f->variance == 2 ? v_mul(f->s, v_sqrt(v_get(v, n))) : f->s;
+}
+
+static void step_pixels(const step_work *w, int64_t begin, int64_t end, const float *k,
+                        const step_coef *f)
+{
+    const int64_t c = w->x.a.c;
     for (int64_t i = begin; i < end; i++) {
         const real *x = w->x.data + pixel_offset(&w->x, i),
                    *out = w->out.data + pixel_offset(&w->out, i);
-        const real *z = noise ? w->z.data + pixel_offset(&w->z, i) : NULL;
+        const real *z = f->noise ? w->z.data + pixel_offset(&w->z, i) : NULL;
+        const real *past = f->slots ? w->history.data + pixel_offset(&w->history, i) : NULL;
         real *next = w->next.data ? w->next.data + pixel_offset(&w->next, i) : NULL;
         real *x0 = w->x0.data ? w->x0.data + pixel_offset(&w->x0, i) : NULL;
+        real *kept = w->kept.data ? w->kept.data + pixel_offset(&w->kept, i) : NULL;
         for (int64_t j = 0; j < c; j += VL) {
             const int64_t n = c - j;
             const vreal vx = v_get(x + j, n), vo = v_get(out + j, n);
-            vreal p = v_max(v_neg(limit), v_min(limit, predict(vx, vo, k))); /* NaN passes */
-            p = v_div(p, divisor);
-            vreal y = v_add(v_add(v_mul(kc, p), v_mul(kd, vx)), v_mul(ke, vo));
-            if (noise) y = v_add(y, v_mul(ks, v_get(z + j, n)));
+            vreal p = v_max(v_neg(f->limit), v_min(f->limit, predict(vx, vo, k))); /* NaN passes */
+            p = v_div(p, f->divisor);
+            vreal y = v_add(v_add(v_mul(f->c, p), v_mul(f->d, vx)), v_mul(f->e, vo));
+            if (z) y = v_add(y, v_mul(deviation(f, out + c + j, n), v_get(z + j, n)));
+            for (int s = 0; s < f->slots; s++) {
+                const real h = (real)k[LGV_SAMPLE_H + s];
+                if (h != 0) y = v_add(y, v_mul(v_set1(h), v_get(past + s * c + j, n)));
+            }
+            if (kept)
+                v_put(kept + j,
+                      v_add(v_add(v_mul(f->keep[0], p), v_mul(f->keep[1], vx)),
+                            v_mul(f->keep[2], vo)),
+                      n);
             if (next) v_put(next + j, y, n);
             if (x0) v_put(x0 + j, p, n);
         }
@@ -111,7 +153,8 @@ static void step_row(void *arg, int64_t n, int thread)
         if (limit > most) limit = most; /* also when it is below 1, as torch.clamp */
         divisor = limit;
     }
-    step_pixels(w, n * hw, (n + 1) * hw, k, v_set1(limit), v_set1(divisor));
+    const step_coef f = step_coef_of(w, k, limit, divisor);
+    step_pixels(w, n * hw, (n + 1) * hw, k, &f);
 }
 
 static void run_sampler_step(const lgv_call *c)
@@ -120,8 +163,10 @@ static void run_sampler_step(const lgv_call *c)
                    .x = pixels_of(&c->in[0]),
                    .out = pixels_of(&c->in[1]),
                    .next = pixels_of(&c->out[0]),
-                   .x0 = pixels_of(&c->out[1])};
+                   .x0 = pixels_of(&c->out[1]),
+                   .kept = pixels_of(&c->out[2])};
     if (c->n_in > 2 && c->in[2].data) w.z = pixels_of(&c->in[2]);
+    if (c->n_in > 3 && c->in[3].data) w.history = pixels_of(&c->in[3]);
     lgv_parallel(c, w.x.a.n, step_row, &w);
 }
 
