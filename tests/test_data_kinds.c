@@ -143,6 +143,11 @@ static void metadata_mistakes(void **state)
     expect_error("bad", "'label' must be");
     scratch_put("bad/metadata.jsonl", "{\"file_name\"", 12);
     expect_error("bad", "metadata.jsonl, line 1");
+    char deep[140];
+    memset(deep, '[', sizeof deep);
+    memcpy(deep, "{\"a\":", 5);
+    scratch_put("bad/metadata.jsonl", deep, sizeof deep);
+    expect_error("bad", "metadata.jsonl, line 1: nested deeper than 64 levels");
 }
 
 static void folders_in_common_are_no_classes(void **state)

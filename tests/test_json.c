@@ -150,6 +150,32 @@ static void writing(void **state)
     lgv_json_free(&j);
 }
 
+static void texts_that_json_can_hold(void **state)
+{
+    static const char *const good[] = {"",
+                                       "a",
+                                       "\xc3\xa9",
+                                       "\xe2\x82\xac.",
+                                       "\xed\x9f\xbf",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xf4\x8f\xbf\xbf"};
+    static const char *const bad[] = {
+        "\x80",  "\xc3",         "\xc0\x80",         "\xe0\x9f\xbf",     "\xe2\x82",
+        "a\xff", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        json_t *v = lgv_json_text_or(good[i], "other");
+        assert_string_equal(json_string_value(v), good[i]);
+        json_decref(v);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *v = json_string(bad[i]);
+        assert_null(v); /* jansson agrees */
+        v = lgv_json_text_or(bad[i], "other");
+        assert_string_equal(json_string_value(v), "other");
+        json_decref(v);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,6 +183,7 @@ int main(void)
         cmocka_unit_test(sentences),
         cmocka_unit_test(bad_files),
         cmocka_unit_test(writing),
+        cmocka_unit_test(texts_that_json_can_hold),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, scratch_remove);
 }

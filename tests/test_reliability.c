@@ -249,6 +249,38 @@ static void leftovers_of_a_kill_are_cleared(void **state)
     assert_string_equal(before, after);
 }
 
+/* A kill while an old run is removed: what lay half removed under its hidden name is no checkpoint and is cleared;
+   a folder that only looks like a checkpoint is not ours. */
+static void an_old_run_is_removed_safely(void **state)
+{
+    const char *output = scratch_keep("replaced");
+    training_setup s = setup(output);
+    training *t = training_new(&s);
+    training_steps(t, 1, NULL);
+    OK(lgv_trainer_save(t->trainer, &err));
+    training_free(t);
+    OK(lgv_rename(inside(output, "checkpoint-1"), scratch_keep("replaced/.tmp-old-checkpoint-1"),
+                  &err));
+    OK(lgv_make_dir(inside(output, "checkpoint-best"), &err));
+    int64_t *step;
+    size_t count;
+    OK(lgv_checkpoints_list(output, &step, &count, &err));
+    assert_int_equal(count, 0);
+    lgv_free(step);
+    s.options.overwrite = 1;
+    t = training_new(&s);
+    assert_false(lgv_exists(inside(output, ".tmp-old-checkpoint-1")));
+    assert_true(lgv_exists(inside(output, "checkpoint-best")));
+    training_steps(t, 1, NULL);
+    OK(lgv_trainer_save(t->trainer, &err));
+    training_free(t);
+    /* Removing goes on where an earlier attempt stopped. */
+    OK(lgv_make_dir(inside(output, ".tmp-old-checkpoint-1/unet"), &err));
+    OK(lgv_output_remove(inside(output, "checkpoint-1"), &err));
+    assert_false(lgv_exists(inside(output, "checkpoint-1")));
+    assert_false(lgv_exists(inside(output, ".tmp-old-checkpoint-1")));
+}
+
 /* ---- every file of a checkpoint ---- */
 
 static void flip(const char *path, long at, int bit)
@@ -325,6 +357,7 @@ int main(void)
         cmocka_unit_test(bad_weights_replace_nothing),
         cmocka_unit_test(a_second_trainer_is_told_who_holds_the_folder),
         cmocka_unit_test(leftovers_of_a_kill_are_cleared),
+        cmocka_unit_test(an_old_run_is_removed_safely),
         cmocka_unit_test(one_bit_anywhere_is_found),
     };
     return cmocka_run_group_tests(tests, make_pictures, scratch_remove);

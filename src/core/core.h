@@ -49,6 +49,10 @@ typedef struct lgv_bytes {
 } lgv_bytes;
 bool lgv_bytes_put(lgv_bytes *b, const void *data, size_t size); /* !b->failed */
 
+/* Whether `bytes` cannot be had just now. Asked when another library has failed without saying why, before a file is
+   called damaged. */
+bool lgv_out_of_memory(size_t bytes);
+
 /* Tests only: makes the nth (1-based) allocation from now on fail; 0 turns it off. Returns how many
    allocations were made since the last call. The counter is atomic; it is not part of the API. */
 uint64_t lgv_alloc_fail_after(uint64_t nth);

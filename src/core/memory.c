@@ -64,6 +64,13 @@ void *lgv_alloc_aligned(size_t align, size_t bytes)
     return p;
 }
 
+bool lgv_out_of_memory(size_t bytes)
+{
+    void *probe = lgv_alloc(bytes, 1);
+    lgv_free(probe);
+    return !probe;
+}
+
 void lgv_free(void *p)
 {
     free(p);

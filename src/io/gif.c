@@ -142,12 +142,24 @@ static lgv_status read_open(GifFileType *gif, size_t size, const char *name, lgv
     return s;
 }
 
+/* giflib drops the reason when the palette finds no memory and says that the header is wrong: ask again before
+   blaming the file. */
+static GifFileType *open_gif(source *s, int *code)
+{
+    GifFileType *gif = DGifOpen(s, on_read, code);
+    if (gif || *code != D_GIF_ERR_NO_SCRN_DSCR) return gif;
+    s->at = 0;
+    gif = DGifOpen(s, on_read, code);
+    if (!gif && lgv_out_of_memory(4096)) *code = D_GIF_ERR_NOT_ENOUGH_MEM;
+    return gif;
+}
+
 static lgv_status read_gif(const uint8_t *data, size_t size, const char *name, lgv_image_info *info,
                            lgv_image *image, lgv_error *err)
 {
     source s = {data, size, 0};
     int code = 0;
-    GifFileType *gif = DGifOpen(&s, on_read, &code);
+    GifFileType *gif = open_gif(&s, &code);
     if (!gif) {
         const char *why = GifErrorString(code);
         return code == D_GIF_ERR_NOT_ENOUGH_MEM

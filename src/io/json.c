@@ -46,27 +46,25 @@ static bool too_deep(const char *text, size_t size, json_error_t *why)
     return false;
 }
 
-json_t *lgv_json_read(const char *text, size_t size, json_error_t *why)
+json_t *lgv_json_read(const char *text, size_t size, size_t flags, json_error_t *why)
 {
     if (too_deep(text, size, why)) return NULL;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, why);
+    json_t *root = json_loadb(text, size, flags, why);
     /* jansson takes a token it had no memory for to be a wrong one. Ask again before blaming the file. */
-    return root ? root : json_loadb(text, size, JSON_REJECT_DUPLICATES, why);
+    return root ? root : json_loadb(text, size, flags, why);
 }
 
 bool lgv_json_short_of_memory(const json_error_t *why)
 {
-    void *probe = lgv_alloc(4096, 1);
-    bool none = !probe;
-    lgv_free(probe);
-    return none || json_error_code(why) == json_error_out_of_memory || !why->text[0];
+    return lgv_out_of_memory(4096) || json_error_code(why) == json_error_out_of_memory ||
+           !why->text[0];
 }
 
 lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,
                           lgv_error *err)
 {
     json_error_t e;
-    json_t *root = lgv_json_read(text, size, &e);
+    json_t *root = lgv_json_read(text, size, JSON_REJECT_DUPLICATES, &e);
     if (!root) {
         if (lgv_json_short_of_memory(&e))
             return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory while parsing", name);
@@ -102,6 +100,38 @@ void lgv_json_free(lgv_json *j)
     json_decref(j->root);
     lgv_free(j->name);
     *j = (lgv_json){0};
+}
+
+/* ---- texts ---- */
+
+/* How many bytes the character at s has, 0 when it is none (RFC 3629: no surrogates, nothing longer than needed). */
+static int character(const unsigned char *s)
+{
+    if (s[0] < 0x80) return 1;
+    int n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    uint32_t c = s[0] & (0x7fu >> n);
+    for (int i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (s[i] & 0x3f);
+    }
+    bool fits = s[0] >= 0xc0 && s[0] < 0xf8 && c >= least[n] && c <= 0x10ffff;
+    return fits && (c < 0xd800 || c > 0xdfff) ? n : 0;
+}
+
+bool lgv_json_is_utf8(const char *text)
+{
+    for (const unsigned char *s = (const unsigned char *)text; *s;) {
+        int n = character(s);
+        if (!n) return false;
+        s += n;
+    }
+    return true;
+}
+
+json_t *lgv_json_text_or(const char *text, const char *instead)
+{
+    return json_string(lgv_json_is_utf8(text) ? text : instead);
 }
 
 /* ---- reading ---- */

@@ -17,14 +17,19 @@ typedef struct lgv_json {
 
 enum { LGV_JSON_BYTES = 64 * 1024 * 1024, LGV_JSON_DEPTH = 64 }; /* more is refused */
 
-/* json_loadb that refuses duplicate names; NULL: not JSON, or no memory to tell, which is the next question. */
-json_t *lgv_json_read(const char *text, size_t size, json_error_t *why);
+/* json_loadb with its flags and the limit of depth; NULL: not JSON, or no memory to tell, which is the next question. */
+json_t *lgv_json_read(const char *text, size_t size, size_t flags, json_error_t *why);
 bool lgv_json_short_of_memory(const json_error_t *why);
 /* Duplicate keys, a top level that is no object, and NaN or Infinity are LGV_ERR_FORMAT. */
 lgv_status lgv_json_load(const char *path, lgv_json *out, lgv_error *err);
 lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,
                           lgv_error *err);
 void lgv_json_free(lgv_json *j); /* clears *j; NULL is legal */
+
+/* Text that JSON can hold. jansson takes no other and does not tell that from having no memory. */
+bool lgv_json_is_utf8(const char *text);
+/* The text, or `instead` where it is not UTF-8; NULL: out of memory. */
+json_t *lgv_json_text_or(const char *text, const char *instead);
 
 bool lgv_json_has(const lgv_json *j, const char *key);      /* present and not null */
 size_t lgv_json_length(const lgv_json *j, const char *key); /* of a list, else 0 */

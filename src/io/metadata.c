@@ -3,8 +3,9 @@
 #include "metadata.h"
 
 #include <ctype.h>
-#include <jansson.h>
 #include <string.h>
+
+#include "json.h"
 
 static const char *const label_keys[] = {"label", "class", "class_name", "cls"};
 enum { LABEL_KEYS = sizeof label_keys / sizeof *label_keys };
@@ -164,12 +165,18 @@ static lgv_status load_object(const char *data, size_t size, const char *name, i
                               json_t **out, lgv_error *err)
 {
     json_error_t e;
-    *out = json_loadb(data, size, 0, &e);
-    if (*out && json_is_object(*out)) return LGV_OK;
-    bool parsed = *out != NULL;
-    json_decref(*out);
-    return lgv_fail(err, LGV_ERR_FORMAT, "%s, line %lld: %s", name, (long long)line,
-                    parsed ? "not a JSON object" : e.text);
+    json_t *root = lgv_json_read(data, size, 0, &e);
+    if (!root && lgv_json_short_of_memory(&e))
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
+    if (!root)
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s, line %lld: %s", name, (long long)line, e.text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return lgv_fail(err, LGV_ERR_FORMAT, "%s, line %lld: not a JSON object", name,
+                        (long long)line);
+    }
+    *out = root;
+    return LGV_OK;
 }
 
 static lgv_status jsonl_row(const char *data, size_t size, const char *name, int64_t line,
@@ -210,11 +217,13 @@ lgv_status lgv_metadata_jsonl(const char *data, size_t size, const char *name, l
 lgv_status lgv_metadata_json(const char *data, size_t size, const char *name,
                              char label[LGV_LABEL_BYTES], bool *found, lgv_error *err)
 {
-    json_t *root = NULL;
     *found = false;
     json_error_t e;
-    if (!(root = json_loadb(data, size, JSON_DECODE_ANY, &e)))
-        return lgv_fail(err, LGV_ERR_FORMAT, "%s: %s", name, e.text);
+    json_t *root = lgv_json_read(data, size, JSON_DECODE_ANY, &e);
+    if (!root)
+        return lgv_json_short_of_memory(&e)
+                   ? lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name)
+                   : lgv_fail(err, LGV_ERR_FORMAT, "%s: %s", name, e.text);
     lgv_status s = LGV_OK;
     if (json_is_object(root)) s = take_label(root, name, 1, label, found, err);
     json_decref(root);

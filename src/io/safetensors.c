@@ -252,7 +252,7 @@ static lgv_status read_header(const char *path, lgv_safetensors *f, lgv_error *e
         return lgv_fail(err, LGV_ERR_FORMAT,
                         "%s: the header must begin with '{'; not a safetensors file", path);
     json_error_t e;
-    f->root = lgv_json_read((const char *)base + 8, (size_t)length, &e);
+    f->root = lgv_json_read((const char *)base + 8, (size_t)length, JSON_REJECT_DUPLICATES, &e);
     if (!f->root && lgv_json_short_of_memory(&e))
         return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for the header", path);
     if (!f->root)

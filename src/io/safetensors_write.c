@@ -2,12 +2,12 @@
    Offsets follow from the order of adding, so the JSON header is built while tensors are added and
    doubles as the set of names. */
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/core.h"
 #include "core/file.h"
+#include "json.h"
 #include "langevin/safetensors.h"
 
 typedef struct entry {
@@ -87,12 +87,13 @@ static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dty
                         "tensor '%.200s' was already added, or is a reserved name", name);
     if (__builtin_add_overflow(w->total, bytes, &end))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "tensor '%.200s' makes the file too large", name);
+    if (!lgv_json_is_utf8(name))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "tensor '%.200s' cannot be named so: the name is not UTF-8", name);
     LGV_TRY(lgv_grow(&w->entry, &w->capacity, w->count + 1, sizeof *w->entry, err));
     json_t *description = describe(dtype, rank, dim, w->total, end);
-    if (!description) return lgv_fail(err, LGV_ERR_MEMORY, "tensor '%.200s': out of memory", name);
-    if (json_object_set_new(w->header, name, description))
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "tensor '%.200s' cannot be named so: not UTF-8, or out of memory", name);
+    if (!description || json_object_set_new(w->header, name, description))
+        return lgv_fail(err, LGV_ERR_MEMORY, "tensor '%.200s': out of memory", name);
     e.name = json_object_iter_key(json_object_iter_at(w->header, name));
     e.bytes = (size_t)bytes;
     w->entry[w->count++] = e;
@@ -116,9 +117,11 @@ lgv_status lgv_safetensors_add_source(lgv_safetensors_writer *w, const char *nam
 lgv_status lgv_safetensors_set_metadata(lgv_safetensors_writer *w, const char *key,
                                         const char *value, lgv_error *err)
 {
+    if (!lgv_json_is_utf8(key) || !lgv_json_is_utf8(value))
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "metadata '%.200s' cannot be set: it is not UTF-8",
+                        key);
     if (json_object_set_new(json_object_get(w->header, "__metadata__"), key, json_string(value)))
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "metadata '%.200s' cannot be set: not UTF-8, or out of memory", key);
+        return lgv_fail(err, LGV_ERR_MEMORY, "metadata '%.200s': out of memory", key);
     return LGV_OK;
 }
 

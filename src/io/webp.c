@@ -1,6 +1,7 @@
 /* webp.c - WebP, lossy and lossless, through libwebp's animation decoder.
    That decoder is what PIL uses, for still pictures too: of an animation it gives the first frame on its
-   canvas. The demuxer checks the container before anything is decoded. */
+   canvas. The demuxer checks the container before anything is decoded.
+   Neither says why it failed: both are asked again, and then for memory, before a file is called damaged. */
 #include <string.h>
 #include <webp/demux.h>
 
@@ -11,6 +12,9 @@ static lgv_status open_container(const uint8_t *data, size_t size, const char *n
 {
     WebPData bytes = {data, size};
     WebPDemuxer *demux = WebPDemux(&bytes); /* NULL for a file that is not whole */
+    if (!demux) demux = WebPDemux(&bytes);
+    if (!demux && lgv_out_of_memory(4096))
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
     if (!demux)
         return lgv_fail(err, LGV_ERR_FORMAT, "%s: the WebP picture is damaged or truncated", name);
     int64_t width = WebPDemuxGetI(demux, WEBP_FF_CANVAS_WIDTH),
@@ -61,6 +65,17 @@ static void copy_pixels(const uint8_t *rgba, lgv_image *image)
     for (size_t i = 0; i < n; i++) memcpy(to + c * i, rgba + 4 * i, c);
 }
 
+static lgv_status next_frame(WebPAnimDecoder *decoder, const lgv_image *image, const char *name,
+                             uint8_t **rgba, lgv_error *err)
+{
+    int time;
+    for (int i = 0; i < 2; i++)
+        if (WebPAnimDecoderGetNext(decoder, rgba, &time)) return LGV_OK;
+    if (lgv_out_of_memory(4 * (size_t)image->width * (size_t)image->height + (1 << 16)))
+        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
+    return lgv_fail(err, LGV_ERR_FORMAT, "%s: the WebP picture is damaged", name);
+}
+
 lgv_status lgv_webp_decode(const uint8_t *data, size_t size, const char *name, lgv_image *out,
                            int *orientation, lgv_error *err)
 {
@@ -72,16 +87,12 @@ lgv_status lgv_webp_decode(const uint8_t *data, size_t size, const char *name, l
     WebPData bytes = {data, size};
     WebPAnimDecoder *decoder = NULL;
     uint8_t *rgba = NULL;
-    int time;
     if (WebPAnimDecoderOptionsInit(&options)) {
         options.color_mode = MODE_RGBA;
         decoder = WebPAnimDecoderNew(&bytes, &options);
     }
-    lgv_status s = LGV_OK;
-    if (!decoder)
-        s = lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
-    else if (!WebPAnimDecoderGetNext(decoder, &rgba, &time))
-        s = lgv_fail(err, LGV_ERR_FORMAT, "%s: the WebP picture is damaged", name);
+    lgv_status s = decoder ? next_frame(decoder, &image, name, &rgba, err)
+                           : lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", name);
     if (!s) copy_pixels(rgba, &image);
     WebPAnimDecoderDelete(decoder);
     if (s)

@@ -86,11 +86,10 @@ static json_t *to_json(const lgv_model *m)
     bool ok =
         root && map && !json_object_set_new(root, "_class_name", json_string("UNet2DClassifier"));
     for (int i = 0; ok && i < m->labels.count; i++) {
-        char key[16];
-        json_t *name = json_string(m->labels.name[i]);
+        char key[16], number[32];
         snprintf(key, sizeof key, "%d", i);
-        if (!name) name = json_sprintf("class %d", i); /* not UTF-8 */
-        ok = !json_object_set_new(map, key, name);
+        snprintf(number, sizeof number, "class %d", i);
+        ok = !json_object_set_new(map, key, lgv_json_text_or(m->labels.name[i], number));
     }
     ok = ok && !json_object_set(root, "id2label", map);
     json_decref(map);

@@ -17,8 +17,7 @@ char *lgv_checkpoint_folder(const char *output, int64_t step)
     return lgv_format("%s/checkpoint-%lld", output, (long long)step);
 }
 
-/* The N of "checkpoint-N", -1 when the name is another. */
-static int64_t step_of(const char *name)
+int64_t lgv_checkpoint_named(const char *name)
 {
     static const char prefix[] = "checkpoint-";
     if (strncmp(name, prefix, sizeof prefix - 1)) return -1;
@@ -46,7 +45,7 @@ lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *coun
     size_t n = 0;
     bool memory = list;
     for (size_t i = 0; memory && i < names.count; i++) {
-        int64_t s = step_of(names.name[i]);
+        int64_t s = lgv_checkpoint_named(names.name[i]);
         if (s < 0) continue;
         char *path = lgv_path_join(output, names.name[i]);
         memory = path;
@@ -68,10 +67,7 @@ lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *coun
 
 lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err)
 {
-    json_t *copy = json_copy((json_t *)(uintptr_t)root); /* jansson takes no const here; shallow */
-    if (copy) json_object_del(copy, "checksum");
-    char *text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-    json_decref(copy);
+    char *text = json_dumps(root, JSON_COMPACT | JSON_SORT_KEYS);
     if (!text) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for trainer.json");
     lgv_sha256 sha;
     lgv_sha256_init(&sha);
@@ -81,17 +77,21 @@ lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *
     return LGV_OK;
 }
 
-static lgv_status check_trainer(const char *folder, const json_t *root, lgv_error *err)
+/* Takes the checksum out of root: it covers the rest. (A copy of root without it will not do: jansson's json_copy drops
+   what it finds no memory for.) */
+static lgv_status check_trainer(const char *folder, json_t *root, lgv_error *err)
 {
-    char hex[65];
-    const char *want = json_string_value(json_object_get(root, "checksum"));
+    char hex[65], want[65];
+    const char *stored = json_string_value(json_object_get(root, "checksum"));
+    snprintf(want, sizeof want, "%s", stored ? stored : "");
+    json_object_del(root, "checksum");
     json_int_t version = json_integer_value(json_object_get(root, "format_version"));
     if (version != 1)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "'%s' has format version %lld; this program knows version 1", folder,
                         (long long)version);
     LGV_TRY(lgv_checkpoint_checksum(root, hex, err));
-    if (!want || strcmp(want, hex))
+    if (strcmp(want, hex))
         return lgv_fail(err, LGV_ERR_FORMAT,
                         "'%s' is damaged: trainer.json does not match its checksum", folder);
     return LGV_OK;
@@ -246,7 +246,7 @@ static lgv_status open_or_advise(const char *folder, lgv_checkpoint **out, lgv_e
     for (size_t n = parent ? strlen(parent) : 0; n > 1 && parent[n - 1] == '/'; n--)
         parent[n - 1] = 0;
     char *slash = parent ? strrchr(parent, '/') : NULL;
-    int64_t step = parent ? step_of(slash ? slash + 1 : parent) : -1;
+    int64_t step = parent ? lgv_checkpoint_named(slash ? slash + 1 : parent) : -1;
     if (step >= 0) {
         if (slash) *slash = 0;
         good = good_before(slash ? parent : ".", step, false);

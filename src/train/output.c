@@ -65,10 +65,25 @@ lgv_status lgv_output_lock(lgv_trainer *t, lgv_error *err)
 
 /* ---- clearing ---- */
 
+lgv_status lgv_output_remove(const char *path, lgv_error *err)
+{
+    if (!lgv_is_dir(path)) return lgv_remove_tree(path, err);
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *doomed = lgv_format("%.*s.tmp-old-%s", (int)(name - path), path, name);
+    lgv_status s = doomed ? lgv_remove_tree(doomed, err) : no_path(err);
+    if (!s) s = lgv_rename(path, doomed, err);
+    if (!s) s = lgv_remove_tree(doomed, err);
+    lgv_free(doomed);
+    return s;
+}
+
 static lgv_status remove_named(const char *output, const char *name, lgv_error *err)
 {
     char *path = lgv_path_join(output, name);
-    lgv_status s = path ? lgv_remove_tree(path, err) : no_path(err);
+    bool draft = !strncmp(name, ".tmp-", 5);
+    lgv_status s = !path   ? no_path(err)
+                   : draft ? lgv_remove_tree(path, err)
+                           : lgv_output_remove(path, err);
     lgv_free(path);
     return s;
 }
@@ -99,9 +114,9 @@ static lgv_status clear_run(const char *output, bool all, lgv_error *err)
     lgv_status s = LGV_OK;
     for (size_t i = 0; i < names.count && !s; i++) {
         const char *name = names.name[i];
-        bool draft = !strncmp(name, ".tmp-", 5), checkpoint = !strncmp(name, "checkpoint-", 11);
-        bool made = is_made(name);
-        if (draft || (all && (checkpoint || made))) s = remove_named(output, name, err);
+        bool draft = !strncmp(name, ".tmp-", 5), made = is_made(name);
+        if (draft || (all && (made || lgv_checkpoint_named(name) >= 0)))
+            s = remove_named(output, name, err);
     }
     lgv_names_free(&names);
     return s;
@@ -194,8 +209,9 @@ static json_t *class_names(const lgv_dataset *data)
 {
     json_t *list = json_array();
     for (int i = 0; list && i < lgv_dataset_classes(data); i++) {
-        json_t *name = json_string(lgv_dataset_class_name(data, i));
-        if (!name) name = json_sprintf("class %d", i); /* not UTF-8 */
+        char number[32];
+        snprintf(number, sizeof number, "class %d", i);
+        json_t *name = lgv_json_text_or(lgv_dataset_class_name(data, i), number);
         if (!json_array_append_new(list, name)) continue;
         json_decref(list);
         list = NULL;
@@ -203,10 +219,27 @@ static json_t *class_names(const lgv_dataset *data)
     return list;
 }
 
+/* The paths that stand in langevin.json and in the checkpoints. */
+static lgv_status check_paths(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_data_source *source;
+    int n = lgv_dataset_sources(t->data, &source);
+    for (int i = -1; i < n; i++) {
+        const char *path = i < 0 ? lgv_model_describe(t->model)->source : source[i].path;
+        if (!lgv_json_is_utf8(path))
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the path '%s' is not UTF-8 and cannot stand in the run's JSON files; "
+                            "rename it",
+                            path);
+    }
+    return LGV_OK;
+}
+
 static lgv_status write_run(const lgv_trainer *t, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
     lgv_dataset_options o;
+    LGV_TRY(check_paths(t, err));
     lgv_dataset_settings(t->data, &o);
     json_t *root = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:s, s:i}",
                              "langevin_version", LGV_VERSION, "model", m->source, "parameters",
@@ -217,10 +250,6 @@ static lgv_status write_run(const lgv_trainer *t, lgv_error *err)
                              class_names(t->data), "options", lgv_train_options_json(&t->options),
                              "data_options", lgv_dataset_options_json(&o), "device",
                              lgv_device_name(t->device), "threads", lgv_device_threads(t->device));
-    if (!root)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "langevin.json cannot be written: the path of the data is not UTF-8, or "
-                        "memory is out");
     return save_json(t->output, "langevin.json", root, err);
 }
 

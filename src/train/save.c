@@ -90,8 +90,8 @@ static json_t *broken_list(lgv_dataset *data)
     json_t *list = json_array();
     int64_t n = lgv_dataset_skipped(data);
     for (int64_t i = 0; list && i < n && i < 1000; i++) {
-        json_t *text = json_string(lgv_dataset_skipped_at(data, i));
-        if (!text) text = json_string("a picture whose name is not UTF-8");
+        json_t *text =
+            lgv_json_text_or(lgv_dataset_skipped_at(data, i), "a picture whose name is not UTF-8");
         if (!json_array_append_new(list, text)) continue;
         json_decref(list);
         list = NULL;
@@ -180,9 +180,7 @@ static lgv_status save_trainer(lgv_trainer *t, const char *folder, lgv_error *er
                              "options", lgv_train_options_json(&t->options), "data",
                              data_json(t->data), "level", lgv_device_name(t->device), "plan",
                              digest, "kernels", kernel_list(t->train), "files", files);
-    if (!root)
-        return lgv_fail(err, LGV_ERR_MEMORY,
-                        "out of memory for trainer.json, or a path in it is not UTF-8");
+    if (!root) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for trainer.json");
     char *path = lgv_path_join(folder, "trainer.json");
     s = path ? lgv_checkpoint_checksum(root, hex, err)
              : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
@@ -229,21 +227,16 @@ static lgv_status publish(const char *from, const char *to, lgv_error *err)
     if (!lgv_exists(to)) return lgv_rename(from, to, err);
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) == 0)
         return lgv_remove_tree(from, err);
-    LGV_TRY(lgv_remove_tree(to, err)); /* a file system without that call */
+    LGV_TRY(lgv_output_remove(to, err)); /* a file system without that call */
     return lgv_rename(from, to, err);
 }
 
-/* A checkpoint leaves its name first: half of it must not look like a whole one. */
 static lgv_status delete_checkpoint(const char *output, int64_t step, lgv_error *err)
 {
-    char *path = lgv_checkpoint_folder(output, step),
-         *doomed = lgv_format("%s/.tmp-old-%lld", output, (long long)step);
-    lgv_status s =
-        path && doomed ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
-    if (!s) s = lgv_rename(path, doomed, err);
-    if (!s) s = lgv_remove_tree(doomed, err);
+    char *path = lgv_checkpoint_folder(output, step);
+    lgv_status s = path ? lgv_output_remove(path, err)
+                        : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
     lgv_free(path);
-    lgv_free(doomed);
     return s;
 }
 

@@ -165,10 +165,12 @@ struct lgv_checkpoint {
 };
 /* Checkpoints of a folder, ascending. Free *step with lgv_free. */
 lgv_status lgv_checkpoints_list(const char *output, int64_t **step, size_t *count, lgv_error *err);
+/* The N of "checkpoint-N", -1 when the name is another. */
+int64_t lgv_checkpoint_named(const char *name);
 char *lgv_checkpoint_folder(const char *output, int64_t step); /* OUTPUT/checkpoint-N */
 /* The newest whole checkpoint of the folder that was saved in good health; NULL: none. lgv_free. */
 char *lgv_checkpoint_last_good(const char *output);
-/* Hash of trainer.json's own content, without the field "checksum". */
+/* Hash of trainer.json's content, in which the field "checksum" is not yet, or no longer. */
 lgv_status lgv_checkpoint_checksum(const json_t *root, char hex[65], lgv_error *err);
 /* OUTPUT's model is what the checkpoint resumed from says it must be. */
 lgv_status lgv_trainer_repair(lgv_trainer *t, const lgv_checkpoint *from, lgv_error *err);
@@ -190,6 +192,9 @@ lgv_status lgv_output_lock(lgv_trainer *t, lgv_error *err);
 /* Prepares the folder of a run. Called last in making a trainer. */
 lgv_status lgv_output_open(lgv_trainer *t, const lgv_checkpoint *resume, lgv_error *err);
 void lgv_output_close(lgv_trainer *t);
+/* Removes a file or folder of the run. It leaves its name first, for one that the next start clears: half a checkpoint
+   must not look like a whole one. */
+lgv_status lgv_output_remove(const char *path, lgv_error *err);
 lgv_status lgv_output_write_index(const lgv_trainer *t, const char *folder,
                                   lgv_error *err); /* model_index.json, scheduler/ */
 lgv_status lgv_output_log(lgv_trainer *t, json_t *line, lgv_error *err); /* takes line over */
