@@ -315,6 +315,58 @@ static void sampler_step_follows_its_formula(void **state)
     }
 }
 
+/* --- Guidance ----------------------------------------------------------------------------------------- */
+static double deviation_of(const double *v, int n)
+{
+    double mean = 0, sum = 0;
+    for (int i = 0; i < n; i++) mean += v[i] / n;
+    for (int i = 0; i < n; i++) sum += (v[i] - mean) * (v[i] - mean);
+    return sqrt(sum / (n - 1)); /* unbiased, as torch.std */
+}
+
+/* Row 0 guided, row 1 without a partner, row 2 guided and rescaled; of five channels three are guided. */
+static void guidance_follows_its_formula(void **state)
+{
+    enum { N = 3, PIXELS = 12, C = 5, GUIDED = 3, ROW = PIXELS * C };
+    const int64_t dim[4] = {2 * N, 3, 4, C};
+    float out[2 * N * ROW], y[N * ROW];
+    fill(out, 2 * N * ROW, 21);
+    for (int level = 0; level < LEVELS; level++) {
+        if (!has_level(level)) continue;
+        rig t = {.g = lgv_graph_new()};
+        lgv_graph_output(t.g, lgv_guide(t.g, lgv_input(t.g, "out", LGV_F32, 4, dim), N, GUIDED),
+                         "y");
+        rig_plan(&t, levels[level], 2);
+        for (int n = 0; n < N; n++)
+            lgv_plan_step(t.plan)->row[n] = (lgv_row){.guidance = 2.5f,
+                                                      .guidance_rescale = n == 2 ? 0.75f : 0,
+                                                      .partner = n == 1 ? -1 : N + n};
+        OK(lgv_plan_write(t.plan, "out", out, 2 * N * ROW, &err));
+        OK(lgv_plan_run(t.plan, NULL, &err));
+        OK(lgv_plan_read(t.plan, "y", y, N * ROW, &err));
+        for (int n = 0; n < N; n++) {
+            double c[PIXELS * GUIDED], v[PIXELS * GUIDED], factor = 1;
+            for (int i = 0; i < PIXELS * GUIDED; i++) {
+                const int at = i / GUIDED * C + i % GUIDED;
+                const double u = (double)out[(N + n) * ROW + at];
+                c[i] = (double)out[n * ROW + at];
+                v[i] = n == 1 ? c[i] : u + 2.5 * (c[i] - u);
+            }
+            if (n == 2)
+                factor =
+                    0.75 * deviation_of(c, PIXELS * GUIDED) / deviation_of(v, PIXELS * GUIDED) +
+                    0.25;
+            for (int i = 0; i < ROW; i++) {
+                const int k = i % C;
+                const double want =
+                    k < GUIDED ? factor * v[i / C * GUIDED + k] : (double)out[n * ROW + i];
+                assert_true(fabs((double)y[n * ROW + i] - want) <= 1e-6);
+            }
+        }
+        rig_drop(&t);
+    }
+}
+
 /* --- Optimizer ---------------------------------------------------------------------------------------- */
 static void non_finite_gradient_changes_nothing(void **state)
 {
@@ -367,6 +419,7 @@ int main(void)
         cmocka_unit_test(large_mean_keeps_variance),
         cmocka_unit_test(row_does_not_depend_on_batch),
         cmocka_unit_test(sampler_step_follows_its_formula),
+        cmocka_unit_test(guidance_follows_its_formula),
         cmocka_unit_test(non_finite_gradient_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

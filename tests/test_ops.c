@@ -73,8 +73,9 @@ static void fill_step(lgv_step *s)
                        .weight = 0.5f,
                        .label = n % 3,
                        .index = (n + 1) % 3,
-                       .guidance = 2,
-                       .partner = -1};
+                       .guidance = 2.0f + (float)n,
+                       .guidance_rescale = n % 2 ? 0.7f : 0.0f,
+                       .partner = n % 3 == 2 ? -1 : s->rows + n};
         for (int k = 0; k < LGV_COEFS; k++) r->coef[k] = 0.3f + 0.1f * (float)k + 0.05f * (float)n;
         r->coef[LGV_SAMPLE_THRESHOLD] = n % 2 ? 1.0f : 0.0f;
         r->coef[LGV_SAMPLE_THRESHOLD_RATIO] = 0.9f;

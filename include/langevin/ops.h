@@ -110,6 +110,14 @@ LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w); /* [N],[N] ->
    be LGV_NONE. Outputs: x', x0, kept. */
 LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id history);
 
+/* Classifier-free guidance (arXiv 2207.12598, eq. 6): conditional and unconditional answers in one call of the
+   network. The rows of x again and again: [N,..] -> [times*N,..]. */
+LGV_API lgv_id lgv_repeat_rows(lgv_graph *g, lgv_id x, int64_t times);
+/* out[R,..] -> [rows,..] by the records of the first `rows` rows: row n is u + guidance*(c - u) with c row n and u
+   row `partner` of out (-1: c as it is), then rescaled by guidance_rescale (arXiv 2305.08891, eq. 15 and 16; 0: not).
+   channels > 0: only the first so many are guided, the rest is c's. */
+LGV_API lgv_id lgv_guide(lgv_graph *g, lgv_id out, int64_t rows, int64_t channels);
+
 /* The optimizer: one node over the trained range of the sets weight, grad, exp_avg, exp_avg_sq and (with
    ema) ema. Reads LGV_SCALAR_*. Clips by global norm (as torch.nn.utils.clip_grad_norm_), AdamW (arXiv
    1711.05101, algorithm 2), EMA (shadow -= (1-decay)*(shadow - weight)). When the norm is not finite,

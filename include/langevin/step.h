@@ -31,8 +31,9 @@ typedef struct lgv_row {
     float weight;                /* of this row's loss; 0 for a masked row */
     int32_t label;               /* class label */
     int32_t index;               /* timestep as a table index */
-    float guidance;
-    int32_t partner;       /* row this one is guided with, -1 none */
+    float guidance;         /* scale of lgv_guide, 1: none */
+    float guidance_rescale; /* 0: none */
+    int32_t partner;        /* the row with the unconditional answer, -1 none */
     float coef[LGV_COEFS]; /* of the noising (LGV_TRAIN_*) or of the sampler (LGV_SAMPLE_*) */
 } lgv_row;
 

@@ -84,6 +84,12 @@ typedef struct {
     int64_t dim[4];
 } lgv_attr_random;
 typedef struct {
+    int64_t times;
+} lgv_attr_repeat;
+typedef struct {
+    int64_t rows, channels;
+} lgv_attr_guide; /* channels 0: all are guided */
+typedef struct {
     int with_ema;
 } lgv_attr_adamw;
 typedef struct {

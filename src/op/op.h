@@ -53,6 +53,8 @@ lgv_id lgv_cross_entropy_rows_grad(lgv_graph *g, lgv_id logits, lgv_id label,
                                    lgv_id dl);                   /* -> dlogits */
 lgv_id lgv_vb_rows_grad(lgv_graph *g, lgv_id out, lgv_id x_t, lgv_id x0, lgv_id dl,
                         int detach_mean);                        /* -> dout */
+lgv_id lgv_fold_rows(lgv_graph *g, lgv_id x,
+                     int64_t times); /* [times*N,..] -> [N,..], sums of equal rows */
 lgv_id lgv_weighted_sum_grad(lgv_graph *g, lgv_id dl, lgv_id w); /* [1],[N] -> [N] */
 
 #endif
