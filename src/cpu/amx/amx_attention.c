@@ -13,6 +13,7 @@ enum {
     KEYS = 128, /* scores of a row at a time */
     KEY_BLOCKS = KEYS / BLOCK
 };
+#define LOG2_E 1.44269504f
 
 /* Rows of one operand: token l of batch row n, head h starts at data + n*sn + l/w*sh + l%w*sw + h*d. */
 typedef struct tokens {
@@ -33,7 +34,7 @@ typedef struct run {
     float scale;
     pack pack_q, pack_k, pack_v, pack_dy;
     float *delta,
-        *lse_padded; /* gradient: [copy][queries, padded]: <dy, y> of each query; log-sum-exp, inf beyond */
+        *lse_padded; /* gradient: [copy][queries, padded]: <dy, y> of each query; log-sum-exp / ln 2, inf beyond */
     int64_t padded_queries;
     char *scratch;
 } run;
@@ -41,15 +42,30 @@ typedef struct run {
 static tokens tokens_of(const lgv_tensor *t)
 {
     lgv_nhwc a = lgv_as_nhwc(t);
+    if (a.h == 1 || a.sh == a.w * a.sw) { /* a fixed distance apart */
+        a.w *= a.h;
+        a.h = 1;
+    }
     return (tokens){t->data, a.h * a.w, a.sn, a.w, a.sh, a.sw};
 }
 
+/* The tokens of one copy; found once, since divisions for each token would cost as much as the products. */
+typedef struct rows {
+    uint16_t *first;
+    int64_t length, w, sh, sw;
+} rows;
+
+static rows rows_of(const run *r, const tokens *t, int64_t copy)
+{
+    return (rows){t->data + copy / r->heads * t->sn + copy % r->heads * r->d, t->length, t->w,
+                  t->sh, t->sw};
+}
+
 /* NULL beyond the last token. */
-static uint16_t *token(const run *r, const tokens *t, int64_t copy, int64_t l)
+static inline uint16_t *token(const rows *t, int64_t l)
 {
     if (l >= t->length) return NULL;
-    return t->data + copy / r->heads * t->sn + l / t->w * t->sh + l % t->w * t->sw +
-           copy % r->heads * r->d;
+    return t->first + (l < t->w ? l * t->sw : l / t->w * t->sh + l % t->w * t->sw);
 }
 
 static int64_t blocks_of(const tokens *t)
@@ -67,10 +83,11 @@ static int64_t packed_elements(const run *r, const tokens *t)
 static void pack_columns(const run *r, const tokens *t, int64_t copy, int64_t block, uint16_t *to)
 {
     uint32_t pairs[16][16];
+    const rows all = rows_of(r, t, copy);
     for (int64_t c = 0; c < r->width; c += TILE_BF16)
         for (int half = 0; half < 2; half++, to += TILE_ELEMENTS) {
             for (int i = 0; i < 16; i++) {
-                const uint16_t *x = token(r, t, copy, block * BLOCK + half * 16 + i);
+                const uint16_t *x = token(&all, block * BLOCK + half * 16 + i);
                 amx_copy((uint16_t *)(void *)pairs[i], x ? x + c : NULL,
                          x ? lgv_min_i64(TILE_BF16, r->d - c) : 0, TILE_BF16);
             }
@@ -82,9 +99,10 @@ static void pack_columns(const run *r, const tokens *t, int64_t copy, int64_t bl
 static void pack_rows(const run *r, const tokens *t, int64_t copy, int64_t block, uint16_t *to)
 {
     static const uint16_t zeros[16];
+    const rows all = rows_of(r, t, copy);
     for (int p = 0; p < TILE_ROWS; p++) {
-        const uint16_t *a = token(r, t, copy, block * BLOCK + 2 * p),
-                       *b = token(r, t, copy, block * BLOCK + 2 * p + 1);
+        const uint16_t *a = token(&all, block * BLOCK + 2 * p),
+                       *b = token(&all, block * BLOCK + 2 * p + 1);
         for (int64_t c = 0; c < r->width; c += 16) {
             uint16_t *step = to + (c / BLOCK * blocks_of(t) + block) * STEP_ELEMENTS;
             amx_interleave(a ? a + c : zeros, b ? b + c : zeros, r->d - c,
@@ -133,8 +151,9 @@ static amx_right rows_at(const run *r, const pack *p, int64_t copy, int64_t bloc
 /* 32 tokens as left rows, zeros beyond the last. */
 static void load_left(const run *r, const tokens *t, int64_t copy, int64_t first, uint16_t *left)
 {
+    const rows all = rows_of(r, t, copy);
     for (int64_t i = 0; i < BLOCK; i++) {
-        const uint16_t *x = token(r, t, copy, first + i);
+        const uint16_t *x = token(&all, first + i);
         amx_copy(left + i * r->width, x, x ? r->d : 0, r->width);
     }
 }
@@ -175,8 +194,9 @@ static void mask_scores(float *s, int64_t count, int64_t valid)
 static void store_tokens(const run *r, const tokens *t, int64_t copy, int64_t first,
                          const float *sum, const float *factor)
 {
+    const rows all = rows_of(r, t, copy);
     for (int64_t i = 0; i < BLOCK; i++) {
-        uint16_t *y = token(r, t, copy, first + i);
+        uint16_t *y = token(&all, first + i);
         if (!y) return;
         vreal f = v_set1(factor ? factor[i] : 1);
         for (int64_t c = 0; c < r->d; c += VL)
@@ -237,12 +257,13 @@ static scratch scratch_of(const run *r, int thread)
     return s;
 }
 
-/* One row of scores becomes weights e^(scale s - max) in bf16; returns what earlier sums shrink by. */
+/* One row of scores becomes weights 2^(scale2 s - max) in bf16, where scale2 = scale log2 e; returns what earlier sums
+   shrink by. */
 static float softmax_row(const run *r, const float *s, int64_t blocks, uint16_t *p, float *max,
                          float *total)
 {
     enum { VECTORS = BLOCK / VL };
-    const vreal scale = v_set1(r->scale);
+    const vreal scale = v_set1(r->scale * LOG2_E);
     vreal largest = v_set1(-INFINITY);
     for (int64_t b = 0; b < blocks; b++)
         for (int64_t i = 0; i < VECTORS; i++)
@@ -255,12 +276,12 @@ static float softmax_row(const run *r, const float *s, int64_t blocks, uint16_t 
         vreal e[VECTORS];
         LGV_UNROLL
         for (int64_t i = 0; i < VECTORS; i++) {
-            e[i] = v_exp(v_sub(v_mul(scale, v_load(s + b * BLOCK_ELEMENTS + i * VL)), m));
+            e[i] = v_exp2_normal(v_sub(v_mul(scale, v_load(s + b * BLOCK_ELEMENTS + i * VL)), m));
             sum = v_add(sum, e[i]);
         }
         store_row(p + b * BLOCK, e);
     }
-    float shrink = old == -INFINITY ? 0 : r_exp(old - top);
+    float shrink = old == -INFINITY ? 0 : v_first(v_exp2_normal(v_set1(old - top)));
     *max = top;
     *total = *total * shrink + v_sum(sum);
     return shrink;
@@ -313,7 +334,7 @@ static void forward_task(void *arg, int64_t task, int thread)
         r->lse ? r->lse + copy / r->heads * r->lse_n + copy % r->heads * r->lse_head : NULL;
     for (int64_t i = 0; i < blocks * BLOCK; i++) {
         int64_t l = first * BLOCK + i;
-        if (lse && l < r->q.length) lse[l] = s.max[i] + r_log(s.total[i]);
+        if (lse && l < r->q.length) lse[l] = s.max[i] / LOG2_E + r_log(s.total[i]);
         s.total[i] = 1 / s.total[i];
     }
     for (int64_t i = 0; i < blocks; i++)
@@ -383,30 +404,32 @@ static void delta_task(void *arg, int64_t task, int thread)
     const float *lse = r->lse + copy / r->heads * r->lse_n + copy % r->heads * r->lse_head;
     float *delta = r->delta + copy * r->padded_queries,
           *padded = r->lse_padded + copy * r->padded_queries;
+    const rows all_y = rows_of(r, &r->y, copy), all_dy = rows_of(r, &r->dy, copy);
     for (int64_t l = first; l < first + BLOCK; l++) {
-        const uint16_t *y = token(r, &r->y, copy, l), *dy = token(r, &r->dy, copy, l);
+        const uint16_t *y = token(&all_y, l), *dy = token(&all_dy, l);
         vreal sum = v_zero();
         for (int64_t c = 0; y && c < r->d; c += VL)
             sum = v_fma(amx_load_n(y, c, r->d - c, false), amx_load_n(dy, c, r->d - c, false), sum);
         delta[l] = v_sum(sum);
-        padded[l] = y ? lse[l] : INFINITY;
+        padded[l] = y ? lse[l] * LOG2_E : INFINITY;
     }
 }
 
-/* Scores s and products dp of a row become weights e^(scale s - lse) and their gradients times scale. Either lse and
-   delta are one number for the row, or (columns) vectors along it. */
+/* Scores s and products dp of a row become weights e^(scale s - lse) and their gradients times scale; lse comes in
+   units of ln 2. Either lse and delta are one number for the row, or (columns) vectors along it. */
 LGV_FOLD void grad_row(const run *r, bool columns, const float *s, const float *dp, int64_t blocks,
                        const float *lse, const float *delta, uint16_t *p, uint16_t *ds)
 {
     enum { VECTORS = BLOCK / VL };
-    const vreal scale = v_set1(r->scale), row_lse = v_set1(*lse), row_delta = v_set1(*delta);
+    const vreal scale = v_set1(r->scale), scale2 = v_set1(r->scale * LOG2_E),
+                row_lse = v_set1(*lse), row_delta = v_set1(*delta);
     for (int64_t b = 0; b < blocks; b++, s += BLOCK_ELEMENTS, dp += BLOCK_ELEMENTS) {
         vreal w[VECTORS], g[VECTORS];
         LGV_UNROLL
         for (int64_t i = 0; i < VECTORS; i++) {
             vreal l = columns ? v_load(lse + b * BLOCK + i * VL) : row_lse,
                   d = columns ? v_load(delta + b * BLOCK + i * VL) : row_delta;
-            w[i] = v_exp(v_sub(v_mul(scale, v_load(s + i * VL)), l));
+            w[i] = v_exp2_normal(v_sub(v_mul(scale2, v_load(s + i * VL)), l));
             g[i] = v_mul(v_mul(w[i], v_sub(v_load(dp + i * VL), d)), scale);
         }
         store_row(p + b * BLOCK, w);

@@ -441,12 +441,17 @@ bool amx_conv_w_accepts(const lgv_call *c)
 
 size_t amx_conv_w_workspace(const lgv_call *c)
 {
+    if (amx_matrix_w_accepts(c)) return amx_matrix_w_workspace(c);
     run r = describe(c);
     return (size_t)r.slots * lgv_round_up(r.slot_bytes) + (size_t)c->threads * r.thread_bytes;
 }
 
 void amx_conv_w(const lgv_call *c)
 {
+    if (amx_matrix_w_accepts(c)) {
+        amx_matrix_w(c);
+        return;
+    }
     run r = describe(c);
     int64_t groups = r.k_groups * r.j_groups;
     r.sums = c->workspace;
