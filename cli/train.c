@@ -198,7 +198,8 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
     if (status) return status;
     if (a->train.task == LGV_TASK_CLASSIFIER && !j->resume) return make_classifier(j, err);
     lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
-                           .resolution = lgv_dataset_resolution(j->data)};
+                           .resolution = lgv_dataset_resolution(j->data),
+                           .learned_variance = a->learned_variance};
     status = lgv_model_open(what ? what : preset_for(o.resolution), &o, &j->model, err);
     return status ? status : check_same(j, &o, err);
 }

@@ -13,6 +13,7 @@ typedef struct train_args {
     lgv_train_options train; /* zero where not stated */
     lgv_dataset_options pictures;
     cli_device_options device;
+    bool learned_variance; /* a new network gives a variance, too */
     bool preview; /* show new sample grids in the terminal */
 } train_args;
 

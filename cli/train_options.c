@@ -10,7 +10,8 @@
 
 static struct {
     char **data, *output, *model, *resume;
-    char *cache_dir, *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule, *seed,
+    char *cache_dir, *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule,
+        *variance_type, *loss, *schedule_sampler, *seed,
         *rng, *precision, *budget, *background;
     long long resolution, channels, timesteps, eval_steps, eval_samples, eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
@@ -120,6 +121,17 @@ static struct poptOption table[] = {
      "TYPE"},
     {"beta-schedule", 0, TEXT, &opt.beta_schedule, 0,
      "linear (default), scaled_linear, squaredcos_cap_v2, sigmoid, laplace", "NAME"},
+    {"variance-type", 0, TEXT, &opt.variance_type, 0,
+     "fixed_small (default), fixed_large, or learned_range: the network gives its variance, too",
+     "TYPE"},
+    {"loss", 0, TEXT, &opt.loss, 0,
+     "mse (default), hybrid (default with learned_range: mse and the variational bound), vlb: the "
+     "bound alone",
+     "NAME"},
+    {"schedule-sampler", 0, TEXT, &opt.schedule_sampler, 0,
+     "how timesteps are drawn: uniform (default), or loss-second-moment: more often where the loss "
+     "is large",
+     "NAME"},
     {"num-train-timesteps", 0, COUNT, &opt.timesteps, TIMESTEPS, "noise levels T (default: 1000)",
      "N"},
     {"snr-gamma", 0, NUMBER, &opt.snr_gamma, SNR_GAMMA,
@@ -258,6 +270,11 @@ static int read_names(const cli_command *self, lgv_train_options *o)
     if (code >= 0) return code;
     if (opt.lr_scheduler && lgv_lr_scheduler_parse(opt.lr_scheduler, &o->lr_scheduler, &err))
         return cli_error(self, CLI_USAGE, "--lr-scheduler: %s", err.text);
+    if (opt.loss && lgv_loss_parse(opt.loss, &o->loss, &err))
+        return cli_error(self, CLI_USAGE, "--loss: %s", err.text);
+    if (opt.schedule_sampler &&
+        lgv_schedule_sampler_parse(opt.schedule_sampler, &o->schedule_sampler, &err))
+        return cli_error(self, CLI_USAGE, "--schedule-sampler: %s", err.text);
     if ((code = cli_read_seed(self, opt.seed, &o->seed)) >= 0) return code;
     if (opt.task && !strcmp(opt.task, "classifier"))
         o->task = LGV_TASK_CLASSIFIER;
@@ -348,6 +365,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     a.train.allow_data_change = opt.allow_data_change;
     a.train.overwrite = opt.overwrite;
     a.preview = opt.preview;
+    a.learned_variance = opt.variance_type && !strcmp(opt.variance_type, "learned_range");
     static lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;
@@ -370,6 +388,8 @@ lgv_status train_args_schedule(lgv_scheduler_config *cfg, lgv_error *err)
         status = lgv_scheduler_config_set(cfg, "prediction_type", opt.prediction_type, err);
     if (!status && opt.beta_schedule)
         status = lgv_scheduler_config_set(cfg, "beta_schedule", opt.beta_schedule, err);
+    if (!status && opt.variance_type)
+        status = lgv_scheduler_config_set(cfg, "variance_type", opt.variance_type, err);
     if (!status && stated[TIMESTEPS]) {
         char text[32];
         snprintf(text, sizeof text, "%lld", opt.timesteps);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "status.h"
+#include "step.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -107,6 +108,7 @@ typedef struct lgv_schedule {
     int64_t T;
     float *betas;          /* [T] */
     float *alphas_cumprod; /* [T] */
+    double *abar;          /* [T] the same products in double of exact 1-beta */
     lgv_prediction prediction;
 } lgv_schedule;
 
@@ -127,6 +129,22 @@ LGV_API double lgv_schedule_snr(const lgv_schedule *s, int64_t t);
    diffusers' unconditional script). snr_gamma > 0, min-SNR (arXiv 2303.09556, eq. 5): m =
    min(SNR, gamma) divided by SNR (epsilon), SNR + 1 (v) or 1 (sample). */
 LGV_API double lgv_schedule_loss_weight(const lgv_schedule *s, int64_t t, double snr_gamma);
+/* The step from t to prev (-1: to the picture) as a term of the variational bound: fills LGV_TRAIN_VB_* of the row
+   (step.h) for lgv_vb_rows. Posterior q(x_prev|x_t,x0): arXiv 2006.11239, eq. 6 and 7, with beta derived from the ratio of
+   the two abar, so that any subset of the timesteps makes a chain; variance of the step by `variance`, learned ones between
+   the posterior's and beta (arXiv 2102.09672, eq. 15). Where the posterior's variance is 0 (prev -1) that of the step from
+   `next` to t stands for it; next is read only there and may be t when there is none. clip: limit of the predicted x0, INFINITY none. */
+LGV_API void lgv_schedule_bound_coef(const lgv_schedule *s, int64_t t, int64_t prev, int64_t next,
+                                     lgv_variance variance, double clip, lgv_row *row);
+/* KL(q(x_{T-1}|x0) || N(0,1)) of n elements, mean, in bits (arXiv 2006.11239, eq. 5, first term). */
+LGV_API double lgv_schedule_prior_bits(const lgv_schedule *s, int64_t n, const float *x0);
+
+/* A subset of the timesteps 0 .. T-1 in ascending order, from a text as improved-diffusion takes it: "250" spreads that many
+   evenly, first and last included; "10,15,20" cuts the range into equal sections with so many each; "ddim50" takes every
+   k-th, k the stride that gives exactly that many. t has room for T. */
+LGV_API lgv_status lgv_timesteps_respace(int64_t T, const char *spec, int64_t *t, int64_t *n,
+                                         lgv_error *err);
+
 /* n elements of one image in float32; out may be an input. */
 LGV_API void lgv_schedule_add_noise(const lgv_schedule *s, int64_t t, int64_t n, const float *x0,
                                     const float *noise, float *out);

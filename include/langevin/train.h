@@ -29,6 +29,23 @@ typedef enum lgv_task_kind {
     LGV_TASK_CLASSIFIER /* the classes of the pictures: cross-entropy; model.h, lgv_model_new_classifier */
 } lgv_task_kind;
 
+/* What the error of a row is. */
+typedef enum lgv_loss_kind {
+    LGV_LOSS_DEFAULT = 0, /* hybrid for a network that gives a variance, else mse */
+    LGV_LOSS_MSE,         /* mean squared error (arXiv 2006.11239, eq. 14) */
+    /* mse + T/1000 * the term of the variational bound in bits, whose gradient reaches the variance only
+       (arXiv 2102.09672, eq. 16) */
+    LGV_LOSS_HYBRID,
+    LGV_LOSS_VLB /* T * that term: an estimate of the whole bound, in bits per dimension */
+} lgv_loss_kind;
+
+/* How the timesteps of training are drawn. */
+typedef enum lgv_schedule_sampler {
+    LGV_TIMESTEPS_UNIFORM = 0,
+    LGV_TIMESTEPS_LOSS_SECOND_MOMENT /* p_t proportional to the root mean square of the last ten losses at t
+                                        (arXiv 2102.09672, eq. 18) */
+} lgv_schedule_sampler;
+
 typedef enum lgv_rng_kind { LGV_RNG_PHILOX = 0, LGV_RNG_TORCH } lgv_rng_kind;
 
 /* How the learning rate goes; multiplied by a linear warm-up except for "constant". The formulas are
@@ -76,6 +93,8 @@ typedef struct lgv_train_options {
                                or after ten non-finite losses or gradients in a row; LGV_OFF: never */
     double ema_decay;    /* largest decay, 0.9999 / 0.999; LGV_OFF: no EMA */
     double snr_gamma;    /* min-SNR weighting (schedule.h); 0: none */
+    lgv_loss_kind loss;
+    lgv_schedule_sampler schedule_sampler;
     double noise_offset; /* noise += noise_offset * one normal number per row and channel */
     uint64_t seed;       /* 0 */
     lgv_rng_kind rng;
@@ -101,6 +120,12 @@ typedef struct lgv_train_options {
     int no_fusion;                /* tests */
 } lgv_train_options;
 
+LGV_API const char *lgv_loss_name(lgv_loss_kind loss); /* "mse", "hybrid", "vlb"; never NULL */
+LGV_API lgv_status lgv_loss_parse(const char *name, lgv_loss_kind *out, lgv_error *err);
+/* "uniform", "loss-second-moment"; '_' and '-' are the same. */
+LGV_API const char *lgv_schedule_sampler_name(lgv_schedule_sampler sampler);
+LGV_API lgv_status lgv_schedule_sampler_parse(const char *name, lgv_schedule_sampler *out,
+                                              lgv_error *err);
 /* Fills every zero field by its default for this data set. Errors: values that make no sense. */
 LGV_API lgv_status lgv_train_options_resolve(lgv_train_options *options, const lgv_dataset *data,
                                              lgv_error *err);

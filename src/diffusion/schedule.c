@@ -108,6 +108,8 @@ static lgv_status fill(const lgv_scheduler_config *cfg, lgv_schedule *s, lgv_err
                             (long long)i, (double)s->betas[i]);
     }
     cumulate(s->betas, s->T, s->alphas_cumprod);
+    double product = 1;
+    for (int64_t i = 0; i < s->T; i++) s->abar[i] = product *= 1 - (double)s->betas[i];
     return LGV_OK;
 }
 
@@ -121,9 +123,10 @@ lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out,
         s->prediction = cfg->prediction_type;
         s->betas = lgv_alloc(T, sizeof(float));
         s->alphas_cumprod = lgv_alloc(T, sizeof(float));
+        s->abar = lgv_alloc(T, sizeof(double));
     }
     lgv_status status = LGV_OK;
-    if (!s || !s->betas || !s->alphas_cumprod)
+    if (!s || !s->betas || !s->alphas_cumprod || !s->abar)
         status =
             lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a noise schedule of %zu steps", T);
     else
@@ -140,6 +143,7 @@ void lgv_schedule_free(lgv_schedule *s)
     if (!s) return;
     lgv_free(s->betas);
     lgv_free(s->alphas_cumprod);
+    lgv_free(s->abar);
     lgv_free(s);
 }
 

@@ -77,9 +77,15 @@ static lgv_status apply_options(lgv_model *m, const lgv_model_options *o, lgv_er
     lgv_model_info *info = &m->info;
     m->kind->describe(m);
     if (!o) return LGV_OK;
-    if (o->channels && (info->in_channels != o->channels || info->out_channels != o->channels))
+    if (o->channels && (info->in_channels != o->channels || (info->out_channels != o->channels &&
+                                                             info->out_channels != 2 * o->channels)))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' takes %d channels and gives %d, not %d",
                         m->source, info->in_channels, info->out_channels, o->channels);
+    if (o->learned_variance && info->out_channels != 2 * info->in_channels)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' gives %d channels and no variance; set out_channels to %d in its "
+                        "config.json",
+                        m->source, info->out_channels, 2 * info->in_channels);
     if (o->classes && info->class_kind != LGV_CLASS_TABLE)
         return lgv_fail(
             err, LGV_ERR_ARGUMENT,

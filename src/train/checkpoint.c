@@ -404,6 +404,22 @@ static lgv_status restore_moment(const lgv_trainer *t, const lgv_safetensors *f,
     return s;
 }
 
+/* The losses that importance sampling goes by; a run that did not keep them starts to. */
+static lgv_status restore_history(lgv_trainer *t, const lgv_safetensors *f, lgv_error *err)
+{
+    const lgv_tensor_info *tensor = lgv_safetensors_find(f, "schedule_sampler.history");
+    if (!t->importance) return LGV_OK;
+    if (!tensor)
+        return lgv_trainer_note(t, err, "no losses of single timesteps were kept: timesteps are "
+                                        "drawn uniformly until there are ten of each");
+    if (tensor->dtype != LGV_F32 || tensor->rank != 2 || tensor->dim[0] != t->importance->T ||
+        tensor->dim[1] != LGV_LOSS_HISTORY)
+        return lgv_fail(err, LGV_ERR_FORMAT,
+                        "optimizer.safetensors: 'schedule_sampler.history' must be f32 [%lld,%d]",
+                        (long long)t->importance->T, LGV_LOSS_HISTORY);
+    return lgv_tensor_to_f32(tensor, t->importance->history, err);
+}
+
 static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)
 {
     char *path = lgv_path_join(c->path, "optimizer.safetensors");
@@ -417,6 +433,7 @@ static lgv_status restore_optimizer(const lgv_checkpoint *c, lgv_trainer *t, lgv
         s = restore_moment(t, f, "exp_avg", i, scratch, err);
         if (!s) s = restore_moment(t, f, "exp_avg_sq", i, scratch, err);
     }
+    if (!s) s = restore_history(t, f, err);
     lgv_safetensors_close(f);
     lgv_free(scratch);
     lgv_free(path);
@@ -496,7 +513,9 @@ static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_
 static bool same_weighting(const lgv_checkpoint *c, const lgv_trainer *t)
 {
     const json_t *options = json_object_get(c->root, "options");
-    return json_number_value(json_object_get(options, "snr_gamma")) == t->options.snr_gamma;
+    const char *loss = json_string_value(json_object_get(options, "loss"));
+    return json_number_value(json_object_get(options, "snr_gamma")) == t->options.snr_gamma &&
+           (!loss || !strcmp(loss, lgv_loss_name(t->options.loss)));
 }
 
 lgv_status lgv_checkpoint_restore(const lgv_checkpoint *c, lgv_trainer *t, lgv_error *err)

@@ -9,6 +9,47 @@
 
 /* ---- model ---- */
 
+/* A network that gives a variance is trained with one, between the posterior's and beta; the trainer has seen to
+   the configuration. */
+static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_model_info *m = lgv_model_describe(t->model);
+    const lgv_train_options *o = &t->options;
+    bool learned = t->cfg.variance_type == LGV_VARIANCE_LEARNED ||
+                   t->cfg.variance_type == LGV_VARIANCE_LEARNED_RANGE;
+    if (m->out_channels != m->in_channels && !t->variance)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "model '%s' gives %d channels for %d; it must be as many, or twice as many "
+                        "for a learned variance",
+                        m->source, m->out_channels, m->in_channels);
+    if (t->cfg.variance_type == LGV_VARIANCE_LEARNED)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "variance_type learned can be sampled but not trained; use learned_range");
+    if (learned && !t->variance)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "model '%s' gives no variance: variance_type learned_range needs a network "
+                        "of %d output channels",
+                        m->source, 2 * m->in_channels);
+    if (o->loss == LGV_LOSS_HYBRID && !t->variance)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "the hybrid loss trains a variance, and model '%s' gives none; "
+                        "use variance_type learned_range",
+                        m->source);
+    if (o->loss == LGV_LOSS_MSE && t->variance)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "model '%s' gives a variance, which the mse loss would never train; "
+                        "use the hybrid loss",
+                        m->source);
+    if (o->loss != LGV_LOSS_MSE && o->snr_gamma > 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "min-SNR weights (snr_gamma) belong to the mse loss, not to %s",
+                        lgv_loss_name(o->loss));
+    if (t->options.schedule_sampler != LGV_TIMESTEPS_UNIFORM && o->rng == LGV_RNG_TORCH)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "--rng torch repeats a script that draws timesteps uniformly");
+    return LGV_OK;
+}
+
 static lgv_status check(const lgv_trainer *t, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
@@ -21,10 +62,7 @@ static lgv_status check(const lgv_trainer *t, lgv_error *err)
             err, LGV_ERR_SHAPE,
             "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
             m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
-    if (m->out_channels != m->in_channels)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "model '%s' gives %d channels for %d; a learned variance cannot be trained",
-                        m->source, m->out_channels, m->in_channels);
+    LGV_TRY(check_variance(t, err));
     if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "model '%s' knows %d timesteps, the schedule has %lld", m->source,
@@ -54,6 +92,19 @@ static lgv_id coef(lgv_graph *g, int64_t rows, int k)
     return lgv_step_row(g, rows, LGV_FIELD_COEF + k);
 }
 
+/* lgv_loss_kind says what each is. */
+static lgv_id loss_rows(const lgv_trainer *t, lgv_graph *g, lgv_id answer, lgv_id target,
+                        lgv_id x_t, lgv_id x0)
+{
+    const double T = (double)t->schedule->T;
+    if (t->options.loss == LGV_LOSS_VLB)
+        return lgv_affine(g, lgv_vb_rows(g, answer, x_t, x0, 0), T, 0);
+    if (t->options.loss == LGV_LOSS_MSE) return lgv_mse_rows(g, answer, target);
+    lgv_id mean = lgv_slice(g, answer, 0, t->channels);
+    return lgv_add(g, lgv_mse_rows(g, mean, target),
+                   lgv_affine(g, lgv_vb_rows(g, answer, x_t, x0, 1), T / 1000, 0));
+}
+
 /* x_t = a x0 + b noise; the network's answer against c x0 + d noise. */
 static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_id *rows,
                         lgv_error *err)
@@ -76,7 +127,7 @@ static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_i
     LGV_TRY(lgv_model_build(t->model, g, &in, &answer, err));
     lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
                                   coef(g, N, LGV_TRAIN_TARGET_NOISE));
-    *rows = lgv_mse_rows(g, answer, target);
+    *rows = loss_rows(t, g, answer, target, in.sample, x0);
     return lgv_graph_status(g, err);
 }
 
@@ -90,6 +141,7 @@ static void draw_torch(lgv_trainer *t)
     if (t->options.noise_offset > 0)
         lgv_torch_randn(&s->torch, t->effective * t->channels, t->offset);
     lgv_torch_randint(&s->torch, (uint64_t)t->schedule->T, t->effective, t->t);
+    for (int64_t i = 0; i < t->effective; i++) t->t_weight[i] = 1;
 }
 
 static void draw_philox(lgv_trainer *t)
@@ -97,9 +149,16 @@ static void draw_philox(lgv_trainer *t)
     lgv_rng_key key = {.seed = t->options.seed,
                        .stream = lgv_rng_stream("train.timestep"),
                        .step = (uint64_t)t->state.step};
+    if (t->importance) lgv_importance_update(t->importance);
     for (int64_t i = 0; i < t->effective; i++) {
         key.sample = (uint64_t)i;
-        t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
+        t->t_weight[i] = 1;
+        if (t->importance)
+            t->t[i] = lgv_importance_draw(
+                t->importance, ldexp((double)lgv_rng_below(&key, 0, UINT64_C(1) << 53), -53),
+                &t->t_weight[i]);
+        else
+            t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
     }
 }
 
@@ -133,6 +192,10 @@ static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
                             &row->coef[LGV_TRAIN_NOISE]);
     lgv_schedule_target_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_TARGET_X0],
                              &row->coef[LGV_TRAIN_TARGET_NOISE]);
+    if (t->options.loss != LGV_LOSS_MSE)
+        lgv_schedule_bound_coef(t->schedule, timestep, timestep - 1,
+                                lgv_min_i64(timestep + 1, t->schedule->T - 1), t->cfg.variance_type,
+                                INFINITY, row);
 }
 
 static void fill_rows(lgv_trainer *t, int64_t first)
@@ -145,8 +208,11 @@ static void fill_rows(lgv_trainer *t, int64_t first)
                          .sample = (uint64_t)(first + i),
                          .step = (uint64_t)t->state.step};
         noising_row(t, timestep, row);
-        double weight = lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma);
-        row->weight = (float)(weight / (double)t->effective);
+        double weight =
+            t->options.loss == LGV_LOSS_MSE
+                ? lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma)
+                : 1;
+        row->weight = (float)(weight * t->t_weight[first + i] / (double)t->effective);
     }
 }
 
@@ -156,13 +222,14 @@ static lgv_status fill(lgv_trainer *t, int64_t first, lgv_error *err)
     return fill_noise(t, first, err);
 }
 
-/* The loss of each row, before its weight, into the bin of its timestep. */
+/* The loss of each row, before its weight, into the bin of its timestep and into its history. */
 static lgv_status bin_rows(lgv_trainer *t, int64_t first, lgv_error *err)
 {
     float *rows = t->x0; /* at least one float a row; filled anew before each run */
     LGV_TRY(lgv_plan_read(t->train, "rows", rows, t->batch, err));
     for (int64_t i = 0; i < t->batch; i++) {
         int64_t bin = t->t[first + i] * LGV_LOSS_BINS / t->schedule->T;
+        if (t->importance) lgv_importance_observe(t->importance, t->t[first + i], rows[i]);
         if (!isfinite(rows[i])) continue;
         t->bin_loss[bin] += rows[i];
         t->bin_rows[bin]++;

@@ -113,6 +113,7 @@ lgv_status lgv_train_options_resolve(lgv_train_options *o, const lgv_dataset *da
     }
     o->num_train_epochs = 0;
     if (o->task == LGV_TASK_CLASSIFIER) classifier_defaults(o);
+    if (!o->loss) o->loss = LGV_LOSS_MSE;
     default_i64(&o->max_train_steps, 20000);
     default_double(&o->learning_rate, 1e-4);
     if (!o->lr_scheduler) o->lr_scheduler = LGV_LR_CONSTANT_WITH_WARMUP;
@@ -149,6 +150,8 @@ typedef enum kind {
     KIND_RNG,
     KIND_PRECISION,
     KIND_TASK,
+    KIND_LOSS,
+    KIND_TIMESTEPS,
     KIND_COLOUR
 } kind;
 
@@ -182,6 +185,8 @@ static const field train_fields[] = {
     T(max_loss_growth, KIND_DOUBLE, false),
     T(ema_decay, KIND_DOUBLE, false),
     T(snr_gamma, KIND_DOUBLE, false),
+    T(loss, KIND_LOSS, false),
+    T(schedule_sampler, KIND_TIMESTEPS, false),
     T(noise_offset, KIND_DOUBLE, false),
     T(seed, KIND_U64, true),
     T(rng, KIND_RNG, true),
@@ -213,6 +218,38 @@ static const field data_fields[] = {
 
 static const char *const task_names[] = {"", "diffusion", "classifier"};
 static const char *const rng_names[] = {"philox", "torch"};
+static const char *const loss_names[] = {"", "mse", "hybrid", "vlb"};
+static const char *const sampler_names[] = {"uniform", "loss-second-moment"};
+
+const char *lgv_loss_name(lgv_loss_kind loss)
+{
+    return loss_names[(unsigned)loss <= LGV_LOSS_VLB ? loss : LGV_LOSS_DEFAULT];
+}
+
+lgv_status lgv_loss_parse(const char *name, lgv_loss_kind *out, lgv_error *err)
+{
+    for (int k = LGV_LOSS_MSE; k <= LGV_LOSS_VLB; k++) {
+        if (strcmp(name, loss_names[k])) continue;
+        *out = (lgv_loss_kind)k;
+        return LGV_OK;
+    }
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' is no loss; there are mse, hybrid and vlb", name);
+}
+
+const char *lgv_schedule_sampler_name(lgv_schedule_sampler sampler)
+{
+    return sampler_names[sampler == LGV_TIMESTEPS_LOSS_SECOND_MOMENT];
+}
+
+lgv_status lgv_schedule_sampler_parse(const char *name, lgv_schedule_sampler *out, lgv_error *err)
+{
+    bool second_moment = !strcmp(name, sampler_names[1]) || !strcmp(name, "loss_second_moment");
+    if (!second_moment && strcmp(name, sampler_names[0]))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' draws no timesteps; there are uniform and loss-second-moment", name);
+    *out = second_moment ? LGV_TIMESTEPS_LOSS_SECOND_MOMENT : LGV_TIMESTEPS_UNIFORM;
+    return LGV_OK;
+}
 
 static json_t *field_json(const field *f, const void *base)
 {
@@ -229,6 +266,11 @@ static json_t *field_json(const field *f, const void *base)
     case KIND_PRECISION:
         return json_string(
             lgv_mixed_precision_name(*(const lgv_mixed_precision *)(const void *)at));
+    case KIND_LOSS:
+        return json_string(lgv_loss_name(*(const lgv_loss_kind *)(const void *)at));
+    case KIND_TIMESTEPS:
+        return json_string(
+            lgv_schedule_sampler_name(*(const lgv_schedule_sampler *)(const void *)at));
     case KIND_TASK: return json_string(task_names[*(const lgv_task_kind *)(const void *)at]);
     case KIND_U64: { /* JSON integers end at 2^63 - 1 */
         char text[24];
@@ -283,6 +325,10 @@ static bool field_parse(const field *f, const json_t *v, void *base)
             return true;
         }
         return false;
+    case KIND_LOSS:
+        return json_is_string(v) && !lgv_loss_parse(json_string_value(v), at, NULL);
+    case KIND_TIMESTEPS:
+        return json_is_string(v) && !lgv_schedule_sampler_parse(json_string_value(v), at, NULL);
     case KIND_U64: {
         const char *s = json_string_value(v);
         uint64_t value = 0;
@@ -319,6 +365,8 @@ static size_t field_bytes(const field *f)
         [KIND_RNG] = sizeof(lgv_rng_kind),
         [KIND_PRECISION] = sizeof(lgv_mixed_precision),
         [KIND_TASK] = sizeof(lgv_task_kind),
+        [KIND_LOSS] = sizeof(lgv_loss_kind),
+        [KIND_TIMESTEPS] = sizeof(lgv_schedule_sampler),
         [KIND_COLOUR] = 3,
     };
     return bytes[f->kind];

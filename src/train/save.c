@@ -45,6 +45,14 @@ static lgv_status add_moment(lgv_safetensors_writer *w, const lgv_store *store, 
     return s;
 }
 
+/* The losses that importance sampling goes by. */
+static lgv_status add_history(lgv_safetensors_writer *w, const lgv_importance *s, lgv_error *err)
+{
+    const int64_t dim[2] = {s ? s->T : 0, LGV_LOSS_HISTORY};
+    if (!s) return LGV_OK;
+    return lgv_safetensors_add(w, "schedule_sampler.history", LGV_F32, 2, dim, s->history, err);
+}
+
 static lgv_status save_optimizer(const lgv_trainer *t, const char *path, lgv_error *err)
 {
     int n = lgv_store_count(t->store);
@@ -56,6 +64,7 @@ static lgv_status save_optimizer(const lgv_trainer *t, const char *path, lgv_err
     for (int i = 0; i < n && !s; i++) s = add_moment(w, t->store, "exp_avg", i, &moments[i], err);
     for (int i = 0; i < n && !s; i++)
         s = add_moment(w, t->store, "exp_avg_sq", i, &moments[n + i], err);
+    if (!s) s = add_history(w, t->importance, err);
     if (!s) s = lgv_safetensors_write(w, path, err);
     lgv_safetensors_writer_free(w);
     lgv_free(moments);

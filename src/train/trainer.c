@@ -39,17 +39,19 @@ static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
     t->bytes = lgv_alloc(total, 1);
     t->x0 = lgv_alloc((size_t)t->batch * pixels, sizeof(float));
     t->t = lgv_alloc(rows, sizeof *t->t);
+    t->t_weight = lgv_alloc(rows, sizeof *t->t_weight);
     t->label = lgv_alloc(rows, sizeof *t->label);
     if (torch) {
         t->noise = lgv_alloc(total, sizeof(float));
         t->offset = lgv_alloc(rows * (size_t)t->channels, sizeof(float));
         t->order = lgv_alloc((size_t)lgv_dataset_count(t->data), sizeof *t->order);
     }
-    if (!t->bytes || !t->x0 || !t->t || !t->label ||
+    if (!t->bytes || !t->x0 || !t->t || !t->t_weight || !t->label ||
         (torch && (!t->noise || !t->offset || !t->order)))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures",
                         (long long)t->effective);
-    return LGV_OK;
+    if (t->options.schedule_sampler == LGV_TIMESTEPS_UNIFORM) return LGV_OK;
+    return lgv_importance_new(t->schedule->T, &t->importance, err);
 }
 
 static lgv_status make_weights(lgv_trainer *t, lgv_error *err)
@@ -109,9 +111,21 @@ static lgv_status choose_task(lgv_trainer *t, lgv_error *err)
                     lgv_model_describe(t->model)->source);
 }
 
+/* A denoiser with twice the channels gives a variance; its schedule and its loss must know. */
+static void choose_variance(lgv_trainer *t)
+{
+    const lgv_model_info *m = lgv_model_describe(t->model);
+    t->variance = t->task->pipeline && m->out_channels == 2 * m->in_channels;
+    if (!t->variance) return;
+    if (t->cfg.variance_type != LGV_VARIANCE_LEARNED)
+        t->cfg.variance_type = LGV_VARIANCE_LEARNED_RANGE;
+    if (!t->options.loss) t->options.loss = LGV_LOSS_HYBRID;
+}
+
 static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
 {
     LGV_TRY(choose_task(t, err));
+    choose_variance(t);
     LGV_TRY(lgv_train_options_resolve(&t->options, t->data, err));
     t->ema = t->options.ema_decay != LGV_OFF;
     t->batch = t->options.train_batch_size;
@@ -203,6 +217,8 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_free(t->noise);
     lgv_free(t->offset);
     lgv_free(t->t);
+    lgv_free(t->t_weight);
+    lgv_importance_free(t->importance);
     lgv_free(t->label);
     lgv_free(t->logits);
     lgv_free(t->order);

@@ -18,6 +18,7 @@
 
 enum { LGV_BAD_STEPS = 10 }; /* steps in a row, loss or gradient not finite, that end a run */
 enum { LGV_VALIDATION_MOST = 500 }; /* pictures of one validation */
+enum { LGV_LOSS_HISTORY = 10 };     /* losses kept of each timestep, for importance sampling */
 enum { LGV_LOSS_BINS = 20 };        /* of t, in the log */
 
 /* The course of the loss (watch.c); means are those of its logarithm. */
@@ -101,6 +102,9 @@ struct lgv_trainer {
     float *noise;         /* LGV_RNG_TORCH: [effective][channels][side][side] */
     float *offset;        /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
     int64_t *t;           /* [effective] */
+    double *t_weight;     /* [effective] what the draw of t asks of the loss: 1 for uniform draws */
+    struct lgv_importance *importance; /* NULL: uniform draws */
+    int variance;         /* the network gives a variance: twice the channels */
     int32_t *label;       /* [effective], -1 none */
     float *logits;        /* [batch][classes]; NULL without */
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
@@ -134,6 +138,20 @@ lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...
 /* Tests: pictures come from `read` instead of the data set. count > 0: they are taken in turn, and
    LGV_RNG_TORCH draws no order. Before the first step. */
 void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, int64_t count);
+
+/* ---- importance.c ---- */
+typedef struct lgv_importance {
+    int64_t T;
+    float *history; /* [T][LGV_LOSS_HISTORY], oldest first, NaN before there were so many; kept in checkpoints */
+    double *cumulative; /* [T] probabilities, summed up */
+} lgv_importance;
+lgv_status lgv_importance_new(int64_t T, lgv_importance **out, lgv_error *err);
+void lgv_importance_free(lgv_importance *s);
+/* After history has changed. */
+void lgv_importance_update(lgv_importance *s);
+/* A timestep from u, uniform in [0,1), and the weight 1/(T p) of its loss. */
+int64_t lgv_importance_draw(const lgv_importance *s, double u, double *weight);
+void lgv_importance_observe(lgv_importance *s, int64_t t, float loss);
 
 /* ---- watch.c ---- */
 void lgv_watch_loss(lgv_trainer *t, double loss); /* of the step just done */
