@@ -6,9 +6,10 @@
 #include "progress.h"
 
 static struct {
-    char *data, *features, *save, *nearest, *split, *sampler, *seed, *weights, *precision;
+    char *data, *features, *save, *nearest, *split, *sampler, *seed, *weights, *precision,
+        *respacing;
     long long num_images, num_reference, batch_size, steps;
-    int json;
+    int json, bpd;
     cli_device_options dev;
 } opt;
 
@@ -23,6 +24,13 @@ static struct poptOption table[] = {
     {"features", 0, TEXT, &opt.features, 0,
      "network that makes the features: a classifier (train --task classifier) or any model",
      "MODEL"},
+    {"bpd", 0, POPT_ARG_NONE, &opt.bpd, 0,
+     "the variational bound on the likelihood of the pictures in bits per dimension instead "
+     "(default: of 100 pictures)",
+     NULL},
+    {"timestep-respacing", 0, TEXT, &opt.respacing, 0,
+     "of --bpd: fewer timesteps, such as 100, or 10,15,20 for three sections (default: all)",
+     "SPEC"},
     {"num-images", 0, COUNT, &opt.num_images, NUM_IMAGES,
      "samples to draw (default: 1000), or pictures to take (default: all, at most 10000)", "N"},
     {"num-reference", 0, COUNT, &opt.num_reference, NUM_REFERENCE,
@@ -102,7 +110,13 @@ int eval_args_read(const cli_command *self, int argc, const char **argv, eval_ar
     if (!opt.data)
         return cli_error(self, CLI_USAGE, "compared with what? give pictures with --data PATH");
     bool files = cli_ends_in(a.what, ".safetensors") && cli_ends_in(opt.data, ".safetensors");
-    if (!opt.features && !opt.nearest && !files)
+    if (opt.bpd && (opt.features || opt.nearest || opt.save))
+        return cli_error(self, CLI_USAGE,
+                         "--bpd is a figure of its own: leave out --features, --nearest and "
+                         "--save-features");
+    if (opt.respacing && !opt.bpd)
+        return cli_error(self, CLI_USAGE, "--timestep-respacing belongs to --bpd");
+    if (!opt.bpd && !opt.features && !opt.nearest && !files)
         return cli_error(self, CLI_USAGE,
                          "in which feature space? give a classifier with --features MODEL (made by "
                          "langevin train --task classifier), or look for copies with --nearest");
@@ -112,6 +126,8 @@ int eval_args_read(const cli_command *self, int argc, const char **argv, eval_ar
     a.nearest = opt.nearest;
     a.sampler = opt.sampler;
     a.json = opt.json != 0;
+    a.bpd = opt.bpd != 0;
+    a.respacing = opt.respacing;
     a.device = opt.dev;
     if ((code = read_counts(self, &a)) >= 0) return code;
     if ((code = read_names(self, &a)) >= 0) return code;
@@ -154,6 +170,7 @@ static int run(const cli_command *self, int argc, const char **argv)
     eval_args args;
     int code = eval_args_read(self, argc, argv, &args);
     if (code >= 0) return code;
+    if (args.bpd) return eval_bpd(self, &args);
     lgv_error err = {0};
     eval_job j = {.args = &args};
     double begin = cli_now();
@@ -187,6 +204,7 @@ const cli_command cli_eval = {
                 "  langevin eval model --data pictures --features classifier\n"
                 "  langevin eval samples --data pictures --features classifier --json\n"
                 "  langevin eval model --data pictures --nearest nearest.png --num-images 64\n"
+                "  langevin eval model --data pictures --bpd --split validation\n"
                 "  langevin eval a.safetensors --data b.safetensors\n",
     .run = run,
 };

@@ -15,7 +15,8 @@ typedef struct eval_args {
     uint64_t seed;
     lgv_model_weights weights;
     lgv_mixed_precision precision;
-    bool validation, json;
+    const char *respacing; /* of bpd: the chain; NULL: all timesteps */
+    bool validation, json, bpd;
     cli_device_options device;
 } eval_args;
 
@@ -53,6 +54,13 @@ int eval_args_read(const cli_command *self, int argc, const char **argv, eval_ar
 /* eval_sets.c: opens everything and fills both sets. */
 lgv_status eval_sets_make(eval_job *j, lgv_error *err);
 lgv_status eval_save_features(const eval_job *j, lgv_error *err);
+
+/* Up to `most` pictures of the data set (0: all), spread over it, with their classes. */
+lgv_status eval_read_pictures(lgv_dataset *data, bool validation, int64_t most, eval_set *s,
+                              lgv_error *err);
+
+/* eval_bpd.c: the bound, told. The exit code. */
+int eval_bpd(const cli_command *self, const eval_args *args);
 
 /* eval_nearest.c: fills copy and copies, writes the sheet. */
 lgv_status eval_nearest(eval_job *j, lgv_error *err);

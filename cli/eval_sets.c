@@ -82,7 +82,7 @@ static lgv_status extract(eval_job *j, eval_set *s, const char *label, lgv_error
 /* ---- pictures of a data set ---- */
 
 /* Picture k of n is number k * all / n: spread over classes that lie one behind the other. */
-static lgv_status read_pictures(lgv_dataset *data, bool validation, int64_t most, eval_set *s,
+lgv_status eval_read_pictures(lgv_dataset *data, bool validation, int64_t most, eval_set *s,
                                 lgv_error *err)
 {
     int64_t all = validation ? lgv_dataset_validation_count(data) : lgv_dataset_count(data);
@@ -147,7 +147,7 @@ static lgv_status judged_pictures(eval_job *j, lgv_error *err)
     }
     int64_t most = j->args->num_images ? j->args->num_images : MOST_PICTURES;
     lgv_status status = open_pictures(j->args->what, side, channels, true, &data, err);
-    if (!status) status = read_pictures(data, false, most, s, err);
+    if (!status) status = eval_read_pictures(data, false, most, s, err);
     if (!status) status = rename_labels(j, data, s, err);
     lgv_dataset_free(data);
     return status;
@@ -256,7 +256,7 @@ lgv_status eval_sets_make(eval_job *j, lgv_error *err)
     if (!status) status = extract(j, g, "features", err);
     if (!status && data_file) status = load_features(a->data, "reference.features", r, err);
     if (!status && !data_file && j->extractor)
-        status = read_pictures(j->data, a->validation, a->num_reference, r, err);
+        status = eval_read_pictures(j->data, a->validation, a->num_reference, r, err);
     if (!status && r->pixels) status = extract(j, r, "reference", err);
     if (!status && g->features && r->features && g->width != r->width)
         status = cli_status(err, LGV_ERR_SHAPE, "'%s' has features of %lld numbers, '%s' of %lld",

@@ -4,6 +4,7 @@
 #define LANGEVIN_LANGEVIN_H
 
 #include "animation.h"
+#include "bpd.h"
 #include "custom.h"
 #include "dataset.h"
 #include "dtype.h"
