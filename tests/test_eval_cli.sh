@@ -82,6 +82,22 @@ run 0 eval m --data data --features c --num-images 8 --num-inference-steps 2 --n
 says "8 samples of m against 60 of data"
 run 0 eval m --data data --features m --num-images 8 --num-inference-steps 2 $one
 
+# ---- the bound: finite, and any batch size gives the same ----
+run 0 eval m --data data --bpd --num-images 3 --timestep-respacing 4 --json $one
+cp out.txt bound.txt
+run 0 eval m --data data --bpd --num-images 3 --timestep-respacing 4 --batch-size 5 --json $one
+same_json() { sed 's/"seconds": [0-9.e-]*//' "$1"; }
+[ "$(same_json bound.txt)" = "$(same_json out.txt)" ] || fail "the bound depends on the batch size"
+grep -q '"bits_per_dim": [0-9]' out.txt || fail "no bound"
+run 0 eval m --data data --bpd --num-images 2 --timestep-respacing 2,3 $one
+says "bits/dim"
+refuse 1 "section of 1000" eval m --data data --bpd --timestep-respacing 5000 $one
+refuse 2 "figure of its own" eval m --data data --bpd --nearest x.png
+refuse 2 "belongs to --bpd" eval m --data data --nearest x.png --timestep-respacing 5
+refuse 2 "is no loss" train --data data --output v --loss nothing
+refuse 2 "draws no timesteps" train --data data --output v --schedule-sampler nothing
+refuse 1 "gives none" train --data data --output v --model tiny.json --loss hybrid $one
+
 # ---- the demo model ----
 mkdir -p share/demo-model
 cp -r m/unet m/scheduler m/model_index.json share/demo-model/

@@ -330,6 +330,10 @@ static void ten_steps_are_those_of_diffusers(void **state)
 {
     ten_steps("train_plain", false);
 }
+static void ten_steps_with_a_learned_variance(void **state)
+{
+    ten_steps("train_hybrid", false);
+}
 static void ten_steps_with_a_loader(void **state)
 {
     ten_steps("train_loader", true);
@@ -557,6 +561,7 @@ int main(void)
         cmocka_unit_test(optimizer_steps_are_those_of_pytorch),
         cmocka_unit_test(ten_steps_are_those_of_diffusers),
         cmocka_unit_test(ten_steps_with_a_loader),
+        cmocka_unit_test(ten_steps_with_a_learned_variance),
         cmocka_unit_test(bits_do_not_depend_on_threads_and_recompute),
         cmocka_unit_test(micro_batches_change_rounding_only),
         cmocka_unit_test(a_memory_budget_is_kept),

@@ -22,7 +22,7 @@ lr_schedules.safetensors
     cosine_with_restarts (3 cycles), polynomial (power 1, end 1e-7), polynomial_power2. Values are
     get_scheduler's; constant ignores the warm-up.
 
-train_plain.safetensors, train_loader.safetensors
+train_plain.safetensors, train_loader.safetensors, train_hybrid.safetensors
     Ten whole steps of a small UNet2DModel in float32, training mode, batch 4, one thread. Draws, all from
     the default CPU generator:
       1. torch.manual_seed(seed)
@@ -32,7 +32,9 @@ train_plain.safetensors, train_loader.safetensors
       4. each step: torch.randn(4, C, H, W), then torch.randint(0, 1000, (4,))
     Pictures: data [n, C, H, W] = r("train.data"); train_plain has 12 and takes rows (4 s .. 4 s + 3) mod 12
     in step s. Noisy input: DDPMScheduler() defaults (linear betas), epsilon prediction, mean squared error,
-    clip 1.0, AdamW (metadata "options"), then the schedule's step, then EMA.
+    clip 1.0, AdamW (metadata "options"), then the schedule's step, then EMA. train_hybrid: a network of six output
+    channels, its loss the hybrid one (mean squared error of the first three plus T/1000 times the term of the
+    variational bound in bits, the mean detached; bound.py).
     Tensors
         init.P        20-entry summary (as of a gradient, common.py) of parameter P after initialisation
         indices       int64 [10, 4]: picture numbers of each step
@@ -53,6 +55,7 @@ import os
 import numpy as np
 import torch
 
+import bound
 import common
 from common import GOLDEN_DIR
 
@@ -170,6 +173,7 @@ def ten_steps(config, options, seed, loader, dtype):
     schedule = scheduler_of(optimizer, options, steps)
     ema = EMAModel(model.parameters(), **options["ema"])
     noise_schedule = DDPMScheduler()
+    abar = bound.abar_of(noise_schedule)
 
     def batches():
         while True:
@@ -186,7 +190,13 @@ def ten_steps(config, options, seed, loader, dtype):
         noise = torch.randn(batch, *size)
         t = torch.randint(0, noise_schedule.config.num_train_timesteps, (batch,))
         noisy = noise_schedule.add_noise(data[index], noise, t)
-        loss = torch.nn.functional.mse_loss(model(noisy.to(dtype), t).sample, noise.to(dtype))
+        answer = model(noisy.to(dtype), t).sample
+        loss = torch.nn.functional.mse_loss(answer[:, :size[0]], noise.to(dtype))
+        if answer.shape[1] != size[0]:
+            loss = loss + torch.stack([
+                bound.vb_bits(answer[i], noisy[i].to(dtype), data[index][i].to(dtype), abar, k, k - 1,
+                              min(k + 1, 999), "learned", detach=True)
+                for i, k in enumerate(t.tolist())]).mean()
         loss.backward()
         if step == 0:
             gradients = {n: p.grad.abs().max().item() for n, p in model.named_parameters()}
@@ -207,8 +217,8 @@ def ten_steps(config, options, seed, loader, dtype):
     return record, draw_order, gradients
 
 
-def training_case(name, seed, loader):
-    config = dict(sample_size=[16, 16], in_channels=3, out_channels=3, block_out_channels=[16, 16],
+def training_case(name, seed, loader, out_channels=3):
+    config = dict(sample_size=[16, 16], in_channels=3, out_channels=out_channels, block_out_channels=[16, 16],
                   down_block_types=["DownBlock2D", "AttnDownBlock2D"],
                   up_block_types=["AttnUpBlock2D", "UpBlock2D"], layers_per_block=1, norm_num_groups=4,
                   attention_head_dim=8)
@@ -251,6 +261,7 @@ def main():
     lr_schedules()
     training_case("plain", 0, loader=False)
     training_case("loader", 1234, loader=True)
+    training_case("hybrid", 5, loader=False, out_channels=6)
 
 
 if __name__ == "__main__":
