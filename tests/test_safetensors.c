@@ -322,7 +322,7 @@ static void sets(void **state)
     assert_int_equal(lgv_make_dir(folder, NULL), LGV_OK);
     expect_open_fault(folder, LGV_ERR_IO, "no weights");
     scratch_write(scratch_path("set/m.bin"), "x", 1);
-    expect_open_fault(folder, LGV_ERR_UNSUPPORTED, "safe_serialization=True");
+    expect_open_fault(folder, LGV_ERR_FORMAT, "m.bin");
 
     write_one(scratch_path("set/one.safetensors"), "b", &a_data[0]);
     write_one(scratch_path("set/two.safetensors"), "a", &a_data[1]);

@@ -22,6 +22,7 @@
 #include "schedule.h"
 #include "status.h"
 #include "step.h"
+#include "torch_file.h"
 #include "train.h"
 #include "unet2d.h"
 #include "version.h"

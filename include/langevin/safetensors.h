@@ -56,17 +56,19 @@ LGV_API const lgv_tensor_info *lgv_safetensors_at(const lgv_safetensors *f, size
 LGV_API const lgv_tensor_info *lgv_safetensors_find(const lgv_safetensors *f, const char *name);
 /* The text of a "__metadata__" key, NULL when absent. */
 LGV_API const char *lgv_safetensors_metadata(const lgv_safetensors *f, const char *key);
+/* Entry i of the metadata (of the first 4,096). False: there is none. */
+LGV_API int lgv_safetensors_note(const lgv_safetensors *f, size_t i, const char **name,
+                                 const char **text);
 
 /* ---- the weights of a model folder: one file or shards ---- */
 typedef struct lgv_weights lgv_weights;
 
 /* Opens folder/stem.safetensors, else the shards listed by folder/stem.safetensors.index.json (the
-   set is then exactly the names in its weight_map). stem: "diffusion_pytorch_model", or
-   "model.fp16" ... A folder with only a pickle (stem.bin) is LGV_ERR_UNSUPPORTED with the way to
-   convert it. */
+   set is then exactly the names in its weight_map), else stem.bin or stem.bin.index.json, which are files of
+   torch.save (torch_file.h). stem: "diffusion_pytorch_model", or "model.fp16" ... */
 LGV_API lgv_status lgv_weights_open(const char *folder, const char *stem, lgv_weights **out,
                                     lgv_error *err);
-/* The same view of a single safetensors file. */
+/* The same view of a single file, of safetensors or of torch.save. */
 LGV_API lgv_status lgv_weights_open_file(const char *path, lgv_weights **out, lgv_error *err);
 LGV_API void lgv_weights_close(lgv_weights *w);
 LGV_API size_t lgv_weights_count(const lgv_weights *w);
@@ -74,8 +76,12 @@ LGV_API size_t lgv_weights_count(const lgv_weights *w);
 LGV_API const lgv_tensor_info *lgv_weights_at(const lgv_weights *w, size_t i);
 /* NULL when there is none of that name. */
 LGV_API const lgv_tensor_info *lgv_weights_find(const lgv_weights *w, const char *name);
-/* The metadata text of the first file that has the key, else NULL. */
+/* How many bytes of tensor i's name lead to the dictionary it stands in (torch_file.h); 0 in safetensors. */
+LGV_API size_t lgv_weights_stem(const lgv_weights *w, size_t i);
+/* The metadata text of the first safetensors file that has the key, else NULL. */
 LGV_API const char *lgv_weights_metadata(const lgv_weights *w, const char *key);
+/* What a single file holds beside tensors: metadata, or the notes of torch_file.h. False: i is beyond the last. */
+LGV_API int lgv_weights_note(const lgv_weights *w, size_t i, const char **name, const char **text);
 
 /* ---- writing ---- */
 typedef struct lgv_safetensors_writer lgv_safetensors_writer;

@@ -325,3 +325,15 @@ const char *lgv_safetensors_metadata(const lgv_safetensors *f, const char *key)
 {
     return json_string_value(json_object_get(json_object_get(f->root, "__metadata__"), key));
 }
+
+int lgv_safetensors_note(const lgv_safetensors *f, size_t i, const char **name, const char **text)
+{
+    json_t *metadata = json_object_get(f->root, "__metadata__");
+    enum { SHOWN = 4096 }; /* each is found by counting */
+    void *it = i < SHOWN ? json_object_iter(metadata) : NULL;
+    while (it && i--) it = json_object_iter_next(metadata, it);
+    if (!it) return 0;
+    *name = json_object_iter_key(it);
+    *text = json_string_value(json_object_iter_value(it));
+    return 1;
+}

@@ -5,25 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/core.h"
 #include "core/file.h"
 #include "json.h"
-#include "langevin/safetensors.h"
-
-typedef struct entry {
-    const char *name; /* belongs to the header */
-    size_t bytes;
-    const void *data;
-    lgv_tensor_source source;
-    void *arg;
-} entry;
-
-struct lgv_safetensors_writer {
-    json_t *header;
-    entry *entry;
-    size_t count, capacity;
-    int64_t total; /* bytes of data so far */
-};
+#include "tensor_writer.h"
 
 lgv_status lgv_safetensors_writer_new(lgv_safetensors_writer **out, lgv_error *err)
 {
@@ -78,7 +62,7 @@ static json_t *describe(lgv_dtype dtype, int rank, const int64_t *dim, int64_t b
 }
 
 static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype, int rank,
-                      const int64_t *dim, entry e, lgv_error *err)
+                      const int64_t *dim, lgv_writer_entry e, lgv_error *err)
 {
     int64_t bytes = 0, end;
     LGV_TRY(tensor_bytes(name, dtype, rank, dim, &bytes, err));
@@ -96,6 +80,9 @@ static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dty
         return lgv_fail(err, LGV_ERR_MEMORY, "tensor '%.200s': out of memory", name);
     e.name = json_object_iter_key(json_object_iter_at(w->header, name));
     e.bytes = (size_t)bytes;
+    e.dtype = dtype;
+    e.rank = rank;
+    for (int i = 0; i < rank; i++) e.dim[i] = dim[i];
     w->entry[w->count++] = e;
     w->total = end;
     return LGV_OK;
@@ -104,14 +91,14 @@ static lgv_status add(lgv_safetensors_writer *w, const char *name, lgv_dtype dty
 lgv_status lgv_safetensors_add(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype,
                                int rank, const int64_t *dim, const void *data, lgv_error *err)
 {
-    return add(w, name, dtype, rank, dim, (entry){.data = data}, err);
+    return add(w, name, dtype, rank, dim, (lgv_writer_entry){.data = data}, err);
 }
 
 lgv_status lgv_safetensors_add_source(lgv_safetensors_writer *w, const char *name, lgv_dtype dtype,
                                       int rank, const int64_t *dim, lgv_tensor_source source,
                                       void *arg, lgv_error *err)
 {
-    return add(w, name, dtype, rank, dim, (entry){.source = source, .arg = arg}, err);
+    return add(w, name, dtype, rank, dim, (lgv_writer_entry){.source = source, .arg = arg}, err);
 }
 
 lgv_status lgv_safetensors_set_metadata(lgv_safetensors_writer *w, const char *key,
@@ -141,26 +128,41 @@ static lgv_status write_header(const lgv_safetensors_writer *w, lgv_atomic *f, c
     return status;
 }
 
-static lgv_status write_tensor(const entry *e, void *buffer, lgv_atomic *f, lgv_error *err)
+lgv_status lgv_writer_buffer(const lgv_safetensors_writer *w, const char *path, void **out,
+                             lgv_error *err)
 {
-    if (!e->bytes) return LGV_OK;
-    if (!e->source) return lgv_atomic_write(f, e->data, e->bytes, err);
+    size_t largest = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        if (w->entry[i].source && w->entry[i].bytes > largest) largest = w->entry[i].bytes;
+    }
+    *out = lgv_alloc(largest, 1);
+    return *out ? LGV_OK
+                : lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for a tensor of %zu bytes", path,
+                           largest);
+}
+
+lgv_status lgv_writer_bytes(const lgv_writer_entry *e, void *buffer, const void **out,
+                            lgv_error *err)
+{
+    *out = e->source ? buffer : e->data;
+    if (!e->bytes || !e->source) return LGV_OK;
     lgv_status status = e->source(e->arg, buffer, e->bytes, err);
-    if (status) return lgv_fail_prefix(err, status, "tensor '%.200s'", e->name);
-    return lgv_atomic_write(f, buffer, e->bytes, err);
+    return status ? lgv_fail_prefix(err, status, "tensor '%.200s'", e->name) : LGV_OK;
+}
+
+static lgv_status write_tensor(const lgv_writer_entry *e, void *buffer, lgv_atomic *f,
+                               lgv_error *err)
+{
+    const void *bytes;
+    LGV_TRY(lgv_writer_bytes(e, buffer, &bytes, err));
+    return e->bytes ? lgv_atomic_write(f, bytes, e->bytes, err) : LGV_OK;
 }
 
 lgv_status lgv_safetensors_write(lgv_safetensors_writer *w, const char *path, lgv_error *err)
 {
     lgv_atomic *f = NULL;
-    size_t largest = 0;
-    for (size_t i = 0; i < w->count; i++) {
-        if (w->entry[i].source && w->entry[i].bytes > largest) largest = w->entry[i].bytes;
-    }
-    void *buffer = lgv_alloc(largest, 1);
-    if (!buffer)
-        return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory for a tensor of %zu bytes", path,
-                        largest);
+    void *buffer;
+    LGV_TRY(lgv_writer_buffer(w, path, &buffer, err));
     lgv_status status = lgv_atomic_open(path, &f, err);
     if (!status) status = write_header(w, f, path, err);
     for (size_t i = 0; !status && i < w->count; i++)

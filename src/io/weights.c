@@ -1,4 +1,5 @@
-/* weights.c - the tensors of a model folder, whether they lie in one file or in shards.
+/* weights.c - the tensors of a model folder, whether they lie in one file or in shards, in files of safetensors or of
+   torch.save. What a file is, its first bytes tell: names end in .bin, .pt, .ckpt and more.
    The names in an index file come from outside: a shard's name must be a plain file name, so that
    an index cannot make us open files elsewhere. */
 #include <stdlib.h>
@@ -6,33 +7,56 @@
 
 #include "core/file.h"
 #include "json.h"
-#include "langevin/safetensors.h"
+#include "langevin/torch_file.h"
 
 typedef struct shard {
     char *name;
-    lgv_safetensors *file;
+    lgv_safetensors *file; /* one of these two */
+    lgv_torch_file *torch;
 } shard;
+
+typedef struct tensor {
+    const lgv_tensor_info *info;
+    size_t stem;
+} tensor;
 
 struct lgv_weights {
     shard *shard;
     size_t shards, shard_capacity;
-    const lgv_tensor_info **tensor; /* sorted by name */
+    tensor *tensor; /* sorted by name */
     size_t count;
 };
 
 static int compare_name(const void *a, const void *b)
 {
-    const lgv_tensor_info *const *s = a, *const *t = b;
-    return strcmp((*s)->name, (*t)->name);
+    return strcmp(((const tensor *)a)->info->name, ((const tensor *)b)->info->name);
+}
+
+static lgv_status open_shard(shard *s, const char *path, lgv_error *err)
+{
+    if (lgv_torch_file_is(path)) return lgv_torch_file_open(path, &s->torch, err);
+    return lgv_safetensors_open(path, &s->file, err);
+}
+
+static void close_shard(shard *s)
+{
+    lgv_free(s->name);
+    lgv_safetensors_close(s->file);
+    lgv_torch_file_close(s->torch);
+}
+
+static const lgv_tensor_info *find_in(const shard *s, const char *name)
+{
+    return s->torch ? lgv_torch_file_find(s->torch, name) : lgv_safetensors_find(s->file, name);
 }
 
 /* The shard `name` of the folder, opened the first time it is asked for. */
-static lgv_status get_shard(lgv_weights *w, const char *folder, const char *name,
-                            lgv_safetensors **out, lgv_error *err)
+static lgv_status get_shard(lgv_weights *w, const char *folder, const char *name, const shard **out,
+                            lgv_error *err)
 {
     for (size_t i = w->shards; i-- > 0;) { /* names mostly lie in the newest shard */
         if (strcmp(w->shard[i].name, name) == 0) {
-            *out = w->shard[i].file;
+            *out = &w->shard[i];
             return LGV_OK;
         }
     }
@@ -42,7 +66,7 @@ static lgv_status get_shard(lgv_weights *w, const char *folder, const char *name
     w->shards++;
     s->name = lgv_strdup(name);
     char *path = folder ? lgv_path_join(folder, name) : lgv_strdup(name);
-    lgv_status status = s->name && path ? lgv_safetensors_open(path, &s->file, err)
+    lgv_status status = s->name && path ? open_shard(s, path, err)
                                         : lgv_fail(err, LGV_ERR_MEMORY,
                                                    "%s: out of memory while opening weights", name);
     lgv_free(path);
@@ -51,7 +75,7 @@ static lgv_status get_shard(lgv_weights *w, const char *folder, const char *name
         w->shards--;
         return status;
     }
-    *out = s->file;
+    *out = s;
     return LGV_OK;
 }
 
@@ -77,14 +101,14 @@ static lgv_status read_index(lgv_weights *w, const char *folder, const lgv_json 
                 err, LGV_ERR_FORMAT,
                 "%s: tensor '%.200s' is not mapped to a plain file name in the same folder",
                 index->name, name);
-        lgv_safetensors *f = NULL;
-        LGV_TRY(get_shard(w, folder, file, &f, err));
-        const lgv_tensor_info *t = lgv_safetensors_find(f, name);
+        const shard *s = NULL;
+        LGV_TRY(get_shard(w, folder, file, &s, err));
+        const lgv_tensor_info *t = find_in(s, name);
         if (!t)
             return lgv_fail(err, LGV_ERR_FORMAT,
                             "%s: tensor '%.200s' should be in '%.200s', but is not there",
                             index->name, name, file);
-        w->tensor[w->count++] = t;
+        w->tensor[w->count++] = (tensor){t, 0};
     }
     if (w->count) qsort(w->tensor, w->count, sizeof *w->tensor, compare_name);
     return LGV_OK;
@@ -101,12 +125,17 @@ static lgv_status open_index(lgv_weights *w, const char *folder, const char *pat
 
 static lgv_status open_single(lgv_weights *w, const char *path, lgv_error *err)
 {
-    lgv_safetensors *f = NULL;
-    LGV_TRY(get_shard(w, NULL, path, &f, err));
-    size_t n = lgv_safetensors_count(f);
+    const shard *s = NULL;
+    LGV_TRY(get_shard(w, NULL, path, &s, err));
+    size_t n = s->torch ? lgv_torch_file_count(s->torch) : lgv_safetensors_count(s->file);
     w->tensor = lgv_alloc(n, sizeof *w->tensor);
     if (!w->tensor) return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", path);
-    for (size_t i = 0; i < n; i++) w->tensor[i] = lgv_safetensors_at(f, i);
+    for (size_t i = 0; i < n; i++) {
+        tensor *t = &w->tensor[i];
+        t->stem = 0;
+        t->info =
+            s->torch ? lgv_torch_file_at(s->torch, i, &t->stem) : lgv_safetensors_at(s->file, i);
+    }
     if (n) qsort(w->tensor, n, sizeof *w->tensor, compare_name);
     w->count = n;
     return LGV_OK;
@@ -115,7 +144,7 @@ static lgv_status open_single(lgv_weights *w, const char *path, lgv_error *err)
 static lgv_status open_folder(lgv_weights *w, const char *folder, const char *stem,
                               const char *base, lgv_error *err)
 {
-    enum { SINGLE, INDEX, PICKLE, PICKLE_INDEX, KINDS };
+    enum { SINGLE, INDEX, TORCH, TORCH_INDEX, KINDS };
     static const char *const suffix[KINDS] = {".safetensors", ".safetensors.index.json", ".bin",
                                               ".bin.index.json"};
     int kind = 0;
@@ -128,23 +157,14 @@ static lgv_status open_folder(lgv_weights *w, const char *folder, const char *st
         path = NULL;
     }
     lgv_status status;
-    switch (kind) {
-    case SINGLE: status = open_single(w, path, err); break;
-    case INDEX: status = open_index(w, folder, path, err); break;
-    case PICKLE:
-    case PICKLE_INDEX:
-        status = lgv_fail(
-            err, LGV_ERR_UNSUPPORTED,
-            "%s: the weights are a pickle (%s%s), which is not read; convert it with diffusers: "
-            "save_pretrained(..., safe_serialization=True)",
-            folder, stem, suffix[kind]);
-        break;
-    default:
-        status =
-            lgv_fail(err, LGV_ERR_IO,
-                     "%s: no weights here: neither %s.safetensors nor %s.safetensors.index.json",
-                     folder, stem, stem);
-    }
+    if (kind == KINDS)
+        status = lgv_fail(err, LGV_ERR_IO,
+                          "%s: no weights here: %s.safetensors, %s.bin or an index of either",
+                          folder, stem, stem);
+    else if (kind == INDEX || kind == TORCH_INDEX)
+        status = open_index(w, folder, path, err);
+    else
+        status = open_single(w, path, err);
     lgv_free(path);
     return status;
 }
@@ -178,10 +198,7 @@ lgv_status lgv_weights_open_file(const char *path, lgv_weights **out, lgv_error 
 void lgv_weights_close(lgv_weights *w)
 {
     if (!w) return;
-    for (size_t i = 0; i < w->shards; i++) {
-        lgv_free(w->shard[i].name);
-        lgv_safetensors_close(w->shard[i].file);
-    }
+    for (size_t i = 0; i < w->shards; i++) close_shard(&w->shard[i]);
     lgv_free(w->shard);
     lgv_free(w->tensor);
     lgv_free(w);
@@ -194,22 +211,37 @@ size_t lgv_weights_count(const lgv_weights *w)
 
 const lgv_tensor_info *lgv_weights_at(const lgv_weights *w, size_t i)
 {
-    return w->tensor[i];
+    return w->tensor[i].info;
+}
+
+size_t lgv_weights_stem(const lgv_weights *w, size_t i)
+{
+    return w->tensor[i].stem;
 }
 
 const lgv_tensor_info *lgv_weights_find(const lgv_weights *w, const char *name)
 {
     if (!w->count) return NULL;
-    const lgv_tensor_info key = {.name = name}, *p = &key;
-    const lgv_tensor_info **hit = bsearch(&p, w->tensor, w->count, sizeof *w->tensor, compare_name);
-    return hit ? *hit : NULL;
+    const lgv_tensor_info key = {.name = name};
+    const tensor *hit =
+        bsearch(&(tensor){&key, 0}, w->tensor, w->count, sizeof *w->tensor, compare_name);
+    return hit ? hit->info : NULL;
 }
 
 const char *lgv_weights_metadata(const lgv_weights *w, const char *key)
 {
     for (size_t i = 0; i < w->shards; i++) {
-        const char *text = lgv_safetensors_metadata(w->shard[i].file, key);
+        const char *text =
+            w->shard[i].file ? lgv_safetensors_metadata(w->shard[i].file, key) : NULL;
         if (text) return text;
     }
     return NULL;
+}
+
+int lgv_weights_note(const lgv_weights *w, size_t i, const char **name, const char **text)
+{
+    const shard *s = w->shards == 1 ? &w->shard[0] : NULL;
+    if (!s) return 0;
+    return s->torch ? lgv_torch_file_note(s->torch, i, name, text)
+                    : lgv_safetensors_note(s->file, i, name, text);
 }

@@ -1,7 +1,7 @@
 """seeds.py - writes the first inputs of every fuzz target from the golden files:
 python3 tests/fuzz/seeds.py FOLDER. Standard library only; what fuzzing finds from there and
 libFuzzer's -merge=1 keeps is in corpus/."""
-import bz2, gzip, io, json, lzma, pathlib, re, struct, sys, tarfile
+import argparse, bz2, collections, gzip, io, json, lzma, pathlib, pickle, re, struct, sys, tarfile, zipfile
 
 root = pathlib.Path(__file__).resolve().parents[2]
 golden = root / "tests" / "golden"
@@ -130,6 +130,32 @@ for i, format in enumerate([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PA
 put("tar", "bz2", b"\0" + bz2.compress(tar(few, tarfile.USTAR_FORMAT)))
 put("tar", "xz", b"\0" + lzma.compress(tar(few, tarfile.USTAR_FORMAT)))
 
+for path in sorted((golden / "torch").glob("*.pt")):
+    data = path.read_bytes()
+    put("torch_file", path.stem, data)
+    if data[:2] == b"PK":
+        put("zip", path.stem, data)
+        if path.stem != "nochecksum":  # zipfile would miss the checksum
+            with zipfile.ZipFile(path) as archive:
+                put("pickle", path.stem, archive.read(path.stem + "/data.pkl"))
+    else:  # magic and protocol take 21 bytes, the system's dictionary ends at the next "u."
+        put("pickle", path.stem, data[21:])
+        put("pickle", path.stem + "-object", data[data.index(b"u.", 21) + 2:])
+for protocol in range(2, 6):
+    put("pickle", f"all{protocol}", pickle.dumps({"a": [1, -2, 300, 1 << 40, 1 << 90, 2.5, None, True, (1, 2), {3}, b"x",
+        "y", frozenset([4]), (), bytearray(b"z"), collections.OrderedDict(p=1), argparse.Namespace(lr=1)]}, protocol))
+
+
+def torch_stream(object_pickle, keys, storages):
+    head = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+    return head + object_pickle + pickle.dumps(keys, 2) + storages
+
+
+tensor = (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0kX\3\0\0\0cpu"
+          b"K\4NtQK\0K\2K\2\x86K\1K\2\x86\x89}tR.")
+put("torch_file", "stream-one", torch_stream(tensor, ["k"], struct.pack("<q", 4) + bytes(16)))
+put("torch_file", "stream-none", torch_stream(b"\x80\x02}.", [], b""))
+
 words = {"{", "}", "[", "]", ",", ":", '"', "\\u0000", "\\ud800", "null", "true", "false", "-1", "0", "1e999",
          "1e-400", "0.5", "2147483648", "9223372036854775807", "-9223372036854775808", "NaN", "Infinity", '""', "[]", "{}"}
 for target, source in [("unet_config", "model/config.c"), ("unet_build", "model/config.c"),
@@ -140,3 +166,10 @@ for target, source in [("unet_config", "model/config.c"), ("unet_build", "model/
     keys = {w for w in re.findall(r'"([A-Za-z_][A-Za-z0-9_]{1,40})"', text)}
     lines = sorted('"' + w.replace("\\", "\\\\").replace('"', '\\"') + '"' for w in words | keys)
     (out / f"{target}.dict").write_text("\n".join(lines) + "\n")
+names = ["torch\\x0aFloatStorage\\x0a", "torch._utils\\x0a_rebuild_tensor_v2\\x0a", "torch._utils\\x0a_rebuild_tensor_v3\\x0a",
+         "torch._utils\\x0a_rebuild_parameter\\x0a", "collections\\x0aOrderedDict\\x0a", "__builtin__\\x0aset\\x0a", "storage",
+         "\\x85", "\\x86", "\\x87", "\\x89", "tQ", "tR", "}(", "u.", ")R", "K\\x00", "\\x8a\\x08", "\\x93", "\\x94", "\\x81", "PK\\x01\\x02",
+         "PK\\x03\\x04", "PK\\x05\\x06", "PK\\x06\\x06", "PK\\x06\\x07", "/data.pkl", "/data/0", "/byteorder",
+         "\\xff\\xff\\xff\\xff"]
+for target in ("pickle", "torch_file", "zip"):
+    (out / f"{target}.dict").write_text("\n".join(f'"{n}"' for n in names) + "\n")
