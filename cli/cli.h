@@ -42,6 +42,9 @@ int cli_parse(const cli_command *self, struct poptOption *table, int argc, const
               int max_positional, const char **positional, int *n,
               void (*seen)(void *user, int val), void *user);
 
+/* How many letters must be changed, added or taken away to get from one word to the other, for "did you mean". */
+int cli_distance(const char *a, const char *b);
+
 /* Table rows for cli_device_options in a static struct called `dev`. */
 #define CLI_DEVICE_OPTIONS(dev)                                                                    \
     {                                                                                              \

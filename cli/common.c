@@ -98,8 +98,7 @@ void cli_print_word(const char *word)
 }
 
 /* --- Options ------------------------------------------------------------------------------------------ */
-/* Edit distance, for "did you mean". */
-static int distance(const char *a, const char *b)
+int cli_distance(const char *a, const char *b)
 {
     int row[64];
     int n = (int)strlen(b);
@@ -119,13 +118,51 @@ static int distance(const char *a, const char *b)
     return row[n];
 }
 
+/* Whether the words of `part`, joined by '-', are words of `whole` in the same order. */
+static bool has_words(const char *whole, const char *part)
+{
+    while (*part && *whole) {
+        size_t n = strcspn(part, "-"), m = strcspn(whole, "-");
+        if (n == m && !strncmp(part, whole, n)) part += n + (part[n] == '-');
+        whole += m + (whole[m] == '-');
+    }
+    return !*part;
+}
+
+/* Names that other programs have for what an option here does. */
+static const char *const elsewhere[][2] = {{"steps", "max-train-steps"},
+                                           {"steps", "num-inference-steps"},
+                                           {"iterations", "max-train-steps"},
+                                           {"lr", "learning-rate"},
+                                           {"size", "resolution"},
+                                           {"image-size", "resolution"},
+                                           {"bf16", "mixed-precision"},
+                                           {"fp16", "mixed-precision"},
+                                           {"n", "num-images"},
+                                           {"scheduler", "sampler"},
+                                           {"gpu", "device"},
+                                           {"workers", "threads"},
+                                           {"num-workers", "threads"},
+                                           {"dataset", "data"},
+                                           {"train-data", "data"}};
+
+static bool is_elsewhere(const char *name, const char *option)
+{
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (!strcmp(elsewhere[i][0], name) && !strcmp(elsewhere[i][1], option)) return true;
+    return false;
+}
+
 static const char *nearest(const struct poptOption *table, const char *name)
 {
     const char *best = NULL;
     int least = 1 + (int)strlen(name) / 2;
     for (const struct poptOption *o = table; o->longName || o->shortName || o->arg; o++) {
         if (!o->longName) continue;
-        int d = strncmp(o->longName, name, strlen(name)) ? distance(name, o->longName) : 1;
+        int d = is_elsewhere(name, o->longName)             ? 0
+                : !strncmp(o->longName, name, strlen(name)) ? 1
+                : has_words(o->longName, name) && least > 1 ? 1
+                                                            : cli_distance(name, o->longName);
         if (d < least) {
             least = d;
             best = o->longName;

@@ -25,6 +25,16 @@ static int run(const char *name, int argc, const char **argv)
 {
     for (int i = 0; i < COMMANDS; i++)
         if (!strcmp(name, commands[i]->name)) return commands[i]->run(commands[i], argc, argv);
+    const char *near = NULL;
+    int least = 1 + (int)strlen(name) / 2;
+    for (int i = 0; i < COMMANDS; i++) {
+        int d = cli_distance(name, commands[i]->name);
+        if (d >= least) continue;
+        least = d;
+        near = commands[i]->name;
+    }
+    if (near)
+        return cli_error(NULL, CLI_USAGE, "'%s' is not a command; did you mean '%s'?", name, near);
     return cli_error(NULL, CLI_USAGE, "'%s' is not a command; see 'langevin --help'", name);
 }
 

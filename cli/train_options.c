@@ -355,9 +355,13 @@ static int check_paths(const cli_command *self, train_args *a)
 int train_args_read(const cli_command *self, int argc, const char **argv, train_args *out)
 {
     train_args a = {0};
-    const char *unused;
-    int n, code = cli_parse(self, table, argc, argv, 0, &unused, &n, note_stated, NULL);
+    const char *extra;
+    int n, code = cli_parse(self, table, argc, argv, 1, &extra, &n, note_stated, NULL);
     if (code >= 0) return code;
+    if (n)
+        return cli_error(self, CLI_USAGE,
+                         "'%s' is one argument too many; pictures are given as --data %s", extra,
+                         extra);
     a.output = opt.output;
     a.model = opt.model;
     a.resume = opt.resume;

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 static volatile sig_atomic_t stopped;
 
@@ -52,6 +53,7 @@ int main(int argc, char **argv)
     lgv_error err = {LGV_OK, ""};
     if (argc < 3) return fprintf(stderr, "usage: %s MODEL FOLDER [STEPS]\n", argv[0]), 2;
     signal(SIGINT, stop);
+    mkdir(argv[2], 0777); /* one that is there already will do */
     lgv_status status = lgv_device_new(NULL, 0, &device, &err);
     if (!status) status = lgv_pipeline_open(device, argv[1], LGV_WEIGHTS_BEST, &pipeline, &err);
     if (!status) {

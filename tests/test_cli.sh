@@ -22,11 +22,16 @@ for command in train sample info verify plan bench eval; do
     says "^  langevin $command"
 done
 run 0 --help
-refuse 2 "'trian' is not a command" trian
 run 2
 refuse 2 "unknown option '--max-train-stps'; did you mean '--max-train-steps'" $train --output a --max-train-stps 3
 refuse 2 "did you mean '--num-inference-steps'" sample model --output x.png --num-inference-stpes 3
-refuse 2 "'more' is one argument too many" $train more --output a
+refuse 2 "'more' is one argument too many; pictures are given as --data more" $train more --output a
+for pair in lr:learning-rate steps:max-train-steps max-steps:max-train-steps epochs:num-train-epochs flip:random-flip \
+    batch_size:train-batch-size image-size:resolution bf16:mixed-precision; do
+    refuse 2 "did you mean '--${pair#*:}'" $train --output a --${pair%:*} 3
+done
+refuse 2 "did you mean '--num-inference-steps'" sample model --output x.png --steps 3
+refuse 2 "'trian' is not a command; did you mean 'train'" trian
 refuse 2 "learning-rate" $train --output a --learning-rate fast
 refuse 2 "--data" train --output a
 refuse 2 "--output" train --data data
@@ -91,6 +96,8 @@ refuse 2 "--memory-budget must be a size" $train --output a --memory-budget plen
 refuse 1 "device|cpu:gpu" $train --output a --device cpu:gpu
 refuse 1 "no default model above 128x128" train --data data --output a --resolution 256
 refuse 1 "there is no checkpoint 'a/checkpoint-7'" $train --output a --resume-from-checkpoint a/checkpoint-7
+refuse 1 "the output folder 'data' is the folder of the pictures; choose another" $train --output data
+gone data/langevin.json
 gone a # nothing of all this left anything behind
 
 # ---- a run ----
@@ -123,6 +130,8 @@ gone two/checkpoint-2/unet_ema
 whole a >before.txt
 refuse 1 "'a' already holds a run.*--resume-from-checkpoint latest.*--overwrite" $train --output a
 refuse 2 "exclude each other" $train --output a --overwrite --resume-from-checkpoint latest
+refuse 1 "there is no checkpoint 'checkpoint-7'; the newest of 'a' is checkpoint-12" \
+    $train --output a --resume-from-checkpoint checkpoint-7
 echo file >plain
 refuse 1 "'plain' is a file" $train --output plain
 whole a >after.txt

@@ -80,6 +80,8 @@ static void sorted_by_path_bytes(void **state)
     put_png("order/a-1.png", 40, 40, 1, 1); /* '-' sorts before '.' */
     scratch_put("order/notes.png", "no picture", 10);
     put_png("order/.hidden/9.png", 40, 40, 1, 9);
+    put_png("order/model/samples/000100.png", 40, 40, 1, 9); /* what a run drew */
+    scratch_put("order/model/langevin.json", "{}", 2);
     char *loop = strdup(scratch_path("order/b/loop"));
     assert_int_equal(symlink("..", loop), 0);
     free(loop);

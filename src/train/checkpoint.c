@@ -293,15 +293,38 @@ static lgv_status fresh_start(const char *output, int overwrite, size_t checkpoi
     return LGV_OK;
 }
 
+/* A folder, or as in diffusers' scripts the name of one in the output folder. */
+static lgv_status find_named(const char *output, const char *from, lgv_checkpoint **out,
+                             lgv_error *err)
+{
+    if (lgv_is_dir(from)) return open_or_advise(from, out, err);
+    int64_t *list, newest = -1;
+    size_t count;
+    LGV_TRY(lgv_checkpoints_list(output, &list, &count, err));
+    if (count) newest = list[count - 1];
+    lgv_free(list);
+    char *inside = lgv_path_join(output, from);
+    lgv_status s = LGV_OK;
+    if (!inside)
+        s = lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
+    else if (lgv_is_dir(inside))
+        s = open_or_advise(inside, out, err);
+    else if (newest >= 0)
+        s = lgv_fail(err, LGV_ERR_IO,
+                     "there is no checkpoint '%s'; the newest of '%s' is checkpoint-%lld", from,
+                     output, (long long)newest);
+    else
+        s = lgv_fail(err, LGV_ERR_IO, "there is no checkpoint '%s', and none in '%s'", from,
+                     output);
+    lgv_free(inside);
+    return s;
+}
+
 lgv_status lgv_checkpoint_find(const char *output, const char *from, int overwrite,
                                lgv_checkpoint **out, lgv_error *err)
 {
     if (!output || !out) return lgv_fail(err, LGV_ERR_ARGUMENT, "a run needs an output folder");
-    if (from && strcmp(from, "latest")) {
-        if (!lgv_is_dir(from))
-            return lgv_fail(err, LGV_ERR_IO, "there is no checkpoint '%s'", from);
-        return open_or_advise(from, out, err);
-    }
+    if (from && strcmp(from, "latest")) return find_named(output, from, out, err);
     int64_t *list;
     size_t count;
     LGV_TRY(lgv_checkpoints_list(output, &list, &count, err));

@@ -183,6 +183,14 @@ done:
     return s;
 }
 
+/* A run's folder inside the data: its sample grids and curves are no pictures to train on. */
+static bool is_run(const lgv_names *names)
+{
+    for (size_t i = 0; i < names->count; i++)
+        if (!strcmp(names->name[i], "langevin.json")) return true;
+    return false;
+}
+
 static lgv_status walk_folder(walk *w, const char *relative, const char *full, int depth,
                               lgv_error *err)
 {
@@ -192,7 +200,8 @@ static lgv_status walk_folder(walk *w, const char *relative, const char *full, i
     lgv_names names = {0};
     LGV_TRY(lgv_list_dir(full, &names, err));
     lgv_status s = LGV_OK;
-    for (size_t i = 0; i < names.count && !s; i++)
+    bool skip = depth && is_run(&names);
+    for (size_t i = 0; i < names.count && !s && !skip; i++)
         if (names.name[i][0] != '.') s = walk_entry(w, relative, names.name[i], depth, err);
     lgv_names_free(&names);
     return s;

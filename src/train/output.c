@@ -185,10 +185,9 @@ static lgv_status save_json(const char *folder, const char *name, json_t *root, 
 static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
-    json_t *root =
-        json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version",
-                  LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name,
-                  m->component, "diffusers", m->class_name);
+    json_t *root = json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline",
+                             "_diffusers_version", LGV_DIFFUSERS_VERSION, "scheduler", "diffusers",
+                             t->cfg.class_name, m->component, "diffusers", m->class_name);
     return save_json(folder, "model_index.json", root, err);
 }
 
@@ -362,6 +361,22 @@ static lgv_status set_aside(lgv_trainer *t, const int64_t *step, size_t count, l
     return s;
 }
 
+/* What the run draws would lie among the pictures it is trained on. */
+static lgv_status check_place(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_data_source *source;
+    struct stat data, output;
+    int n = lgv_dataset_sources(t->data, &source);
+    for (int i = 0; i < n; i++)
+        if (!stat(source[i].path, &data) && !stat(t->output, &output) &&
+            data.st_dev == output.st_dev && data.st_ino == output.st_ino)
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "the output folder '%s' is the folder of the pictures; choose another, "
+                            "such as '%s/model'",
+                            t->output, t->output);
+    return LGV_OK;
+}
+
 static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count,
                               const lgv_checkpoint *resume, lgv_error *err)
 {
@@ -370,6 +385,7 @@ static lgv_status open_folder(lgv_trainer *t, const int64_t *step, size_t count,
                         "'%s' already holds a run: go on with it (--resume-from-checkpoint "
                         "latest), or --overwrite it",
                         t->output);
+    LGV_TRY(check_place(t, err));
     LGV_TRY(lgv_make_dir(t->output, err));
     LGV_TRY(lgv_output_lock(t, err));
     LGV_TRY(clear_run(t->output, !resume, err));
