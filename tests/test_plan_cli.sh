@@ -45,7 +45,7 @@ holds "$(value expected_seconds) > 0 && $(value floor_seconds) > 0 && $(value re
 says '"mode": "train"'
 says '"batch_size": 16'
 # A budget is kept, all included, and bought with recomputation.
-budget=$((total * 2 / 3))
+budget=$((total * 3 / 4))
 run 0 plan unet-32 --mode train --channels 1 --batch-size 16 --json --threads 1 --memory-budget $budget
 holds "$(value total_bytes) <= $budget && $(value recomputed) > 0" "the budget"
 # Activations of two bytes.

@@ -30,7 +30,7 @@ typedef struct lgv_peaks {
     double bytes;        /* a long stream read and written, bytes of both a second */
 } lgv_peaks;
 LGV_API lgv_status lgv_device_peaks(lgv_device *device, lgv_peaks *out, lgv_error *err);
-/* Whether this machine's processor has level "scalar", "avx2", "avx512", "amx". */
+/* Whether level "scalar", "avx2", "avx512" or "amx" can be used: this machine's processor has it, this build too. */
 LGV_API int lgv_cpu_has(const char *level);
 
 /* --- Store ------------------------------------------------------------------------------------- */

@@ -103,5 +103,5 @@ bool lgv_level_built(lgv_level level)
 int lgv_cpu_has(const char *level)
 {
     int found = lgv_level_find(level);
-    return found >= 0 && lgv_level_runs((lgv_level)found);
+    return found >= 0 && lgv_level_built((lgv_level)found) && lgv_level_runs((lgv_level)found);
 }
