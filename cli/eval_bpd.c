@@ -62,7 +62,7 @@ static lgv_status open_all(bpd_job *j, lgv_error *err)
     if (status) return status;
     const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(j->pipeline));
     lgv_dataset_options o = {
-        .resolution = m->height, .channels = m->in_channels, .center_crop = 1};
+        .resolution = m->height, .channels = m->picture_channels, .center_crop = 1};
     j->set.path = a->data;
     status = lgv_dataset_open(a->data, &o, &j->data, err);
     if (!status)

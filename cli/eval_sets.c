@@ -227,7 +227,7 @@ static lgv_status open_reference(eval_job *j, lgv_error *err)
     if (j->pipeline) {
         const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(j->pipeline));
         side = m->height;
-        channels = m->in_channels;
+        channels = m->picture_channels;
     }
     return open_pictures(a->data, side, channels, false, &j->data, err);
 }

@@ -126,12 +126,12 @@ static lgv_status size_from_model(const char *what, lgv_dataset_options *o, lgv_
                             "the model's pictures are not square; state a --resolution");
     else if (!o->resolution)
         o->resolution = info->height;
-    if (!status && !info->from_preset && info->in_channels != 1 && info->in_channels != 3) {
+    if (!status && !info->from_preset && info->picture_channels != 1 && info->picture_channels != 3) {
         status = cli_status(err, LGV_ERR_UNSUPPORTED,
                             "model '%s' takes %d channels; pictures have 1 or 3", what,
-                            info->in_channels);
+                            info->picture_channels);
     }
-    if (!status && !info->from_preset && !o->channels) o->channels = info->in_channels;
+    if (!status && !info->from_preset && !o->channels) o->channels = info->picture_channels;
     lgv_model_free(model);
     return status;
 }
@@ -199,6 +199,8 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
     if (a->train.task == LGV_TASK_CLASSIFIER && !j->resume) return make_classifier(j, err);
     lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
                            .resolution = lgv_dataset_resolution(j->data),
+                           .condition = a->condition,
+                           .condition_scale = a->condition_scale,
                            .learned_variance = a->learned_variance};
     status = lgv_model_open(what ? what : preset_for(o.resolution), &o, &j->model, err);
     return status ? status : check_same(j, &o, err);

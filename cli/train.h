@@ -13,6 +13,8 @@ typedef struct train_args {
     lgv_train_options train; /* zero where not stated */
     lgv_dataset_options pictures;
     cli_device_options device;
+    lgv_condition condition; /* of a new network */
+    int condition_scale;
     bool learned_variance; /* a new network gives a variance, too */
     bool preview; /* show new sample grids in the terminal */
 } train_args;

@@ -11,9 +11,9 @@
 static struct {
     char **data, *output, *model, *resume;
     char *cache_dir, *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule,
-        *variance_type, *loss, *schedule_sampler, *seed,
+        *variance_type, *condition, *loss, *schedule_sampler, *seed,
         *rng, *precision, *budget, *background;
-    long long resolution, channels, timesteps, eval_steps, eval_samples, eval_inference_steps;
+    long long resolution, channels, scale, timesteps, eval_steps, eval_samples, eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
     double beta1, beta2, weight_decay, epsilon;
@@ -25,6 +25,7 @@ static struct {
 enum {
     RESOLUTION = 1,
     CHANNELS,
+    SCALE,
     TIMESTEPS,
     STEPS,
     EPOCHS,
@@ -78,6 +79,12 @@ static struct poptOption table[] = {
      "side of the pictures in pixels (default: the model's; else 32 or 64 by the pictures)", "N"},
     {"channels", 0, COUNT, &opt.channels, CHANNELS, "1 grey, 3 colour (default: by the pictures)",
      "N"},
+    {"condition", 0, TEXT, &opt.condition, 0,
+     "a new network that sees another picture, too: super-resolution enlarges small ones, inpainting "
+     "fills what a mask leaves out",
+     "NAME"},
+    {"condition-scale", 0, COUNT, &opt.scale, SCALE,
+     "how many times super-resolution enlarges (default: 4)", "N"},
     {"cache-dir", 0, TEXT, &opt.cache_dir, 0,
      "folder that keeps decoded pictures from run to run (default: each run decodes them)", "DIR"},
     {"center-crop", 0, SWITCH, &opt.center_crop, 0,
@@ -309,6 +316,20 @@ static bool parse_colour(const char *text, uint8_t rgb[3])
     return true;
 }
 
+static int read_condition(const cli_command *self, train_args *a)
+{
+    lgv_error err;
+    if (opt.condition && lgv_condition_parse(opt.condition, &a->condition, &err))
+        return cli_error(self, CLI_USAGE, "--condition: %s", err.text);
+    if (stated[SCALE] && a->condition != LGV_CONDITION_SUPER_RESOLUTION)
+        return cli_error(self, CLI_USAGE,
+                         "--condition-scale belongs to --condition super-resolution");
+    if (stated[SCALE] && (opt.scale < 2 || opt.scale > 64))
+        return cli_error(self, CLI_USAGE, "--condition-scale must be 2 to 64, not %lld", opt.scale);
+    a->condition_scale = (int)opt.scale;
+    return -1;
+}
+
 static int read_pictures(const cli_command *self, lgv_dataset_options *o)
 {
     if (stated[RESOLUTION] && (opt.resolution < 1 || opt.resolution > 4096))
@@ -378,6 +399,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     if ((code = read_counts(self, &a.train)) >= 0) return code;
     if ((code = read_numbers(self, &a.train)) >= 0) return code;
     if ((code = read_names(self, &a.train)) >= 0) return code;
+    if ((code = read_condition(self, &a)) >= 0) return code;
     if ((code = read_pictures(self, &a.pictures)) >= 0) return code;
     /* A script that is followed draw for draw holds no pictures back. */
     if (a.train.rng == LGV_RNG_TORCH) a.pictures.validation = LGV_OFF;

@@ -5,6 +5,7 @@
 
 #include "animation.h"
 #include "bpd.h"
+#include "condition.h"
 #include "custom.h"
 #include "dataset.h"
 #include "dtype.h"

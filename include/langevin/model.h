@@ -24,6 +24,8 @@ typedef struct lgv_model_options {
     int channels;   /* in and out; 0: 3 (or the file's) */
     int resolution; /* height and width; 0: the preset's (or the file's) */
     int classes;    /* rows of the class table; 0: none (or the file's) */
+    lgv_condition condition; /* of a new network; or the file's */
+    int condition_scale;     /* of super-resolution */
     int learned_variance; /* 1: twice the channels out, the second half a variance (arXiv 2102.09672, sec. 3.1);
                              0: as many as in (or the file's) */
 } lgv_model_options;
@@ -66,6 +68,10 @@ typedef struct lgv_model_info {
     int from_preset;        /* source is a preset's name */
     int height, width;      /* sample size, 0 when the configuration leaves it open */
     int in_channels, out_channels;
+    int picture_channels;    /* in_channels without those of the condition */
+    int learned_variance;    /* 1: twice as many channels out, the second half a variance */
+    lgv_condition condition; /* what else the network sees */
+    int condition_scale;
     int divisor; /* height and width must be multiples of it */
     lgv_time_embedding time_embedding;
     int num_train_timesteps; /* rows of a learned time embedding, else 0 */

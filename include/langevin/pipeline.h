@@ -71,6 +71,8 @@ typedef struct lgv_sample_options {
     lgv_sample_rng rng;
     lgv_mixed_precision mixed_precision; /* of the network's activations; x stays float32 */
     const int32_t *labels; /* [num_images]; given exactly when the network has classes */
+    /* [num_images,K,H,W]: the image condition (condition.h), K its channels; given exactly when the network has one */
+    const float *condition;
     /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
     const float *init_noise;
     /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "condition.h"
 #include "status.h"
 
 #ifdef __cplusplus
@@ -69,6 +70,10 @@ typedef struct lgv_unet2d_config {
     lgv_class_kind class_embedding; /* class_embed_type and num_class_embeds together */
     int num_class_embeds;
     int num_train_timesteps; /* for LGV_TIME_LEARNED */
+    /* Ours, "_condition" and "_condition_scale" in config.json, which diffusers passes over: in_channels counts the picture's
+       channels and behind them the condition's (condition.h). */
+    lgv_condition condition;
+    int condition_scale; /* how many times smaller the pictures are that a super-resolution network enlarges */
 } lgv_unet2d_config;
 
 /* diffusers' defaults: channels 224, 448, 672, 896, attention at all levels but the first. */

@@ -42,7 +42,7 @@ static lgv_status build(const job *j, lgv_graph *g, lgv_error *err)
     LGV_TRY(lgv_model_build(j->p->model, g, &in, &answer, err));
     lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
                                   coef(g, N, LGV_TRAIN_TARGET_NOISE));
-    bool variance = lgv_model_describe(j->p->model)->out_channels != j->C;
+    bool variance = lgv_model_describe(j->p->model)->learned_variance;
     lgv_id mean = variance ? lgv_slice(g, answer, 0, j->C) : answer;
     lgv_graph_output(g, lgv_vb_rows(g, answer, in.sample, x0, 0), "bits");
     lgv_graph_output(g, lgv_mse_rows(g, mean, target), "mse");
@@ -161,11 +161,15 @@ static lgv_status check(job *j, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(j->p->model);
     const int64_t T = j->schedule->T;
-    j->C = info->in_channels;
+    j->C = info->picture_channels;
     j->variance = j->p->cfg.variance_type;
-    bool learned = info->out_channels == 2 * info->in_channels;
+    bool learned = info->learned_variance;
     if (learned) j->variance = LGV_VARIANCE_LEARNED_RANGE;
     if (!learned && j->variance >= LGV_VARIANCE_LEARNED) j->variance = LGV_VARIANCE_FIXED_SMALL;
+    if (info->condition)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "the bound of networks with an image condition (%s) is not offered",
+                        lgv_condition_name(info->condition));
     if (info->num_train_timesteps && info->num_train_timesteps < T)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "the model knows %d timesteps, the schedule has %lld",
                         info->num_train_timesteps, (long long)T);

@@ -15,7 +15,7 @@ static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, 
                              int64_t W, lgv_step_kind kind, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(p->model);
-    const int64_t C = info->in_channels, dim[] = {rows, H, W, C};
+    const int64_t C = info->picture_channels, K = info->in_channels - C, dim[] = {rows, H, W, C};
     lgv_model_inputs inputs;
     lgv_id x = lgv_input(g, "x", LGV_F32, 4, dim), out, z = LGV_NONE, history = LGV_NONE;
     lgv_model_inputs_none(&inputs);
@@ -23,6 +23,9 @@ static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, 
     if (kind.scaled)
         inputs.sample =
             lgv_row_scale(g, x, lgv_step_row(g, rows, LGV_FIELD_COEF + LGV_SAMPLE_IN));
+    if (K)
+        inputs.sample = lgv_concat(g, inputs.sample, lgv_input(g, "condition", LGV_F32, 4,
+                                                               (const int64_t[]){rows, H, W, K}));
     lgv_model_inputs_from_step(p->model, g, rows, &inputs);
     LGV_TRY(lgv_model_build(p->model, g, &inputs, &out, err));
     if (kind.noise == LGV_NOISE_NODE)
@@ -87,7 +90,7 @@ static lgv_status check_model(const lgv_model *model, lgv_error *err)
             "'%s' is a classifier (UNet2DClassifier): it tells pictures apart and draws "
             "none; use it with 'langevin eval --features'",
             info->source);
-    if (info->out_channels != info->in_channels && info->out_channels != 2 * info->in_channels)
+    if (info->out_channels != info->picture_channels && !info->learned_variance)
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,
             "the network takes %d channels and gives %d; sampling needs as many out as in, or twice "

@@ -15,12 +15,14 @@ typedef struct job {
     lgv_sampler *sampler;
     int64_t n, batch, C, H, W;
     int64_t pixels; /* C*H*W */
+    int64_t beside; /* numbers of the image condition of a picture; 0: the network sees none */
     int64_t steps, calls_done, calls_total;
     lgv_step_kind kind;
     float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
     float *history;       /* [rows,slots,C,H,W], what the sampler's earlier calls kept */
     float *kept;          /* [rows,C,H,W] */
     float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
+    float *condition;     /* [rows,K,H,W] of the batch */
     float *scratch;       /* [H,W,C] */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
     lgv_samples *out;     /* NULL: discarded */
@@ -156,6 +158,9 @@ static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int
     int64_t elements = step->rows * j->pixels;
     fill_rows(j, step, i, first, count);
     LGV_TRY(lgv_plan_write_nchw(plan, "x", j->x, elements, err));
+    if (j->beside)
+        LGV_TRY(lgv_plan_write_nchw(plan, "condition", j->condition,
+                                    elements / j->pixels * j->beside, err));
     if (j->kind.history)
         LGV_TRY(lgv_plan_write_nchw(plan, "history", j->history, elements * j->kind.history, err));
     if (j->kind.noise == LGV_NOISE_INPUT) {
@@ -204,6 +209,9 @@ static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err
     LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->kind, j->o->mixed_precision,
                               &plan, err));
     draw_init(j, first, count);
+    if (j->beside)
+        memcpy(j->condition, j->o->condition + first * j->beside,
+               (size_t)(count * j->beside) * sizeof(float));
     for (int64_t i = 0; i < j->steps; i++) {
         LGV_TRY(run_step(j, plan, i, first, count, err));
         if (j->out && j->out->trajectory)
@@ -234,6 +242,17 @@ static lgv_status check_labels(const job *j, lgv_error *err)
     return LGV_OK;
 }
 
+static lgv_status check_condition(job *j, lgv_error *err)
+{
+    const lgv_model_info *info = lgv_model_describe(j->p->model);
+    j->beside = (info->in_channels - info->picture_channels) * j->H * j->W;
+    if ((j->beside != 0) == (j->o->condition != NULL)) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    j->beside ? "the model is one for %s: it needs a picture to begin with"
+                              : "the model takes no image condition (%s)",
+                    lgv_condition_name(info->condition));
+}
+
 static lgv_status check_timesteps(const job *j, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(j->p->model);
@@ -253,7 +272,7 @@ static lgv_status prepare_size(job *j, lgv_error *err)
     const lgv_model_info *info = lgv_model_describe(j->p->model);
     j->n = at_least(j->o->num_images, 1);
     j->batch = lgv_min_i64(at_least(j->o->batch_size, 8), j->n);
-    j->C = info->in_channels;
+    j->C = info->picture_channels;
     j->H = at_least(j->o->height, info->height);
     j->W = at_least(j->o->width, info->width);
     if (j->n < 1 || j->batch < 1 || j->batch > 65536)
@@ -285,6 +304,8 @@ static lgv_status allocate(job *j, lgv_error *err)
               !(j->history = lgv_zalloc((size_t)(j->batch * j->kind.history) * image + 1,
                                         sizeof(float))) ||
               !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
+              !(j->condition =
+                    lgv_zalloc((size_t)(j->batch * j->beside) + 1, sizeof(float))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
               !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
     if (!bad && !o->discard) {
@@ -302,7 +323,7 @@ static lgv_status allocate(job *j, lgv_error *err)
 static lgv_status check_variance(const job *j, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(j->p->model);
-    if (!lgv_sampler_predicts_variance(j->sampler) || info->out_channels == 2 * info->in_channels)
+    if (!lgv_sampler_predicts_variance(j->sampler) || info->learned_variance)
         return LGV_OK;
     return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                     "the scheduler's variance is learned, but the network gives %d channels for %d "
@@ -327,6 +348,7 @@ static lgv_status run_job(job *j, lgv_error *err)
     j->steps = lgv_sampler_steps(j->sampler);
     LGV_TRY(prepare_size(j, err));
     LGV_TRY(check_labels(j, err));
+    LGV_TRY(check_condition(j, err));
     LGV_TRY(check_timesteps(j, err));
     LGV_TRY(check_variance(j, err));
     j->kind = step_kind(j);
@@ -357,6 +379,7 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     lgv_free(j.z);
     lgv_free(j.history);
     lgv_free(j.kept);
+    lgv_free(j.condition);
     lgv_free(j.scratch);
     lgv_free(j.torch);
     if (status)

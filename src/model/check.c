@@ -235,6 +235,34 @@ static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
     return check_range(err, "act_fn", c->act_fn, LGV_ACT_SILU, LGV_ACT_RELU);
 }
 
+/* The picture's channels of all that come in; 0: no number fits. */
+int lgv_unet2d_picture(const lgv_unet2d_config *c)
+{
+    const int in = c->in_channels;
+    switch (c->condition) {
+    case LGV_CONDITION_NONE: break;
+    case LGV_CONDITION_SUPER_RESOLUTION: return in % 2 ? 0 : in / 2;
+    case LGV_CONDITION_INPAINTING: return in % 2 ? in / 2 : 0;
+    }
+    return in;
+}
+
+static lgv_status check_condition(const lgv_unet2d_config *c, lgv_error *err)
+{
+    if (!c->condition) return LGV_OK;
+    LGV_TRY(check_range(err, "_condition", c->condition, 0, LGV_CONDITION_INPAINTING));
+    LGV_TRY(check_range(err, "_condition_scale", c->condition_scale, 1, 64));
+    const int picture = lgv_unet2d_picture(c);
+    if (picture && (c->out_channels == picture || c->out_channels == 2 * picture)) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "in_channels is %d and out_channels %d; with the condition %s a network takes "
+                    "the picture's channels and %s",
+                    c->in_channels, c->out_channels, lgv_condition_name(c->condition),
+                    c->condition == LGV_CONDITION_INPAINTING
+                        ? "as many and one more, and gives the picture's"
+                        : "as many again, and gives the picture's");
+}
+
 static lgv_status check_embeddings(const lgv_unet2d_config *c, lgv_error *err)
 {
     int half = c->block_out_channels[0] / 2;
@@ -265,6 +293,7 @@ static lgv_status check_sample_size(const lgv_unet2d_config *c, lgv_error *err)
 lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
 {
     LGV_TRY(check_numbers(c, err));
+    LGV_TRY(check_condition(c, err));
     LGV_TRY(check_embeddings(c, err));
     LGV_TRY(check_sample_size(c, err));
     walk w = {.c = c, .err = err};

@@ -35,6 +35,7 @@ void lgv_unet2d_config_default(lgv_unet2d_config *config)
         .norm_num_groups = 32,
         .norm_eps = 1e-5,
         .add_attention = 1,
+        .condition_scale = 4,
     };
 }
 
@@ -230,6 +231,16 @@ static lgv_status read_class_name(const lgv_json *j, lgv_error *err)
                     j->name, kind->class_name);
 }
 
+static lgv_status read_condition(const lgv_json *j, lgv_unet2d_config *c, lgv_error *err)
+{
+    const char *name;
+    if (!lgv_json_has(j, "_condition")) return LGV_OK;
+    LGV_TRY(lgv_json_string(j, "_condition", "none", &name, err));
+    lgv_status status = lgv_condition_parse(name, &c->condition, err);
+    if (status) return lgv_fail_prefix(err, status, "%s: _condition", j->name);
+    return read_int(j, "_condition_scale", 1, -1, &c->condition_scale, err);
+}
+
 static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error *err)
 {
     LGV_TRY(read_class_name(j, err));
@@ -255,6 +266,7 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     LGV_TRY(
         read_choice(j, "resnet_time_scale_shift", "default", "scale_shift", &c->scale_shift, err));
     LGV_TRY(read_flag(j, "add_attention", &c->add_attention, err));
+    LGV_TRY(read_condition(j, c, err));
     lgv_status status = lgv_unet2d_config_check(c, err);
     return status ? lgv_fail_prefix(err, status, "%s", j->name) : LGV_OK;
 }
@@ -379,6 +391,10 @@ json_t *lgv_unet2d_config_json(const lgv_unet2d_config *c)
     };
     json_t *root = json_object();
     bool ok = root != NULL;
+    if (ok && c->condition)
+        ok = !json_object_set_new(root, "_condition",
+                                  json_string(lgv_condition_name(c->condition))) &&
+             !json_object_set_new(root, "_condition_scale", json_integer(c->condition_scale));
     for (size_t i = 0; i < sizeof fields / sizeof fields[0];
          i++) { /* all, so that each value finds an owner */
         if (ok)

@@ -72,20 +72,34 @@ static lgv_status list_params(lgv_model *m, lgv_error *err)
     return status;
 }
 
+static void describe_config(lgv_model *m)
+{
+    lgv_model_info *info = &m->info;
+    info->picture_channels = 0;
+    m->kind->describe(m);
+    if (!info->picture_channels) info->picture_channels = info->in_channels;
+    info->learned_variance = info->out_channels == 2 * info->picture_channels;
+}
+
 static lgv_status apply_options(lgv_model *m, const lgv_model_options *o, lgv_error *err)
 {
     lgv_model_info *info = &m->info;
-    m->kind->describe(m);
+    describe_config(m);
     if (!o) return LGV_OK;
-    if (o->channels && (info->in_channels != o->channels || (info->out_channels != o->channels &&
-                                                             info->out_channels != 2 * o->channels)))
+    const int given = info->out_channels / (info->learned_variance ? 2 : 1);
+    if (o->channels && (info->picture_channels != o->channels || given != o->channels))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' takes %d channels and gives %d, not %d",
-                        m->source, info->in_channels, info->out_channels, o->channels);
-    if (o->learned_variance && info->out_channels != 2 * info->in_channels)
+                        m->source, info->picture_channels, given, o->channels);
+    if (o->learned_variance && !info->learned_variance)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "'%s' gives %d channels and no variance; set out_channels to %d in its "
                         "config.json",
-                        m->source, info->out_channels, 2 * info->in_channels);
+                        m->source, info->out_channels, 2 * info->picture_channels);
+    if (o->condition && o->condition != info->condition)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "'%s' is no network for %s; a new one needs a preset, or \"_condition\" and "
+                        "more in_channels in its config.json",
+                        m->source, lgv_condition_name(o->condition));
     if (o->classes && info->class_kind != LGV_CLASS_TABLE)
         return lgv_fail(
             err, LGV_ERR_ARGUMENT,
@@ -112,7 +126,7 @@ static void describe(lgv_model *m)
     info->scheduler = m->scheduler;
     info->pipeline = m->pipeline;
     info->pipeline_class = m->pipeline_class;
-    m->kind->describe(m);
+    describe_config(m);
 }
 
 /* Takes m, whose configuration is set; frees it on failure. */

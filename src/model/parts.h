@@ -119,6 +119,7 @@ json_t *lgv_unet2d_config_json(const lgv_unet2d_config *config); /* NULL when ou
 void lgv_unet2d_resize(lgv_model *m, int height, int width);
 lgv_status lgv_unet2d_check(const lgv_model *m, lgv_error *err);
 void lgv_unet2d_describe(lgv_model *m);
+int lgv_unet2d_picture(const lgv_unet2d_config *c); /* channels of the picture; 0: none fit */
 void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64]);
 lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
 const char *lgv_unet2d_old_name(const char *name, char *text, size_t size);

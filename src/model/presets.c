@@ -103,7 +103,12 @@ lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_m
     int size = options && options->resolution ? options->resolution : p->resolution;
     c.sample_height = c.sample_width = size;
     c.in_channels = c.out_channels = options && options->channels ? options->channels : 3;
-    if (options && options->learned_variance) c.out_channels *= 2;
+    if (options) {
+        c.condition = options->condition;
+        c.condition_scale = options->condition_scale ? options->condition_scale : c.condition_scale;
+        c.in_channels += lgv_condition_channels(c.condition, c.in_channels);
+        if (options->learned_variance) c.out_channels *= 2;
+    }
     c.levels = p->levels;
     c.layers_per_block = 1;
     c.attention_head_dim = 32;

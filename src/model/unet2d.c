@@ -235,6 +235,9 @@ void lgv_unet2d_describe(lgv_model *m)
     info->width = c->sample_width;
     info->in_channels = c->in_channels;
     info->out_channels = c->out_channels;
+    info->picture_channels = lgv_unet2d_picture(c);
+    info->condition = c->condition;
+    info->condition_scale = c->condition_scale;
     info->divisor = lgv_unet2d_divisor(c);
     info->time_embedding = c->time_embedding_type;
     info->num_train_timesteps =

@@ -17,11 +17,11 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
     const lgv_train_options *o = &t->options;
     bool learned = t->cfg.variance_type == LGV_VARIANCE_LEARNED ||
                    t->cfg.variance_type == LGV_VARIANCE_LEARNED_RANGE;
-    if (m->out_channels != m->in_channels && !t->variance)
+    if (m->out_channels != m->picture_channels && !t->variance)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "model '%s' gives %d channels for %d; it must be as many, or twice as many "
                         "for a learned variance",
-                        m->source, m->out_channels, m->in_channels);
+                        m->source, m->out_channels, m->picture_channels);
     if (t->cfg.variance_type == LGV_VARIANCE_LEARNED)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "variance_type learned can be sampled but not trained; use learned_range");
@@ -29,7 +29,7 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "model '%s' gives no variance: variance_type learned_range needs a network "
                         "of %d output channels",
-                        m->source, 2 * m->in_channels);
+                        m->source, 2 * m->picture_channels);
     if (o->loss == LGV_LOSS_HYBRID && !t->variance)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the hybrid loss trains a variance, and model '%s' gives none; "
@@ -57,11 +57,12 @@ static lgv_status check(const lgv_trainer *t, lgv_error *err)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "model '%s' wants class labels; only unconditional models can be trained",
                         m->source);
-    if (m->in_channels != t->channels)
+    if (m->picture_channels != t->channels)
         return lgv_fail(
             err, LGV_ERR_SHAPE,
             "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
-            m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels, m->in_channels);
+            m->source, m->picture_channels, lgv_dataset_path(t->data), (int)t->channels,
+            m->picture_channels);
     LGV_TRY(check_variance(t, err));
     if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
@@ -90,6 +91,15 @@ static lgv_id offset_node(const lgv_trainer *t, lgv_graph *g, bool given)
 static lgv_id coef(lgv_graph *g, int64_t rows, int k)
 {
     return lgv_step_row(g, rows, LGV_FIELD_COEF + k);
+}
+
+/* What the network sees: x_t, and behind it the channels of the image condition. */
+static lgv_id with_condition(const lgv_trainer *t, lgv_graph *g, lgv_id x_t)
+{
+    const lgv_model_info *m = lgv_model_describe(t->model);
+    const int channels = lgv_condition_channels(m->condition, m->picture_channels);
+    const int64_t dim[4] = {t->batch, t->side, t->side, channels};
+    return channels ? lgv_concat(g, x_t, lgv_input(g, "condition", LGV_F32, 4, dim)) : x_t;
 }
 
 /* lgv_loss_kind says what each is. */
@@ -123,11 +133,12 @@ static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_i
     lgv_model_inputs_from_step(t->model, g, N, &in);
     in.sample = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_X0), coef(g, N, LGV_TRAIN_NOISE));
     in.training = training;
-    lgv_id answer;
+    lgv_id x_t = in.sample, answer;
+    in.sample = with_condition(t, g, x_t);
     LGV_TRY(lgv_model_build(t->model, g, &in, &answer, err));
     lgv_id target = lgv_row_axpby(g, x0, noise, coef(g, N, LGV_TRAIN_TARGET_X0),
                                   coef(g, N, LGV_TRAIN_TARGET_NOISE));
-    *rows = loss_rows(t, g, answer, target, in.sample, x0);
+    *rows = loss_rows(t, g, answer, target, x_t, x0);
     return lgv_graph_status(g, err);
 }
 

@@ -25,6 +25,9 @@ lgv_status lgv_evaluation_open(lgv_trainer *t, lgv_error *err)
                         "(--eval-features)");
     if (!t->task->pipeline)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "a classifier draws no pictures to evaluate");
+    if (lgv_model_describe(t->model)->condition)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "figures of samples are not offered for networks with an image condition");
     if (!(t->evaluation = lgv_zalloc(1, sizeof *t->evaluation)))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for evaluations");
     lgv_status s = lgv_extractor_open(t->device, o->eval_features, &t->evaluation->extractor, err);

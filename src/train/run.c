@@ -118,9 +118,18 @@ static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error 
                             .callback = r ? sampling : NULL,
                             .user = r};
     lgv_samples *samples = NULL;
-    LGV_TRY(lgv_pipeline_sample(t->pipeline, &o, &samples, err));
-    lgv_status s = write_grid(t, samples, path, err);
+    float *condition = NULL;
+    lgv_status s = LGV_OK;
+    if (t->condition) {
+        size_t all = (size_t)(o.num_images * t->side * t->side * t->condition_channels);
+        o.condition = condition = lgv_alloc(all, sizeof *condition);
+        s = condition ? lgv_conditions_example(t, o.num_images, condition, err)
+                      : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for conditions");
+    }
+    if (!s) s = lgv_pipeline_sample(t->pipeline, &o, &samples, err);
+    if (!s) s = write_grid(t, samples, path, err);
     lgv_samples_free(samples);
+    lgv_free(condition);
     return s;
 }
 

@@ -50,6 +50,7 @@ static lgv_status make_buffers(lgv_trainer *t, lgv_error *err)
         (torch && (!t->noise || !t->offset || !t->order)))
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for batches of %lld pictures",
                         (long long)t->effective);
+    LGV_TRY(lgv_conditions_new(t, err));
     if (t->options.schedule_sampler == LGV_TIMESTEPS_UNIFORM) return LGV_OK;
     return lgv_importance_new(t->schedule->T, &t->importance, err);
 }
@@ -115,7 +116,7 @@ static lgv_status choose_task(lgv_trainer *t, lgv_error *err)
 static void choose_variance(lgv_trainer *t)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
-    t->variance = t->task->pipeline && m->out_channels == 2 * m->in_channels;
+    t->variance = t->task->pipeline && m->learned_variance;
     if (!t->variance) return;
     if (t->cfg.variance_type != LGV_VARIANCE_LEARNED)
         t->cfg.variance_type = LGV_VARIANCE_LEARNED_RANGE;
@@ -218,6 +219,8 @@ void lgv_trainer_free(lgv_trainer *t)
     lgv_free(t->offset);
     lgv_free(t->t);
     lgv_free(t->t_weight);
+    lgv_free(t->condition);
+    lgv_free(t->mask);
     lgv_importance_free(t->importance);
     lgv_free(t->label);
     lgv_free(t->logits);
@@ -289,6 +292,7 @@ static lgv_status accumulate(lgv_trainer *t, lgv_train_report *r, lgv_error *err
         float part;
         LGV_TRY(fill_x0(t, first, err));
         LGV_TRY(t->task->fill(t, first, err));
+        LGV_TRY(lgv_conditions_fill(t, t->train, err));
         LGV_TRY(lgv_plan_run(t->train, "forward_backward", err));
         LGV_TRY(lgv_plan_read(t->train, "loss", &part, 1, err));
         r->loss += part;
@@ -395,6 +399,7 @@ static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count,
         t->task->validation_row(t, picture, &step->row[i]);
     }
     LGV_TRY(lgv_plan_write(t->validate, "x0", t->x0, t->batch * t->pixels, err));
+    LGV_TRY(lgv_conditions_fill(t, t->validate, err));
     LGV_TRY(lgv_plan_run(t->validate, NULL, err));
     float *rows = t->x0; /* at least one float a row */
     LGV_TRY(lgv_plan_read(t->validate, "rows", rows, t->batch, err));

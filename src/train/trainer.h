@@ -99,6 +99,9 @@ struct lgv_trainer {
     int64_t loaded_epoch; /* LGV_RNG_TORCH: whose order the loader has, -1 none */
     uint8_t *bytes;       /* [effective][side][side][channels] */
     float *x0;            /* [batch][side][side][channels] */
+    int64_t condition_channels;
+    float *condition;     /* [batch][side][side][condition_channels]; NULL: the network sees none */
+    uint8_t *mask;        /* [side][side], scratch */
     float *noise;         /* LGV_RNG_TORCH: [effective][channels][side][side] */
     float *offset;        /* LGV_RNG_TORCH with noise_offset: [effective][channels] */
     int64_t *t;           /* [effective] */
@@ -138,6 +141,13 @@ lgv_status lgv_trainer_note(lgv_trainer *t, lgv_error *err, const char *fmt, ...
 /* Tests: pictures come from `read` instead of the data set. count > 0: they are taken in turn, and
    LGV_RNG_TORCH draws no order. Before the first step. */
 void lgv_trainer_set_source(lgv_trainer *t, lgv_train_source read, void *arg, int64_t count);
+
+/* ---- condition.c ---- */
+lgv_status lgv_conditions_new(lgv_trainer *t, lgv_error *err); /* nothing without a condition */
+/* Writes the input "condition" of the plan from t->x0 and the rows of its step block. */
+lgv_status lgv_conditions_fill(lgv_trainer *t, lgv_plan *plan, lgv_error *err);
+/* Of n pictures held back for validation (or of the first ones), out [n][condition_channels][side][side]. */
+lgv_status lgv_conditions_example(lgv_trainer *t, int64_t n, float *out, lgv_error *err);
 
 /* ---- importance.c ---- */
 typedef struct lgv_importance {
