@@ -185,6 +185,9 @@ static void test_shapes(void **state)
                 compare(specs[d], "few", &shapes[i], pass, &plain);
                 compare(specs[d], "few", &shapes[i], pass, &odd);
                 compare(specs[d], "few", &shapes[i], pass, &halo);
+                compare(specs[d], "rows", &shapes[i], pass, &plain);
+                compare(specs[d], "rows", &shapes[i], pass, &odd);
+                compare(specs[d], "rows", &shapes[i], pass, &halo);
                 compare(specs[d], "winograd", &shapes[i], pass, &plain);
                 compare(specs[d], "winograd", &shapes[i], pass, &odd);
                 compare(specs[d], "winograd", &shapes[i], pass, &halo);
@@ -195,7 +198,7 @@ static void test_shapes(void **state)
 static void test_epilogues(void **state)
 {
     (void)state;
-    static const int chosen[] = {0, 4, 11, 17, 22};
+    static const int chosen[] = {0, 4, 11, 17, 22, 30, 32};
     for (int d = 0; d < SPECS; d++)
         for (unsigned mask = 0; mask < 32 && runs(specs[d]); mask++)
             for (size_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
@@ -204,12 +207,13 @@ static void test_epilogues(void **state)
                              .act = mask & LGV_EPI_ACT ? 1 + (int)(mask % 4) : 0};
                 compare(specs[d], "gemm", &shapes[chosen[i]], 0, &o);
                 compare(specs[d], "few", &shapes[chosen[i]], 0, &o);
+                compare(specs[d], "rows", &shapes[chosen[i]], 0, &o);
                 compare(specs[d], "winograd", &shapes[chosen[i]], 0, &o);
                 if (mask % 7 == 0) compare(specs[d], "plain", &shapes[chosen[i]], 0, &o);
             }
 }
 
-static const char *const kernels[] = {"gemm", "winograd", "few"};
+static const char *const kernels[] = {"gemm", "winograd", "few", "rows"};
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
 /* Equal bits for 1, 2 and 7 threads; NULL all along where the kernel does not take the shape. */
@@ -227,6 +231,24 @@ static void check_threads(const char *spec, const char *kernel, const shape *s, 
     free(one);
     free(two);
     free(seven);
+}
+
+/* "rows" is chosen by the number of positions, so its bits are those of "gemm". */
+static void test_rows(void **state)
+{
+    (void)state;
+    const options o = {.epilogue = LGV_EPI_BIAS | LGV_EPI_ROW | LGV_EPI_RESIDUAL, .slice = 2};
+    for (int d = 0; d < SPECS; d++)
+        for (int i = 0; i < SHAPES && runs(specs[d]); i++)
+            for (int pass = 0; pass < 2 && shapes[i].linear; pass++) {
+                float *rows = run_case(specs[d], 2, "rows", &shapes[i], pass, &o),
+                      *gemm = run_case(specs[d], 2, "gemm", &shapes[i], pass, &o);
+                assert_non_null(rows);
+                assert_memory_equal(rows, gemm,
+                                    (size_t)result_size(&shapes[i], pass) * sizeof(float));
+                free(rows);
+                free(gemm);
+            }
 }
 
 static void test_threads(void **state)
@@ -310,6 +332,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),         cmocka_unit_test(test_epilogues),
+        cmocka_unit_test(test_rows),
         cmocka_unit_test(test_threads),        cmocka_unit_test(test_batches),
         cmocka_unit_test(test_winograd_error),
     };

@@ -861,9 +861,19 @@ static inline vreal v_erf(vreal x)
     return v_select(v_lt(a, v_set1(1.0f)), p, v_copysign(t, x));
 }
 
+/* ln x in double, rounded: x = 2^n m with m around 1, ln m = 2 artanh((m - 1)/(m + 1)) as a series whose rest is below
+   2e-11 of it. */
 static inline real r_log(real x)
 {
-    return (real)lgv_log((double)x);
+    uint32_t bits;
+    if (!(x >= 1.17549435e-38f && x < 3.4e38f)) return (real)lgv_log((double)x);
+    memcpy(&bits, &x, sizeof bits);
+    const int32_t n = ((int32_t)bits - 0x3f3504f3) >> 23;
+    bits -= (uint32_t)n << 23;
+    memcpy(&x, &bits, sizeof x);
+    const double s = ((double)x - 1) / ((double)x + 1), u = s * s;
+    const double p = 2.0 / 3 + u * (2.0 / 5 + u * (2.0 / 7 + u * (2.0 / 9 + u * (2.0 / 11))));
+    return (real)(n * 0.69314718055994530942 + (2 * s + s * u * p));
 }
 #endif
 

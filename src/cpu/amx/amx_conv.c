@@ -6,7 +6,9 @@
 #include "amx_conv.h"
 
 enum {
-    LEFT_BYTES = 384 << 10, /* of a band: it stays in L2 while all right operands pass */
+    LEFT_BYTES = 384 << 10,   /* of a band: it stays in L2 while all right operands pass */
+    RIGHT_BYTES = 1280 << 10, /* of right operands that stay there instead */
+    AHEAD = 4,                /* blocks of columns to the results that are fetched */
     MAX_PIXELS = 1024,
     TASKS = 8, /* wanted at least; else columns are shared out too */
     SMALL_CHANNELS = 16
@@ -37,6 +39,7 @@ typedef struct run {
     int64_t pixels;                        /* of a band: IN_PLACE, GATHERED */
     int64_t rows, pictures, picture_bands; /* of a band: COPIED */
     int64_t bands, splits, blocks;         /* splits: of the columns */
+    bool rows_first;                       /* the order of a task's products */
     char *workspace;
     size_t thread_bytes;
     int threads;
@@ -102,6 +105,8 @@ static void cut(run *r)
     }
     r->blocks = lgv_ceil_div(r->y.k, BLOCK_COLUMNS);
     r->splits = lgv_min_i64(r->blocks, lgv_ceil_div(TASKS, r->bands));
+    r->rows_first = lgv_ceil_div(r->blocks, r->splits) * r->block_stride * 2 <= RIGHT_BYTES;
+    r->y.ahead = r->rows_first ? AHEAD * BLOCK_COLUMNS * (r->y.wide ? 4 : 2) : 0;
 }
 
 static size_t left_bytes(const run *r)
@@ -260,6 +265,19 @@ static int next_lines(const run *r, int64_t task, int64_t steps, const char **q)
     return (int)lgv_ceil_div(elements / 32, steps);
 }
 
+/* The same for right operands that stay in L2 all together: pair of tiles by pair, so that left rows come from L1 and
+   results are written from end to end, which the processor fetches ahead by itself. */
+static void run_rows(const run *r, const band *b, tiles *s, sums *u, int64_t first, int64_t last,
+                     amx_ahead ahead)
+{
+    const int64_t steps = r->block_stride / STEP_ELEMENTS;
+    for (int64_t tile = 0; tile < b->tiles; tile += 2)
+        for (int64_t k = first; k < last; k++) {
+            run_pair(r, b, s, u, tile, k, ahead);
+            ahead.q += ahead.q_lines * 64 * steps;
+        }
+}
+
 /* A band times its share of the columns, block by block, so that a block's right operands pass the whole band
    from L2; the next block's and the next band's rows are fetched meanwhile. */
 static void run_task(void *arg, int64_t task, int thread)
@@ -277,7 +295,8 @@ static void run_task(void *arg, int64_t task, int thread)
     u.next = 0;
     u.f.tile = 2; /* nothing to finish yet */
     tile_begin(&s);
-    for (int64_t k = first; k < last; k++) {
+    if (r->rows_first) run_rows(r, &b, &s, &u, first, last, ahead);
+    for (int64_t k = r->rows_first ? last : first; k < last; k++) {
         int64_t next = k + 1 < last ? k + 1 : first;
         ahead.p = (const char *)(r->right + next * r->block_stride);
         ahead.p_lines = next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs);

@@ -64,10 +64,7 @@ static void turn_taps(const float *from, int64_t stride, int window, int64_t nex
     for (int k = 0; k < SIDE; k++, from += stride, to += length) {
         fetch(from + next, length);
         memcpy(row, from, (size_t)length * sizeof *row);
-        if (window == 1)
-            memcpy(to, row, TILE_F32 * sizeof *row);
-        else
-            transpose16(row, window, to, TILE_F32);
+        transpose16(row, window, to, TILE_F32);
     }
 }
 
@@ -84,6 +81,46 @@ static void pack_half(const pack_run *r, const float *turned, int64_t c0, int64_
         const int64_t channel = w->window * TILE_F32;
         for (int p = 0; p < TILE_ROWS; p++, to += TILE_BF16, from += 2 * channel)
             store_pairs(to, from, from + channel);
+    }
+}
+
+/* One tap, rows are one column's channels: rounded first, then pairs of channels turned. */
+static void pack_one_columns(const float *from, int64_t stride, int64_t next, uint16_t *tile)
+{
+    uint32_t pairs[TILE_ROWS][TILE_F32];
+    for (int k = 0; k < TILE_F32; k++, from += stride) {
+        vreal v[SIDE / VL];
+        fetch(from + next, SIDE);
+        LGV_UNROLL
+        for (int i = 0; i < SIDE / VL; i++) v[i] = v_load(from + i * VL);
+        store_row((uint16_t *)(void *)pairs[k], v);
+    }
+    transpose16(pairs, TILE_F32, tile, TILE_F32);
+}
+
+/* One tap, rows are one channel's columns. */
+static void pack_one_rows(const float *from, int64_t stride, int64_t next, uint16_t *tile)
+{
+    for (int p = 0; p < TILE_ROWS; p++, from += 2 * stride, tile += TILE_BF16) {
+        fetch(from + next, TILE_F32);
+        fetch(from + stride + next, TILE_F32);
+        store_pairs(tile, from, from + stride);
+    }
+}
+
+static void pack_one(const pack_run *r, int64_t o0, int64_t c0, bool more, uint16_t *block)
+{
+    const amx_weights *w = r->w;
+    uint16_t *to = block + c0 / TILE_BF16 * STEP_ELEMENTS;
+    const int64_t next = more ? SIDE * w->sc : 0;
+    for (int64_t o = o0; o < o0 + BLOCK_COLUMNS; o += TILE_F32, to += TILE_ELEMENTS) {
+        const float *from = w->w + o * w->so + c0 * w->sc;
+        if (o >= w->columns)
+            memset(to, 0, TILE_ELEMENTS * sizeof *to);
+        else if (w->sc == 1)
+            pack_one_columns(from, w->so, next, to);
+        else
+            pack_one_rows(from, w->sc, next, to);
     }
 }
 
@@ -111,7 +148,9 @@ static void pack_task(void *arg, int64_t task, int thread)
             last = lgv_min_i64(first + r->parts, r->all);
     uint16_t *to = r->to + block * r->block_stride;
     for (int64_t i = first; i < last; i++) {
-        if (r->fast)
+        if (r->fast && r->w->window == 1)
+            pack_one(r, block * BLOCK_COLUMNS, i * SIDE, i + 1 < last, to);
+        else if (r->fast)
             pack_part(r, block * BLOCK_COLUMNS, i * SIDE, i + 1 < last, to);
         else
             pack_step(r->w, block * BLOCK_COLUMNS, i, to + i * STEP_ELEMENTS);

@@ -74,14 +74,16 @@ static void start_tile(amx_finishing *f)
     place(f);
 }
 
-/* The line that the next block of these columns writes is fetched meanwhile, and what is added there. */
+/* The line that the next block of these columns (or one of the same rows) writes is fetched meanwhile, and what is
+   added there. */
 static inline void finish_row(amx_finishing *f)
 {
     const amx_result *r = f->r;
-    __builtin_prefetch(f->y + f->k0 * (r->wide ? 4 : 2) + BLOCK_ROWS * f->y_step, 1);
+    __builtin_prefetch(
+        f->y + f->k0 * (r->wide ? 4 : 2) + (r->ahead ? r->ahead : BLOCK_ROWS * f->y_step), 1);
     if (f->residual)
         __builtin_prefetch(f->residual + f->k0 * (r->wide_residual ? 4 : 2) +
-                           BLOCK_ROWS * f->residual_step);
+                           (r->ahead ? r->ahead : BLOCK_ROWS * f->residual_step));
     if (!r->wide && !r->e.act && !r->e.gate && r->k - f->k0 >= BLOCK_COLUMNS)
         finish_plain(f, f->y, f->residual);
     else

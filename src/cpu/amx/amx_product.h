@@ -42,6 +42,7 @@ typedef struct amx_result {
     bool wide, wide_residual;
     int64_t h, w, k, sn, sh, sw; /* pixel (n,i,j) starts sn*n + sh*i + sw*j elements on */
     conv_epilogue e;             /* all absent for a gradient */
+    int64_t ahead; /* bytes to the results that will be written soon; 0: the pixel 32 on */
 } amx_result;
 
 /* A block of sums on its way to the result: its two tiles of rows become pixels first[i].. (count[i] of them), its

@@ -180,13 +180,9 @@ static void pack_dense(const conv_problem *p, const real *w, int64_t columns, re
     }
 }
 
-/* Panel of outputs: [tap][c][GEMM_NR]. */
-static void pack_forward(void *arg, int64_t panel, int thread)
+void conv_gemm_pack_panel(const conv_problem *p, int64_t panel, real *to)
 {
-    const pack_run *r = arg;
-    const conv_problem *p = &r->p;
     int64_t taps = p->kh * p->kw, columns = lgv_min_i64(GEMM_NR, p->y.c - panel * GEMM_NR);
-    real *to = r->to + panel * GEMM_NR * taps * p->x.c;
     const real *w = p->wd + panel * GEMM_NR * p->ws[0];
     if (p->ws[1] == taps && (taps == 1 || (p->ws[2] == p->kw && p->ws[3] == 1))) {
         pack_dense(p, w, columns, to);
@@ -198,6 +194,13 @@ static void pack_forward(void *arg, int64_t panel, int thread)
             real *line = to + (t * p->x.c + c) * GEMM_NR;
             for (int64_t k = 0; k < GEMM_NR; k++) line[k] = k < columns ? from[k * p->ws[0]] : 0;
         }
+}
+
+static void pack_forward(void *arg, int64_t panel, int thread)
+{
+    const pack_run *r = arg;
+    (void)thread;
+    conv_gemm_pack_panel(&r->p, panel, r->to + panel * GEMM_NR * r->p.kh * r->p.kw * r->p.x.c);
 }
 
 void conv_gemm_run_pack(const lgv_call *c, void *packed)
@@ -316,13 +319,10 @@ static void pack_taps(const real *w, int64_t taps, int64_t columns, const int64_
         }
 }
 
-static void pack_grad_x(void *arg, int64_t panel, int thread)
+void conv_gemm_x_pack_panel(const conv_problem *p, int64_t panel, real *to)
 {
-    const pack_run *r = arg;
-    const conv_problem *p = &r->p;
     int64_t columns = lgv_min_i64(GEMM_NR, p->x.c - panel * GEMM_NR), taps = p->kh * p->kw;
     bool dense = taps > 1 && p->ws[1] == taps && p->ws[2] == p->kw && p->ws[3] == 1;
-    real *to = r->to + panel * GEMM_NR * taps * p->y.c;
     const real *w = p->wd + panel * GEMM_NR * p->ws[1];
     int64_t at[GEMM_MAX_TAPS];
     tap_lines(p, at);
@@ -345,6 +345,13 @@ static void pack_grad_x(void *arg, int64_t panel, int thread)
                     to[at[t] + c] = c < columns ? from[c * p->ws[1]] : 0;
         }
     }
+}
+
+static void pack_grad_x(void *arg, int64_t panel, int thread)
+{
+    const pack_run *r = arg;
+    (void)thread;
+    conv_gemm_x_pack_panel(&r->p, panel, r->to + panel * GEMM_NR * r->p.kh * r->p.kw * r->p.y.c);
 }
 
 void conv_gemm_x_run_pack(const lgv_call *c, void *packed)

@@ -12,6 +12,7 @@ enum {
     MAX_PIECES = 8,
     MIN_COLUMNS = 128, /* of a block: fewer would spend their time on packing */
     MIN_OUTPUTS = 96,
+    ENOUGH = 8, /* such blocks: several threads share them without cutting the positions */
     LINE = 64 / sizeof(real),
     AHEAD = 24
 };
@@ -24,13 +25,15 @@ typedef struct cut {
     int64_t k_blocks, k_tiles;  /* blocks of outputs, tiles of each */
     int64_t j_blocks, j_panels; /* blocks of columns, panels of each */
     int64_t pieces, piece;      /* of the positions */
+    bool direct;                /* one tap, one piece: sums go where they belong at once */
     size_t thread_bytes;
 } cut;
 
 typedef struct run_w {
     conv_problem p;
     cut c;
-    real *partial; /* [piece][k][columns] */
+    real *partial; /* [piece][k][columns], or dw itself */
+    int64_t ld;    /* from one output to the next */
     char *workspace;
     bool accumulate;
 } run_w;
@@ -73,8 +76,11 @@ static cut make_cut(const conv_problem *p, int threads)
     c.pieces = tasks >= 16 ? 1
                            : lgv_min_i64(lgv_min_i64(MAX_PIECES, lgv_ceil_div(16, tasks)),
                                          lgv_ceil_div(c.positions, 4 * BLOCK));
+    bool one_tap = p->kh * p->kw == 1 && p->ws[1] == 1;
+    if (one_tap && p->y.c / MIN_OUTPUTS * (c.columns / MIN_COLUMNS) >= ENOUGH) c.pieces = 1;
     c.piece = lgv_ceil_div(lgv_ceil_div(c.positions, c.pieces), BLOCK) * BLOCK;
     c.pieces = lgv_ceil_div(c.positions, c.piece);
+    c.direct = one_tap && c.pieces == 1;
     share_out(&c, tiles, panels, threads);
     c.thread_bytes = lgv_round_up((size_t)(c.k_tiles * A_TILE) * sizeof(real)) +
                      lgv_round_up(BLOCK * GEMM_NR * sizeof(real)) +
@@ -196,7 +202,7 @@ static void add_tile(const run_w *r, real *partial, const real *tile, int64_t k,
                      int64_t j, int64_t j1, bool first)
 {
     for (int i = 0; i < GEMM_MR && k + i < k1; i++) {
-        real *to = partial + (k + i) * r->c.columns + j;
+        real *to = partial + (k + i) * r->ld + j;
         for (int64_t v = 0; v < j1 - j; v += VL) {
             int64_t n = j1 - j - v;
             vreal sum = v_load(tile + i * GEMM_NR + v);
@@ -213,7 +219,7 @@ static void add_product(const run_w *r, const scratch *s, real *partial, int64_t
                         int64_t k1, int64_t j, int64_t j1, int64_t count, bool first)
 {
     const real *a = s->a + (k - k0) / GEMM_MR * A_TILE;
-    int64_t ld = r->c.columns;
+    int64_t ld = r->ld;
     real *to = partial + k * ld + j;
     for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(to + i * ld, 1);
     if (k + GEMM_MR <= k1 && j + GEMM_NR <= j1) {
@@ -241,13 +247,14 @@ static void sum_task(void *arg, int64_t block, int thread)
     real *partial = r->partial + piece * p->y.c * c->columns;
     for (int64_t q = start; q < end; q += BLOCK) {
         int64_t count = lgv_min_i64(BLOCK, end - q), tap = -1;
+        bool first = q == start && !(c->direct && r->accumulate);
         locate(p, &s, q, count);
         pack_dy(&s, k0, k1, count);
         for (int64_t j = j0; j < j1; j += GEMM_NR) {
             int64_t stop = lgv_min_i64(j + GEMM_NR, j1);
             pack_x(p, &s, j, stop, count, &tap);
             for (int64_t k = k0; k < k1; k += GEMM_MR)
-                add_product(r, &s, partial, k0, k, k1, j, stop, count, q == start);
+                add_product(r, &s, partial, k0, k, k1, j, stop, count, first);
         }
     }
 }
@@ -292,6 +299,7 @@ static void combine_task(void *arg, int64_t k, int thread)
 
 static size_t partial_bytes(const conv_problem *p, const cut *c)
 {
+    if (c->direct) return 0;
     return lgv_round_up((size_t)(c->pieces * p->y.c * c->columns) * sizeof(real));
 }
 
@@ -306,8 +314,10 @@ void conv_gemm_w(const lgv_call *c)
 {
     run_w r = {.p = conv_describe(c), .accumulate = c->accumulate};
     r.c = make_cut(&r.p, c->threads);
-    r.partial = c->workspace;
+    r.partial = r.c.direct ? r.p.wd : c->workspace;
+    r.ld = r.c.direct ? r.p.ws[0] : r.c.columns;
     r.workspace = (char *)c->workspace + partial_bytes(&r.p, &r.c);
     lgv_parallel(c, r.c.pieces * r.c.k_blocks * r.c.j_blocks, sum_task, &r);
+    if (r.c.direct) return;
     lgv_parallel(c, r.p.y.c, combine_task, &r);
 }

@@ -97,18 +97,30 @@ static inline void gemm_gather_window(const real *picture, const lgv_nhwc *s, in
 }
 
 /* The kernels "gemm" of the six operators (conv_gemm.c, conv_gemm_w.c). */
-#define conv_gemm_accepts     LGV_AT(lgv_conv_gemm_accepts)
-#define conv_gemm_pack        LGV_AT(lgv_conv_gemm_pack)
-#define conv_gemm_run_pack    LGV_AT(lgv_conv_gemm_run_pack)
-#define conv_gemm_workspace   LGV_AT(lgv_conv_gemm_workspace)
-#define conv_gemm             LGV_AT(lgv_conv_gemm)
-#define conv_gemm_x_accepts   LGV_AT(lgv_conv_gemm_x_accepts)
-#define conv_gemm_x_pack      LGV_AT(lgv_conv_gemm_x_pack)
-#define conv_gemm_x_run_pack  LGV_AT(lgv_conv_gemm_x_run_pack)
-#define conv_gemm_x_workspace LGV_AT(lgv_conv_gemm_x_workspace)
-#define conv_gemm_x           LGV_AT(lgv_conv_gemm_x)
-#define conv_gemm_w_workspace LGV_AT(lgv_conv_gemm_w_workspace)
-#define conv_gemm_w           LGV_AT(lgv_conv_gemm_w)
+#define conv_gemm_accepts      LGV_AT(lgv_conv_gemm_accepts)
+#define conv_gemm_pack         LGV_AT(lgv_conv_gemm_pack)
+#define conv_gemm_run_pack     LGV_AT(lgv_conv_gemm_run_pack)
+#define conv_gemm_workspace    LGV_AT(lgv_conv_gemm_workspace)
+#define conv_gemm              LGV_AT(lgv_conv_gemm)
+#define conv_gemm_x_accepts    LGV_AT(lgv_conv_gemm_x_accepts)
+#define conv_gemm_x_pack       LGV_AT(lgv_conv_gemm_x_pack)
+#define conv_gemm_x_run_pack   LGV_AT(lgv_conv_gemm_x_run_pack)
+#define conv_gemm_x_workspace  LGV_AT(lgv_conv_gemm_x_workspace)
+#define conv_gemm_x            LGV_AT(lgv_conv_gemm_x)
+#define conv_gemm_w_workspace  LGV_AT(lgv_conv_gemm_w_workspace)
+#define conv_gemm_w            LGV_AT(lgv_conv_gemm_w)
+#define conv_gemm_pack_panel   LGV_AT(lgv_conv_gemm_pack_panel)
+#define conv_gemm_x_pack_panel LGV_AT(lgv_conv_gemm_x_pack_panel)
+#define linear_rows_accepts    LGV_AT(lgv_linear_rows_accepts)
+#define linear_rows_workspace  LGV_AT(lgv_linear_rows_workspace)
+#define linear_rows            LGV_AT(lgv_linear_rows)
+/* One panel of outputs, [tap][c][GEMM_NR], or for the gradient of inputs, [tap][k][GEMM_NR]. */
+void conv_gemm_pack_panel(const conv_problem *p, int64_t panel, real *to);
+void conv_gemm_x_pack_panel(const conv_problem *p, int64_t panel, real *to);
+/* The kernel "rows" of linear layers and their gradient for x: few positions (linear_rows.c). */
+bool linear_rows_accepts(const lgv_call *c);
+size_t linear_rows_workspace(const lgv_call *c);
+void linear_rows(const lgv_call *c);
 bool conv_gemm_accepts(const lgv_call *c);
 lgv_pack conv_gemm_pack(const lgv_call *c);
 void conv_gemm_run_pack(const lgv_call *c, void *packed);

@@ -3,6 +3,17 @@
 
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_linear,
+     .name = "rows",
+     .accepts = linear_rows_accepts,
+     .epilogue = CONV_EPILOGUE,
+     .workspace = linear_rows_workspace,
+     .run = linear_rows},
+    {.op = LGV_OP_linear_grad_x,
+     .name = "rows",
+     .accepts = linear_rows_accepts,
+     .workspace = linear_rows_workspace,
+     .run = linear_rows},
+    {.op = LGV_OP_linear,
      .name = "gemm",
      .accepts = conv_gemm_accepts,
      .epilogue = CONV_EPILOGUE,
