@@ -28,11 +28,13 @@ typedef struct job {
 static lgv_status name_sampler(job *j, lgv_error *err)
 {
     const char *name = j->args.sampler.sampler;
-    if (!name) name = "ddim";
+    if (!name) name = lgv_sampler_default(lgv_pipeline_scheduler(j->pipeline), &j->args.sampler);
     if (!strcmp(name, "model")) name = lgv_pipeline_scheduler(j->pipeline)->class_name;
     const lgv_sampler_info *info = lgv_sampler_find(name);
     j->inverse = info && info->inverse;
-    j->output.sampler = info ? info->name : name;
+    /* where several samplers have one class, its name says which fields count: the folder's */
+    j->output.sampler =
+        info && !(info->implies && !strcmp(name, info->class_name)) ? info->name : name;
     return lgv_pipeline_calls(j->pipeline, &j->args.sampler, &j->calls, err);
 }
 
@@ -243,6 +245,8 @@ const cli_command cli_sample = {
         "--num-inference-steps 20\n"
         "  langevin sample model --output grid.png --num-images 16 --animation grid.gif --preview\n"
         "  langevin sample model --output ancestral.png --sampler ddpm --seed -1\n"
+        "  langevin sample model --output smooth.png --sampler dpmpp_2m --sigma-schedule karras\n"
+        "  langevin sample --sampler help\n"
         "  langevin sample model --output between.png --interpolate 1,2 --num-images 9\n"
         "  langevin sample model --output latent.png --sampler ddim_inverse --init-image cat.png "
         "--save-tensors latent.safetensors\n",

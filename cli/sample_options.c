@@ -11,14 +11,16 @@ static struct {
     char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *save_tensors;
     char *timesteps, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
-    double eta;
+    double eta, s_churn, s_tmin, s_tmax, s_noise;
+    char *sigma_schedule;
+    long long solver_order;
     char *animation, *animation_of;
     long long animation_frames;
     int no_metadata, clipped, timings, preview;
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, STATED };
+enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, ETA, ORDER, STATED };
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -33,12 +35,25 @@ static struct poptOption table[] = {
     {"batch-size", 0, COUNT, &opt.batch_size, BATCH_SIZE,
      "pictures at once; changes no picture (default: 8)", "N"},
     {"sampler", 0, TEXT, &opt.sampler, 0,
-     "ddim (default), ddpm, ddim_inverse, or model: that of the model's folder", "NAME"},
-    {"num-inference-steps", 0, COUNT, &opt.steps, STEPS, "steps (default: ddim 50, ddpm all)", "N"},
+     "ddim (default), euler, heun, uni_pc ... (help: the list), or model: that of the folder",
+     "NAME"},
+    {"num-inference-steps", 0, COUNT, &opt.steps, STEPS,
+     "steps (default: the sampler's, which the list has)", "N"},
+    {"sigma-schedule", 0, TEXT, &opt.sigma_schedule, 0, "spacing of the noise levels",
+     "karras|exponential|beta|lu"},
+    {"solver-order", 0, COUNT, &opt.solver_order, ORDER,
+     "of DPM-Solver, UniPC and DEIS (default: 2)", "N"},
     {"timesteps", 0, TEXT, &opt.timesteps, 0, "the timesteps themselves, such as 999,749,499,249",
      "LIST"},
-    {"eta", 0, POPT_ARG_DOUBLE, &opt.eta, 0, "noise of ddim: 0 none (default), 1 as much as ddpm",
+    {"eta", 0, POPT_ARG_DOUBLE, &opt.eta, ETA,
+     "noise of ddim: 0 none (default), 1 as much as ddpm; of tcd (default: 0.3)", "F"},
+    {"s-churn", 0, POPT_ARG_DOUBLE, &opt.s_churn, 0,
+     "noise added on the way by euler and edm_euler", "F"},
+    {"s-tmin", 0, POPT_ARG_DOUBLE, &opt.s_tmin, 0, "lowest noise level with churn (default: any)",
      "F"},
+    {"s-tmax", 0, POPT_ARG_DOUBLE, &opt.s_tmax, 0, "highest noise level with churn (default: any)",
+     "F"},
+    {"s-noise", 0, POPT_ARG_DOUBLE, &opt.s_noise, 0, "factor of that noise (default: 1)", "F"},
     {"use-clipped-model-output", 0, POPT_ARG_NONE, &opt.clipped, 0,
      "ddim: derive the noise again from the clipped picture", NULL},
     {"compat", 0, TEXT, &opt.compat, 0, "diffusers: keep four defects of its schedulers",
@@ -113,6 +128,7 @@ static int read_counts(const cli_command *self, sample_args *a)
         {BATCH_SIZE, "batch-size", opt.batch_size, 65536},
         {STEPS, "num-inference-steps", opt.steps, 1000000},
         {RESOLUTION, "resolution", opt.resolution, 16384},
+        {ORDER, "solver-order", opt.solver_order, 8},
         {FRAMES, "animation-frames", opt.animation_frames, 1000},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
@@ -154,10 +170,55 @@ static int read_timesteps(const cli_command *self, sample_args *a)
     return -1;
 }
 
+/* The list for --sampler help. */
+static int list_samplers(void)
+{
+    printf("samplers (a class of diffusers is a name too; model: the one of the model's folder)\n");
+    for (int i = 0; i < lgv_sampler_count(); i++) {
+        const lgv_sampler_info *s = lgv_sampler_at(i);
+        char steps[32] = "all";
+        if (s->default_steps) snprintf(steps, sizeof steps, "%lld", (long long)s->default_steps);
+        printf("  %-16s %3s steps  %s\n  %-28s%s%s%s\n", s->name, steps, s->summary, "",
+               s->class_name, s->implies ? ", " : "", s->implies ? s->implies : "");
+    }
+    return CLI_OK;
+}
+
+static int read_sigmas(const cli_command *self, sample_args *a)
+{
+    static const char *const names[] = {"", "karras", "exponential", "beta", "lu"};
+    const struct {
+        const char *name;
+        double value;
+    } positive[] = {{"s-churn", opt.s_churn},
+                    {"s-tmin", opt.s_tmin},
+                    {"s-tmax", opt.s_tmax},
+                    {"s-noise", opt.s_noise}};
+    for (size_t i = 0; i < sizeof positive / sizeof *positive; i++)
+        if (!(positive[i].value >= 0))
+            return cli_error(self, CLI_USAGE, "--%s must be at least 0, not %g", positive[i].name,
+                             positive[i].value);
+    for (int i = 1; i <= LGV_SIGMAS_LU && opt.sigma_schedule; i++)
+        if (!strcmp(opt.sigma_schedule, names[i])) a->sampler.sigma_schedule = i;
+    if (opt.sigma_schedule && !a->sampler.sigma_schedule)
+        return cli_error(self, CLI_USAGE,
+                         "--sigma-schedule is karras, exponential, beta or lu, not '%s'",
+                         opt.sigma_schedule);
+    a->sampler.solver_order = opt.solver_order;
+    a->sampler.s_churn = opt.s_churn;
+    a->sampler.s_tmin = opt.s_tmin;
+    a->sampler.s_tmax = opt.s_tmax;
+    a->sampler.s_noise = opt.s_noise;
+    return -1;
+}
+
 static int read_sampler(const cli_command *self, sample_args *a)
 {
+    int code = read_sigmas(self, a);
+    if (code >= 0) return code;
     a->sampler.sampler = opt.sampler;
     a->sampler.eta = opt.eta;
+    a->sampler.eta_stated = stated[ETA];
     a->sampler.use_clipped_model_output = opt.clipped;
     a->sampler.compat_diffusers = opt.compat != NULL;
     if (opt.compat && strcmp(opt.compat, "diffusers"))
@@ -166,13 +227,10 @@ static int read_sampler(const cli_command *self, sample_args *a)
         return cli_error(self, CLI_USAGE, "--eta must be at least 0, not %g", opt.eta);
     if (!opt.sampler || !strcmp(opt.sampler, "model") || lgv_sampler_find(opt.sampler))
         return read_timesteps(self, a);
-    char list[256] = "model";
-    for (int i = 0; i < lgv_sampler_count(); i++) {
-        size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, ", %s", lgv_sampler_at(i)->name);
-    }
-    return cli_error(self, CLI_USAGE, "there is no sampler '%s'; choose one of %s", opt.sampler,
-                     list);
+    return cli_error(self, CLI_USAGE,
+                     "there is no sampler '%s'; 'langevin sample --sampler help' "
+                     "lists them",
+                     opt.sampler);
 }
 
 static int read_seeds(const cli_command *self, sample_args *a)
@@ -258,6 +316,7 @@ int sample_args_read(const cli_command *self, int argc, const char **argv, sampl
     sample_args a = {0};
     int n, code = cli_parse(self, table, argc, argv, 1, &a.model, &n, note_stated, NULL);
     if (code >= 0) return code;
+    if (opt.sampler && !strcmp(opt.sampler, "help")) return list_samplers();
     if (!n && !access("model_index.json", R_OK)) a.model = "."; /* inside a model folder */
     if (!a.model) a.model = cli_demo_model();
     if (!a.model)

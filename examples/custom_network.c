@@ -132,7 +132,7 @@ static lgv_status train(lgv_plan *plan, const lgv_schedule *schedule, int steps,
 static lgv_status sample(lgv_plan *plan, const lgv_scheduler_config *config, lgv_error *err)
 {
     lgv_sampler *sampler = NULL;
-    const lgv_sampler_options options = {.num_inference_steps = 20};
+    const lgv_sampler_options options = {.sampler = "ddim", .num_inference_steps = 20};
     const lgv_rng_key key = {.seed = 4, .stream = lgv_rng_stream("first x")};
     float x[N * PIXELS];
     lgv_status status = lgv_sampler_new(config, &options, &sampler, err);

@@ -243,7 +243,7 @@ sample="sample a --num-inference-steps 4 $one --no-metadata"
 refuse 1 "neither a file or folder nor a preset" sample nowhere --output x.png
 refuse 1 "cannot write 'no/x.png'" $sample --output no/x.png
 refuse 2 "PNG" $sample --output x.jpg
-refuse 2 "there is no sampler 'eular'; choose one of .*ddim" $sample --output x.png --sampler eular
+refuse 2 "there is no sampler 'eular'; 'langevin sample --sampler help' lists them" $sample --output x.png --sampler eular
 refuse 1 "2000" sample a --num-inference-steps 2000 --output x.png
 refuse 1 "descending" sample a --timesteps 3,5 --output x.png
 refuse 1 "multiples of 2" $sample --resolution 15 --output x.png

@@ -27,13 +27,22 @@ static void near(double got, double want, double absolute)
     fail_msg("%.9g, wanted %.9g", got, want);
 }
 
+/* These tests are about ddim unless they say otherwise. */
+static lgv_sampler_options named(const lgv_sampler_options *o)
+{
+    lgv_sampler_options own = o ? *o : (lgv_sampler_options){0};
+    if (!own.sampler) own.sampler = "ddim";
+    return own;
+}
+
 static lgv_sampler *sampler_of(const char *json, const lgv_sampler_options *o)
 {
+    const lgv_sampler_options own = named(o);
     lgv_error err = {0};
     lgv_scheduler_config cfg;
     lgv_sampler *s = NULL;
     if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) ||
-        lgv_sampler_new(&cfg, o, &s, &err))
+        lgv_sampler_new(&cfg, &own, &s, &err))
         fail_msg("%s: %s", json, err.text);
     lgv_scheduler_config_clear(&cfg);
     return s;
@@ -41,12 +50,13 @@ static lgv_sampler *sampler_of(const char *json, const lgv_sampler_options *o)
 
 static lgv_status refuse(const char *json, const lgv_sampler_options *o)
 {
+    const lgv_sampler_options own = named(o);
     lgv_error err = {0};
     lgv_scheduler_config cfg;
     lgv_sampler *s = NULL;
     if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err))
         fail_msg("%s", err.text);
-    lgv_status status = lgv_sampler_new(&cfg, o, &s, &err);
+    lgv_status status = lgv_sampler_new(&cfg, &own, &s, &err);
     lgv_scheduler_config_clear(&cfg);
     assert_null(s);
     assert_true(status != LGV_OK && err.status == status && err.text[0]);
@@ -58,11 +68,60 @@ static void table(void **state)
     assert_string_equal(lgv_sampler_find("DDIM")->name, "ddim");
     assert_string_equal(lgv_sampler_find("DDIMScheduler")->name, "ddim");
     assert_string_equal(lgv_sampler_find("ddim-inverse")->class_name, "DDIMInverseScheduler");
-    assert_null(lgv_sampler_find("euler"));
+    assert_string_equal(lgv_sampler_find("EulerDiscreteScheduler")->name, "euler");
+    assert_string_equal(lgv_sampler_find("DPMSolverMultistepScheduler")->name, "dpmpp_2m");
+    assert_null(lgv_sampler_find("euler2"));
     assert_null(lgv_sampler_find(NULL));
     assert_null(lgv_sampler_at(lgv_sampler_count()));
     for (int i = 0; i < lgv_sampler_count(); i++)
         assert_ptr_equal(lgv_sampler_find(lgv_sampler_at(i)->name), lgv_sampler_at(i));
+}
+
+static void defaults(void **state)
+{
+    static const struct {
+        const char *json;
+        lgv_sampler_options o;
+        const char *name;
+        int64_t steps;
+    } want[] = {
+        {"{}", {0}, "dpmpp_2m", 20},
+        {"{\"_class_name\": \"PNDMScheduler\"}", {0}, "dpmpp_2m", 20},
+        {"{}", {.eta = 0.5}, "ddim", 50},
+        {"{}", {.sampler = "ddpm"}, "ddpm", 1000},
+        {"{}", {.sampler = "plms"}, "pndm", 51}, /* has its class's first name */
+        {"{\"_class_name\": \"EDMEulerScheduler\"}", {0}, "edm_euler", 20},
+        {"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\"}", {0}, "flow_euler", 20},
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        lgv_error err = {0};
+        lgv_scheduler_config cfg;
+        lgv_sampler *s = NULL;
+        const char *json = want[i].json;
+        if (lgv_scheduler_config_parse(json, strlen(json), "test", &cfg, &err) ||
+            lgv_sampler_new(&cfg, &want[i].o, &s, &err))
+            fail_msg("%s: %s", json, err.text);
+        assert_int_equal(lgv_sampler_steps(s), want[i].steps);
+        assert_string_equal(lgv_sampler_find(lgv_sampler_kind(s)->class_name)->name, want[i].name);
+        lgv_sampler_free(s);
+        lgv_scheduler_config_clear(&cfg);
+    }
+}
+
+/* A solver takes over a network of flow matching, with that network's noise levels. */
+static void flow_to_solver(void **state)
+{
+    lgv_sampler_options o = {.sampler = "uni_pc", .num_inference_steps = 4};
+    lgv_sampler *a =
+        sampler_of("{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 3}", &o);
+    lgv_sampler *b =
+        sampler_of("{\"_class_name\": \"UniPCMultistepScheduler\", \"flow_shift\": 3, "
+                   "\"use_flow_sigmas\": true, \"prediction_type\": \"flow_prediction\"}",
+                   &o);
+    for (int64_t i = 0; i < 4; i++)
+        assert_memory_equal(lgv_sampler_coef(a, i), lgv_sampler_coef(b, i), sizeof(lgv_step_coef));
+    lgv_sampler_free(a);
+    lgv_sampler_free(b);
 }
 
 /* reference/diffusers.md 3.3 */
@@ -259,7 +318,8 @@ static double run_case(const json_t *c, const lgv_safetensors *f, int compat)
         double largest = 0, error = 0;
         analytic_model(x, q, k->t, out);
         assert_int_equal(
-            lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL), LGV_OK);
+            lgv_sampler_apply(k, SIZE, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL),
+            LGV_OK);
         for (int e = 0; e < SIZE; e++) {
             if (isnan(want[e]) != isnan(x[e]))
                 fail_msg("%s compat %d step %d: %g, wanted %g", text, compat, (int)i, x[e],
@@ -334,7 +394,8 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
         for (int e = 0; e < LOOP; e++) out[e] = x[e] * k->t / (k->t + 1);
         if (k->wants_noise) lgv_torch_randn(rng, LOOP, z);
         assert_int_equal(
-            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL), LGV_OK);
+            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL),
+            LGV_OK);
     }
     lgv_sampler_free(s);
     double sum = 0;
@@ -393,7 +454,7 @@ static void refusals(void **state)
                      LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.num_inference_steps = -7}),
                      LGV_ERR_ARGUMENT);
-    assert_int_equal(refuse("{}", &(lgv_sampler_options){.sampler = "euler"}), LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{}", &(lgv_sampler_options){.sampler = "euler2"}), LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.eta = -1}), LGV_ERR_ARGUMENT);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.eta = 3}), LGV_ERR_NUMERIC);
     assert_int_equal(refuse("{}", &(lgv_sampler_options){.timesteps = rising, .timestep_count = 2}),
@@ -421,6 +482,39 @@ static void refusals(void **state)
     assert_int_equal(refuse("{\"prediction_type\": \"sample\"}",
                             &(lgv_sampler_options){.sampler = "ddim_inverse"}),
                      LGV_ERR_NUMERIC);
+    static const struct {
+        const char *json;
+        lgv_sampler_options o;
+    } bad[] = {
+        {"{}", {.sampler = "ddim", .sigma_schedule = LGV_SIGMAS_KARRAS}},
+        {"{}", {.sampler = "euler", .sigma_schedule = LGV_SIGMAS_LU}},
+        {"{}", {.sampler = "euler", .solver_order = 2}},
+        {"{}", {.sampler = "dpmpp_2m", .solver_order = 4}},
+        {"{}", {.sampler = "deis", .solver_order = 4}},
+        {"{}", {.sampler = "uni_pc", .solver_order = 9}},
+        {"{}", {.sampler = "euler", .s_churn = -1}},
+        {"{}", {.sampler = "tcd", .eta = 1.5}},
+        {"{}", {.sampler = "lcm", .num_inference_steps = 60}},
+        {"{}", {.sampler = "pndm", .num_inference_steps = 3}},
+        {"{}", {.sampler = "heun", .num_inference_steps = 5, .skip_steps = 5}},
+        {"{}", {.sampler = "edm_euler"}},
+        {"{}", {.sampler = "flow_euler"}},
+        {"{\"_class_name\": \"EDMEulerScheduler\"}", {.sampler = "ddim"}},
+        {"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\"}", {.sampler = "euler"}},
+        {"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"use_dynamic_shifting\": true}",
+         {.sampler = "flow_euler"}},
+        {"{\"_class_name\": \"DPMSolverMultistepScheduler\", \"algorithm_type\": \"dpmsolver\"}",
+         {.sampler = "DPMSolverMultistepScheduler"}},
+        {"{\"_class_name\": \"EulerDiscreteScheduler\", \"use_karras_sigmas\": true, "
+         "\"use_beta_sigmas\": true}",
+         {.sampler = "euler"}},
+        {"{\"_class_name\": \"EulerDiscreteScheduler\", \"sigma_min\": -1}", {.sampler = "euler"}},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(refuse(bad[i].json, &bad[i].o), LGV_ERR_ARGUMENT);
+    assert_int_equal(refuse("{\"prediction_type\": \"sample\"}",
+                            &(lgv_sampler_options){.sampler = "euler_ancestral"}),
+                     LGV_ERR_UNSUPPORTED);
     /* a default number of steps never exceeds T */
     lgv_sampler *s = sampler_of("{\"num_train_timesteps\": 20, \"beta_end\": 0.3}", NULL);
     assert_int_equal(lgv_sampler_steps(s), 20);
@@ -584,6 +678,7 @@ static void out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),      cmocka_unit_test(flow_to_solver),
         cmocka_unit_test(table),         cmocka_unit_test(known_timesteps),
         cmocka_unit_test(all_timesteps), cmocka_unit_test(known_steps),
         cmocka_unit_test(trajectories),  cmocka_unit_test(published_sums),

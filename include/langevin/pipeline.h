@@ -64,7 +64,8 @@ typedef struct lgv_sample_options {
     int64_t num_images;    /* 0: 1 */
     int64_t batch_size;    /* 0: num_images, at most 8 */
     int64_t height, width; /* 0: the network's sample_size */
-    /* sampler.sampler NULL: "ddim" (50 steps, eta 0); "model": the folder's own scheduler. */
+    /* sampler.sampler NULL: "dpmpp_2m" with 20 steps for a network trained with betas (lgv_sampler_default); "model":
+       the folder's own scheduler. */
     lgv_sampler_options sampler;
     uint64_t seed;         /* picture i: seed + i (wrapping) */
     const uint64_t *seeds; /* [num_images] instead; NULL: none */
@@ -73,7 +74,8 @@ typedef struct lgv_sample_options {
     const int32_t *labels; /* [num_images]; given exactly when the network has classes */
     /* [num_images,K,H,W]: the image condition (condition.h), K its channels; given exactly when the network has one */
     const float *condition;
-    /* [num_images,C,H,W]: the first x (of ddim_inverse: the images); NULL: drawn */
+    /* [num_images,C,H,W]: standard normal noise, which lgv_sampler_init_sigma makes the first x (of
+       ddim_inverse: the images); NULL: drawn */
     const float *init_noise;
     /* [network calls,num_images,C,H,W]: z of each step; NULL: drawn */
     const float *step_noise;

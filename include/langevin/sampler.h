@@ -25,18 +25,22 @@ typedef enum lgv_predicted_variance {
 } lgv_predicted_variance;
 
 typedef struct lgv_step_coef {
-    float t;          /* given to the network */
-    float in;         /* and in*x */
-    float a, b;       /* predicted x0 */
-    float clip;       /* x0 to +- clip; INFINITY: none */
-    float c, d, e, s; /* next x */
+    float t;            /* given to the network */
+    float image, noise; /* x before this call is about image*x0 + noise*eps */
+    float in;           /* and in*x */
+    float a, b;         /* predicted x0 */
+    float clip;         /* x0 to +- clip; INFINITY: none */
+    float c, d, e, s;   /* next x */
     float h[LGV_HISTORY];
     /* 1 + the slot of the history that takes keep_x0*x0 + keep_x*x + keep_out*out after this call, and
        1 + the one that takes x; 0: none */
     int keep, keep_sample;
     float keep_x0, keep_x, keep_out;
-    int threshold;    /* dynamic thresholding instead of the clip */
+    int threshold; /* dynamic thresholding instead of the clip */
     float threshold_ratio, threshold_max;
+    /* z is the increment of a Brownian path between these noise levels, divided by the root of their
+       distance, so that other steps with the same seed walk along the same path; equal: independent */
+    float path_from, path_to;
     int wants_noise; /* this step draws z (also where s is 0, as diffusers does) */
     /* The network predicts the variance too, v: s*exp(v0 + v1*v) or s*sqrt(v) instead of s. */
     lgv_predicted_variance variance;
@@ -50,6 +54,9 @@ typedef struct lgv_sampler_info {
     const char *summary;    /* one line for people */
     int64_t default_steps;  /* 0: all T timesteps */
     int inverse;            /* goes from an image to noise */
+    /* Fields that the name stands for beside its class, "solver_order=2 algorithm_type=dpmsolver++";
+       NULL: none. A class name stands for the configuration as it is. */
+    const char *implies;
 } lgv_sampler_info;
 
 LGV_API int lgv_sampler_count(void);
@@ -59,23 +66,49 @@ LGV_API const lgv_sampler_info *lgv_sampler_find(const char *name);
 
 enum { LGV_STEPS_ALL = -1 };
 
+/* How noise levels are spaced (use_karras_sigmas ... of the configuration). */
+typedef enum lgv_sigma_schedule {
+    LGV_SIGMAS_CONFIGURED = 0,
+    LGV_SIGMAS_KARRAS,      /* arXiv 2206.00364, eq. 5 */
+    LGV_SIGMAS_EXPONENTIAL, /* evenly in ln sigma */
+    LGV_SIGMAS_BETA,        /* quantiles of the beta distribution (arXiv 2407.12173) */
+    LGV_SIGMAS_LU           /* evenly in ln SNR (arXiv 2206.00927) */
+} lgv_sigma_schedule;
+
 typedef struct lgv_sampler_options {
-    const char *sampler; /* name or class name; NULL: "ddim" */
+    const char *sampler; /* name or class name; NULL: lgv_sampler_default */
     /* 0: the sampler's default (at most T); LGV_STEPS_ALL: T-1 .. 0 whatever the spacing */
     int64_t num_inference_steps;
     /* own list, strictly descending (inverse: ascending), within 0 .. T-1; borrowed */
     const int64_t *timesteps;
     int64_t timestep_count; /* 0: none; with a list num_inference_steps must be 0 */
-    double eta;             /* of ddim: 0 deterministic, 1 like ddpm (arXiv 2010.02502, eq. 16) */
+    int64_t skip_steps;     /* begin that many steps later, at an image with that much noise */
+    lgv_sigma_schedule sigma_schedule;
+    int64_t solver_order; /* 0: the configuration's */
+    /* of euler and edm_euler (arXiv 2206.00364, algorithm 2): noise added at levels from s_tmin to s_tmax
+       (0: any), s_noise (0: 1) times */
+    double s_churn, s_tmin, s_tmax, s_noise;
+    /* of flow matching with use_dynamic_shifting: the shift itself (0: none), or the number of the
+       network's tokens from which it follows */
+    double mu;
+    int64_t image_seq_len;
+    int eta_stated; /* eta counts although it is 0: tcd's default is 0.3 */
+    double eta;     /* of ddim: 0 deterministic, 1 like ddpm (arXiv 2010.02502, eq. 16) */
     int use_clipped_model_output; /* of ddim: eps is derived again from the clipped x0 */
     int compat_diffusers;         /* keep four defects of diffusers, see lgv_sampler_new */
 } lgv_sampler_options;
 
+/* The sampler for a network of this configuration when nobody names one: "dpmpp_2m", "ddim" where its
+   options are given (eta, use_clipped_model_output), or the one that belongs to the networks of EDM and
+   of flow matching. options NULL: none. */
+LGV_API const char *lgv_sampler_default(const lgv_scheduler_config *cfg,
+                                        const lgv_sampler_options *options);
+
 typedef struct lgv_sampler lgv_sampler;
 
 /* Makes the list of steps. cfg is read as diffusers' from_config would for the sampler's class.
-   options NULL: all defaults. Errors: more steps than T, a list that does not descend, a variance
-   type that needs a network with two outputs, steps that would divide by zero.
+   options NULL: all defaults. Errors: more steps than T, a list that does not descend, a sampler for
+   another kind of network, options that the sampler does not have, steps that would divide by zero.
    Equal to diffusers but for four defects, which compat_diffusers keeps: variance
    fixed_large_log is NaN there (here sqrt(beta_t)); ddim under linspace steps back by T/n
    instead of to the next timestep; trailing sometimes ends in an extra timestep -1; steps_offset

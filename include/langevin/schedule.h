@@ -21,17 +21,20 @@ typedef enum lgv_beta_schedule {
     LGV_BETA_SCALED_LINEAR, /* evenly spaced sqrt(beta) (arXiv 2112.10752) */
     LGV_BETA_COSINE,        /* "squaredcos_cap_v2" (arXiv 2102.09672, eq. 17) */
     LGV_BETA_SIGMOID,       /* sigmoid(-6 .. 6) scaled to beta_start .. beta_end */
-    LGV_BETA_LAPLACE        /* abar from a Laplace distribution of log SNR (arXiv 2407.03297) */
+    LGV_BETA_LAPLACE,       /* abar from a Laplace distribution of log SNR (arXiv 2407.03297) */
+    LGV_BETA_EXP            /* abar = exp(-12 t) */
 } lgv_beta_schedule;
 
-/* The network predicts eps, x0 or v = sqrt(abar) eps - sqrt(1-abar) x0 (arXiv 2202.00512). */
+/* The network predicts eps, x0 or v = sqrt(abar) eps - sqrt(1-abar) x0 (arXiv 2202.00512); or the flow
+   eps - x0 between image and noise (arXiv 2210.02747). */
 typedef enum lgv_prediction {
     LGV_PREDICT_EPSILON = 0,
     LGV_PREDICT_SAMPLE,
-    LGV_PREDICT_V
+    LGV_PREDICT_V,
+    LGV_PREDICT_FLOW
 } lgv_prediction;
 
-/* Sigma of the ancestral step; the learned ones (arXiv 2102.09672) are only read and written. */
+/* Sigma of the ancestral step; the learned ones (arXiv 2102.09672) come from the network. */
 typedef enum lgv_variance {
     LGV_VARIANCE_FIXED_SMALL = 0, /* posterior variance (1-abar_prev)/(1-abar_t) beta_t */
     LGV_VARIANCE_FIXED_SMALL_LOG, /* the same, by way of its logarithm */
@@ -47,6 +50,30 @@ typedef enum lgv_spacing {
     LGV_SPACING_LINSPACE,
     LGV_SPACING_TRAILING
 } lgv_spacing;
+
+/* DPM-Solver (arXiv 2206.00927), DPM-Solver++ (2211.01095), their stochastic forms, DEIS (2204.13902). */
+typedef enum lgv_algorithm {
+    LGV_ALGORITHM_DPMPP = 0,
+    LGV_ALGORITHM_DPM,
+    LGV_ALGORITHM_SDE_DPMPP,
+    LGV_ALGORITHM_SDE_DPM,
+    LGV_ALGORITHM_DEIS
+} lgv_algorithm;
+
+/* Variants of a solver's second order; a class takes its own for one that belongs to another. */
+typedef enum lgv_solver {
+    LGV_SOLVER_MIDPOINT = 0,
+    LGV_SOLVER_HEUN,
+    LGV_SOLVER_BH1,
+    LGV_SOLVER_BH2,
+    LGV_SOLVER_LOGRHO
+} lgv_solver;
+
+typedef enum lgv_final_sigmas { LGV_FINAL_ZERO = 0, LGV_FINAL_SIGMA_MIN } lgv_final_sigmas;
+typedef enum lgv_interpolation { LGV_INTERPOLATE = 0, LGV_INTERPOLATE_LOG } lgv_interpolation;
+typedef enum lgv_timestep_type { LGV_TIME_DISCRETE = 0, LGV_TIME_CONTINUOUS } lgv_timestep_type;
+typedef enum lgv_edm_sigmas { LGV_EDM_KARRAS = 0, LGV_EDM_EXPONENTIAL } lgv_edm_sigmas;
+typedef enum lgv_time_shift { LGV_SHIFT_EXPONENTIAL = 0, LGV_SHIFT_LINEAR } lgv_time_shift;
 
 enum { LGV_CLASS_NAME = 64 };
 
@@ -66,13 +93,39 @@ typedef struct lgv_scheduler_config {
     int thresholding; /* dynamic thresholding instead (arXiv 2205.11487, sec. 2.3) */
     double dynamic_thresholding_ratio, sample_max_value;
     lgv_spacing timestep_spacing;
-    int64_t steps_offset; /* added to the timesteps of "leading" */
-    int set_alpha_to_one; /* abar before timestep 0 is 1, else abar_0 */
-    uint32_t given;       /* which fields a file or the caller stated (internal bits) */
+    int64_t steps_offset;             /* added to the timesteps of "leading" */
+    int set_alpha_to_one;             /* abar before timestep 0 is 1, else abar_0 */
+    int skip_prk_steps;               /* PNDM without the Runge-Kutta calls of its beginning */
+    int64_t original_inference_steps; /* of LCM and TCD: steps of the distillation */
+    double timestep_scaling;
+    int64_t solver_order;
+    lgv_algorithm algorithm_type;
+    lgv_solver solver_type;
+    int lower_order_final, euler_at_final;
+    /* Noise levels other than those of evenly spaced timesteps; at most one is set. */
+    int use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas;
+    int use_flow_sigmas; /* those of flow matching */
+    double flow_shift;
+    lgv_final_sigmas final_sigmas_type;
+    double lambda_min_clipped; /* -INFINITY: none */
+    int use_dynamic_shifting;
+    lgv_time_shift time_shift_type;
+    lgv_interpolation interpolation_type;
+    lgv_timestep_type timestep_type;
+    double sigma_min, sigma_max; /* 0: those of the schedule */
+    double sigma_data, rho;      /* of EDM (arXiv 2206.00364) */
+    lgv_edm_sigmas sigma_schedule;
+    int predict_x0;             /* of UniPC */
+    uint64_t disable_corrector; /* of UniPC: bit i is step i */
+    double shift_terminal;      /* of flow matching: the last noise level; 0: none */
+    double shift, base_shift, max_shift;
+    int64_t base_image_seq_len, max_image_seq_len;
+    int invert_sigmas, stochastic_sampling;
+    uint64_t given; /* which fields a file or the caller stated (internal bits) */
 } lgv_scheduler_config;
 
-/* The defaults of a scheduler class ("DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler";
-   NULL is the first); every field of the class counts as given. */
+/* The defaults of a scheduler class ("DDPMScheduler", any class that a sampler names; NULL is the
+   first); every field of the class counts as given. */
 LGV_API lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name,
                                              lgv_error *err);
 /* Frees what it owns; NULL is legal. */

@@ -211,13 +211,16 @@ const char *lgv_pipeline_weights(const lgv_pipeline *p)
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
                                 lgv_sampler **out, lgv_error *err)
 {
+    const lgv_model_info *info = lgv_model_describe(p->model);
     lgv_sampler_options o = *options;
+    /* Transformers for flow matching see patches of 2x2. */
+    if (!o.image_seq_len) o.image_seq_len = (int64_t)(info->height / 2) * (info->width / 2);
     if (o.sampler && !strcmp(o.sampler, "model")) {
         o.sampler = p->cfg.class_name;
         if (!lgv_sampler_find(o.sampler))
             return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                             "the model's scheduler is %s, which this build has no sampler for; "
-                            "choose ddim or ddpm",
+                            "choose another, such as dpmpp_2m",
                             o.sampler);
     }
     return lgv_sampler_new(&p->cfg, &o, out, err);

@@ -41,7 +41,7 @@ struct lgv_pipeline {
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
                              lgv_step_kind kind, lgv_mixed_precision precision, lgv_plan **out,
                              lgv_error *err);
-/* The sampler of these options: none named is ddim, "model" the class of the scheduler's
+/* The sampler of these options: none named is lgv_sampler_default, "model" the class of the scheduler's
    configuration. */
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
                                 lgv_sampler **out, lgv_error *err);

@@ -6,6 +6,7 @@
 
 #include "core/core.h"
 #include "core/file.h"
+#include "diffusion/brownian.h"
 #include "diffusion/pipeline_internal.h"
 #include "langevin/rng.h"
 
@@ -24,6 +25,7 @@ typedef struct job {
     float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
     float *condition;     /* [rows,K,H,W] of the batch */
     float *scratch;       /* [H,W,C] */
+    double *path;         /* [4,H,W,C] of lgv_brownian_step */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
     lgv_samples *out;     /* NULL: discarded */
     double began;         /* when the first network call began; 0: not yet */
@@ -41,14 +43,29 @@ static uint64_t seed_of(const lgv_sample_options *o, int64_t image)
 
 /* ---- noise ---- */
 
-/* The first x of one picture from our own stream, counted in the [H,W,C] order of
-   lgv_random_normal. scratch: C*HW. */
+/* Our own streams count elements in the [H,W,C] order of lgv_random_normal. */
+static void to_planes(int64_t C, int64_t HW, const float *from, float *x)
+{
+    for (int64_t i = 0; i < HW; i++)
+        for (int64_t c = 0; c < C; c++) x[c * HW + i] = from[i * C + c];
+}
+
+/* The first x of one picture. scratch: C*HW. */
 static void philox_init(uint64_t seed, int64_t C, int64_t HW, float *scratch, float *x)
 {
     lgv_rng_key key = {.seed = seed, .stream = lgv_rng_stream("sample.init")};
     lgv_rng_normal(&key, 0, C * HW, scratch);
-    for (int64_t i = 0; i < HW; i++)
-        for (int64_t c = 0; c < C; c++) x[c * HW + i] = scratch[i * C + c];
+    to_planes(C, HW, scratch, x);
+}
+
+/* z of a step that walks along each picture's own Brownian path, whatever the generator. */
+static void draw_path(const job *j, const lgv_step_coef *k, int64_t first, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        lgv_brownian_step(seed_of(j->o, first + i), k->path_from, k->path_to, j->pixels, j->scratch,
+                          j->path, j->scratch);
+        to_planes(j->C, j->H * j->W, j->scratch, j->z + i * j->pixels);
+    }
 }
 
 /* count pictures from PyTorch's generators: one each, or one for all. */
@@ -66,12 +83,10 @@ static void draw_init(const job *j, int64_t first, int64_t count)
     const lgv_sample_options *o = j->o;
     if (o->rng == LGV_SAMPLE_TORCH)
         for (int64_t i = 0; i < count; i++) lgv_torch_seed(&j->torch[i], seed_of(o, first + i));
-    if (o->init_noise) {
+    if (o->init_noise)
         memcpy(j->x, o->init_noise + first * j->pixels,
                (size_t)(count * j->pixels) * sizeof(float));
-        return;
-    }
-    if (o->rng == LGV_SAMPLE_PHILOX)
+    else if (o->rng == LGV_SAMPLE_PHILOX)
         for (int64_t i = 0; i < count; i++)
             philox_init(seed_of(o, first + i), j->C, j->H * j->W, j->scratch, j->x + i * j->pixels);
     else
@@ -103,12 +118,19 @@ lgv_status lgv_noise_init(lgv_sample_rng rng, uint64_t seed, int64_t C, int64_t 
     return status;
 }
 
+static bool has_path(const lgv_step_coef *k)
+{
+    return k->path_from != k->path_to;
+}
+
 /* z of step i, for a plan that takes it as an input. */
 static void draw_step(const job *j, int64_t i, int64_t first, int64_t count)
 {
     if (j->o->step_noise)
         memcpy(j->z, j->o->step_noise + (i * j->n + first) * j->pixels,
                (size_t)(count * j->pixels) * sizeof(float));
+    else if (has_path(lgv_sampler_coef(j->sampler, i)))
+        draw_path(j, lgv_sampler_coef(j->sampler, i), first, count);
     else if (lgv_sampler_coef(j->sampler, i)->wants_noise)
         torch_draw(j, count, j->z);
 }
@@ -284,7 +306,8 @@ static lgv_status prepare_size(job *j, lgv_error *err)
     LGV_TRY(lgv_model_check_size(j->p->model, j->H, j->W, err));
     int64_t all = 0;
     if (!lgv_mul_i64(j->C, j->H, &j->pixels) || !lgv_mul_i64(j->pixels, j->W, &j->pixels) ||
-        !lgv_mul_i64(j->pixels, j->n, &all) || !lgv_mul_i64(all, 4 * (j->steps + LGV_HISTORY), &all))
+        !lgv_mul_i64(j->pixels, j->n, &all) ||
+        !lgv_mul_i64(all, 4 * (j->steps + LGV_HISTORY), &all))
         return lgv_fail(err, LGV_ERR_SHAPE, "%lld pictures of %lldx%lldx%lld are too many",
                         (long long)j->n, (long long)j->C, (long long)j->H, (long long)j->W);
     return LGV_OK;
@@ -301,11 +324,12 @@ static lgv_status allocate(job *j, lgv_error *err)
               (o->callback && !(j->x0 = lgv_alloc((size_t)j->batch * image, sizeof(float)))) ||
               !(j->z = lgv_zalloc(j->kind.noise == LGV_NOISE_INPUT ? (size_t)j->batch * image : 1,
                                   sizeof(float))) ||
-              !(j->history = lgv_zalloc((size_t)(j->batch * j->kind.history) * image + 1,
-                                        sizeof(float))) ||
+              !(j->history =
+                    lgv_zalloc((size_t)(j->batch * j->kind.history) * image + 1, sizeof(float))) ||
               !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
               !(j->condition =
                     lgv_zalloc((size_t)(j->batch * j->beside) + 1, sizeof(float))) ||
+              !(j->path = lgv_alloc(4 * image, sizeof(double))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
               !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
     if (!bad && !o->discard) {
@@ -334,17 +358,23 @@ static lgv_status check_variance(const job *j, lgv_error *err)
 static lgv_step_kind step_kind(const job *j)
 {
     lgv_step_kind kind = {.history = lgv_sampler_history(j->sampler)};
-    if (lgv_sampler_stochastic(j->sampler))
-        kind.noise =
-            j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
-    for (int64_t i = 0; i < j->steps; i++)
+    bool path = false;
+    for (int64_t i = 0; i < j->steps; i++) {
         kind.scaled |= lgv_sampler_coef(j->sampler, i)->in != 1;
+        path |= has_path(lgv_sampler_coef(j->sampler, i));
+    }
+    if (lgv_sampler_stochastic(j->sampler))
+        kind.noise = j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise && !path ? LGV_NOISE_NODE
+                                                                                  : LGV_NOISE_INPUT;
     return kind;
 }
 
 static lgv_status run_job(job *j, lgv_error *err)
 {
-    LGV_TRY(lgv_pipeline_sampler(j->p, &j->o->sampler, &j->sampler, err));
+    lgv_sampler_options o = j->o->sampler;
+    if (j->o->height > 0 && j->o->width > 0 && !o.image_seq_len)
+        o.image_seq_len = j->o->height / 2 * (j->o->width / 2);
+    LGV_TRY(lgv_pipeline_sampler(j->p, &o, &j->sampler, err));
     j->steps = lgv_sampler_steps(j->sampler);
     LGV_TRY(prepare_size(j, err));
     LGV_TRY(check_labels(j, err));
@@ -381,6 +411,7 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     lgv_free(j.kept);
     lgv_free(j.condition);
     lgv_free(j.scratch);
+    lgv_free(j.path);
     lgv_free(j.torch);
     if (status)
         lgv_samples_free(j.out);

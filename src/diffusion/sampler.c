@@ -1,19 +1,25 @@
 /* sampler.c - the table of samplers, making one, and the parts all of them share. */
 #include <ctype.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "core/core.h"
 #include "diffusion/scheduler.h"
+#include "diffusion/scheduler_fields.h"
 
-/* A new sampler is a record in a file of its own and a line here. */
-static const lgv_sampler_record *const records[] = {&lgv_sampler_ddpm, &lgv_sampler_ddim,
-                                                    &lgv_sampler_ddim_inverse};
+static const lgv_sampler_record *const records[] = {
+#define LGV_SAMPLER(name) &lgv_sampler_##name,
+#include "diffusion/samplers.def"
+#undef LGV_SAMPLER
+};
 enum { RECORDS = sizeof records / sizeof records[0] };
 
 struct lgv_sampler {
     const lgv_sampler_record *record;
     int64_t n;
     lgv_step_coef *coef; /* [n] */
+    double init_sigma;
 };
 
 int lgv_sampler_count(void)
@@ -39,8 +45,9 @@ static int same_name(const char *a, const char *b)
 static const lgv_sampler_record *find(const char *name)
 {
     for (int i = 0; i < RECORDS; i++)
-        if (same_name(name, records[i]->info.name) || same_name(name, records[i]->info.class_name))
-            return records[i];
+        if (same_name(name, records[i]->info.name)) return records[i];
+    for (int i = 0; i < RECORDS; i++)
+        if (same_name(name, records[i]->info.class_name)) return records[i];
     return NULL;
 }
 
@@ -53,6 +60,16 @@ const lgv_sampler_info *lgv_sampler_find(const char *name)
 float lgv_sampler_abar(const lgv_sampler_task *task, int64_t t)
 {
     return task->schedule->alphas_cumprod[t < 0 ? task->schedule->T - 1 : t];
+}
+
+void lgv_sampler_limits(const lgv_scheduler_config *cfg, lgv_step_coef *out)
+{
+    const int thresholds = lgv_scheduler_has(cfg->class_name, "thresholding") && cfg->thresholding;
+    const int clips = lgv_scheduler_has(cfg->class_name, "clip_sample") && cfg->clip_sample;
+    out->threshold = thresholds;
+    out->threshold_ratio = (float)cfg->dynamic_thresholding_ratio;
+    out->threshold_max = (float)cfg->sample_max_value;
+    out->clip = clips && !thresholds ? (float)cfg->clip_sample_range : INFINITY;
 }
 
 /* At abar 0 the noise prediction says nothing about x0: diffusers divides by zero and the clip
@@ -79,17 +96,17 @@ void lgv_sampler_predict(const lgv_sampler_task *task, float abar, lgv_step_coef
         out->a = (float)signal;
         out->b = (float)-noise;
         break;
+    case LGV_PREDICT_FLOW: out->a = out->b = NAN; break; /* refused before */
     }
-    out->threshold = cfg->thresholding != 0;
-    out->threshold_ratio = (float)cfg->dynamic_thresholding_ratio;
-    out->threshold_max = (float)cfg->sample_max_value;
-    out->clip = clips ? (float)cfg->clip_sample_range : INFINITY;
+    lgv_sampler_limits(cfg, out);
+    out->image = (float)signal;
+    out->noise = (float)noise;
 }
 
 static int is_finite(const lgv_step_coef *k)
 {
-    const float all[] = {k->t, k->in, k->a, k->b, k->c, k->d, k->e, k->s, k->v0, k->v1, k->keep_x0,
-                         k->keep_x, k->keep_out};
+    const float all[] = {k->t,  k->in, k->a,     k->b,     k->c,       k->d,      k->e,       k->s,
+                         k->v0, k->v1, k->image, k->noise, k->keep_x0, k->keep_x, k->keep_out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!isfinite(all[i])) return 0;
     for (int i = 0; i < LGV_HISTORY; i++)
@@ -97,21 +114,32 @@ static int is_finite(const lgv_step_coef *k)
     return !isnan(k->clip);
 }
 
+static lgv_status not_finite(const lgv_sampler_task *task, int64_t i, lgv_error *err)
+{
+    if (!task->t)
+        return lgv_fail(
+            err, LGV_ERR_NUMERIC,
+            "sampler '%s' has no finite coefficients at step %lld of %lld (prediction type "
+            "%s); take fewer steps, final_sigmas_type sigma_min, or lower_order_final",
+            task->info->name, (long long)i + 1, (long long)task->n,
+            lgv_prediction_name(task->cfg->prediction_type));
+    return lgv_fail(
+        err, LGV_ERR_NUMERIC,
+        "sampler '%s' has no finite coefficients at timestep %lld (alpha_bar %g, prediction "
+        "type %s, eta %g); "
+        "with zero terminal SNR use v_prediction or clip_sample, and eta between 0 and 1",
+        task->info->name, (long long)task->t[i], (double)lgv_sampler_abar(task, task->t[i]),
+        lgv_prediction_name(task->cfg->prediction_type), task->options->eta);
+}
+
 static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task *task,
                        lgv_step_coef *coef, lgv_error *err)
 {
-    for (int64_t i = 0; i < task->n; i++) {
-        coef[i].t = (float)task->t[i];
-        coef[i].in = 1;
-        record->coef(task, i, &coef[i]);
-        if (is_finite(&coef[i]) || task->options->compat_diffusers) continue;
-        return lgv_fail(
-            err, LGV_ERR_NUMERIC,
-            "sampler '%s' has no finite coefficients at timestep %lld (alpha_bar %g, prediction "
-            "type %s, eta %g); "
-            "with zero terminal SNR use v_prediction or clip_sample, and eta between 0 and 1",
-            record->info.name, (long long)task->t[i], (double)lgv_sampler_abar(task, task->t[i]),
-            lgv_prediction_name(task->cfg->prediction_type), task->options->eta);
+    for (int64_t i = task->begin; i < task->n; i++, coef++) {
+        coef->t = task->t ? (float)task->t[i] : 0;
+        coef->in = 1;
+        record->coef(task, i, coef);
+        if (!is_finite(coef) && !task->options->compat_diffusers) return not_finite(task, i, err);
     }
     return LGV_OK;
 }
@@ -131,29 +159,183 @@ static lgv_status check_config(const lgv_scheduler_config *cfg, const lgv_sample
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "dynamic_thresholding_ratio must lie between 0 and 1, is %g",
                         cfg->dynamic_thresholding_ratio);
+    if (cfg->use_karras_sigmas + cfg->use_exponential_sigmas + cfg->use_beta_sigmas +
+            cfg->use_lu_lambdas >
+        1)
+        return lgv_fail(
+            err, LGV_ERR_ARGUMENT,
+            "at most one of use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas and "
+            "use_lu_lambdas can be true");
+    if (!(cfg->sigma_min >= 0) || !(cfg->sigma_max >= 0) ||
+        (cfg->sigma_max > 0 && cfg->sigma_min > cfg->sigma_max))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "sigma_min %g and sigma_max %g must be positive and in this order",
+                        cfg->sigma_min, cfg->sigma_max);
     if (!(o->eta >= 0) || !isfinite(o->eta))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "eta must be a number from 0 up, is %g", o->eta);
+    if (!(o->s_churn >= 0) || !(o->s_noise >= 0) || !isfinite(o->s_churn + o->s_noise))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "s_churn and s_noise must be numbers from 0 up, are %g and %g", o->s_churn,
+                        o->s_noise);
     return LGV_OK;
 }
 
-static lgv_status make(const lgv_sampler_record *record, const lgv_scheduler_config *cfg,
-                       const lgv_sampler_options *o, lgv_schedule **schedule, int64_t **t,
-                       lgv_sampler *sampler, lgv_error *err)
+static lgv_status refuse(const lgv_scheduler_config *cfg, lgv_prediction prediction, lgv_error *err)
 {
-    lgv_sampler_task task = {.cfg = cfg, .options = o};
-    LGV_TRY(check_config(cfg, o, err));
-    if (record->check) LGV_TRY(record->check(cfg, o, err));
-    LGV_TRY(lgv_schedule_new(cfg, schedule, err));
-    LGV_TRY(lgv_timesteps(cfg, o, &record->info, t, &task.n, &task.stride, err));
-    task.schedule = *schedule;
-    task.t = *t;
+    if (cfg->prediction_type != prediction) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "%s does not know prediction_type '%s'; choose another sampler, such as %s",
+                    cfg->class_name, lgv_prediction_name(prediction),
+                    prediction == LGV_PREDICT_FLOW ? "flow_euler or uni_pc" : "dpmpp_2m");
+}
+
+lgv_status lgv_refuse_flow(lgv_scheduler_config *cfg, const lgv_sampler_options *options,
+                           lgv_error *err)
+{
+    return refuse(cfg, LGV_PREDICT_FLOW, err);
+}
+
+lgv_status lgv_refuse_sample(lgv_scheduler_config *cfg, const lgv_sampler_options *options,
+                             lgv_error *err)
+{
+    LGV_TRY(refuse(cfg, LGV_PREDICT_FLOW, err));
+    return refuse(cfg, LGV_PREDICT_SAMPLE, err);
+}
+
+/* ---- the configuration of the sampler's class ---- */
+
+/* Applies "field=value field=value". */
+static lgv_status imply(lgv_scheduler_config *cfg, const char *fields, lgv_error *err)
+{
+    char field[64], value[64];
+    int used = 0;
+    for (; fields && sscanf(fields, " %63[^=]=%63s%n", field, value, &used) == 2; fields += used)
+        LGV_TRY(lgv_scheduler_config_set(cfg, field, value, err));
+    return LGV_OK;
+}
+
+static lgv_status set_sigmas(lgv_scheduler_config *cfg, const lgv_sampler_info *info,
+                             lgv_sigma_schedule which, lgv_error *err)
+{
+    static const struct {
+        lgv_sigma_schedule which;
+        const char *name, *field;
+    } all[] = {{LGV_SIGMAS_KARRAS, "karras", "use_karras_sigmas"},
+               {LGV_SIGMAS_EXPONENTIAL, "exponential", "use_exponential_sigmas"},
+               {LGV_SIGMAS_BETA, "beta", "use_beta_sigmas"},
+               {LGV_SIGMAS_LU, "lu", "use_lu_lambdas"}};
+    if (which == LGV_SIGMAS_CONFIGURED) return LGV_OK;
+    if ((unsigned)which > LGV_SIGMAS_LU)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "unknown sigma schedule %d", (int)which);
+    const char *name = all[which - 1].name, *field = all[which - 1].field;
+    if (lgv_scheduler_has(cfg->class_name, "sigma_schedule") && which <= LGV_SIGMAS_EXPONENTIAL)
+        return lgv_scheduler_config_set(cfg, "sigma_schedule", name, err);
+    if (!lgv_scheduler_has(cfg->class_name, field))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "sampler '%s' has no sigma schedule '%s'; with it go %s", info->name, name,
+                        which == LGV_SIGMAS_LU ? "dpmpp_2m, dpmpp_3m and their sde forms"
+                                               : "euler, heun, lms, dpmpp_2m, uni_pc and others");
+    cfg->use_karras_sigmas = cfg->use_exponential_sigmas = cfg->use_beta_sigmas =
+        cfg->use_lu_lambdas = 0;
+    return lgv_scheduler_config_set(cfg, field, "true", err);
+}
+
+static lgv_status check_family(const lgv_scheduler_config *cfg, const lgv_scheduler_config *own,
+                               const lgv_sampler_info *info, lgv_error *err)
+{
+    static const char *const network[] = {"noise schedules with betas", "EDM", "flow matching"};
+    const lgv_noise_family have = lgv_scheduler_family(cfg), want = lgv_scheduler_family(own);
+    if (have == want) return LGV_OK;
+    return lgv_fail(
+        err, LGV_ERR_ARGUMENT,
+        "sampler '%s' is for networks trained for %s; this one's scheduler is %s: choose "
+        "'%s'",
+        info->name, network[want], cfg->class_name, lgv_sampler_default(cfg, NULL));
+}
+
+/* As diffusers' from_config, then what the name implies, then the options. A solver takes over a network of
+   flow matching with that network's noise levels. */
+static lgv_status own_config(const lgv_scheduler_config *cfg, const lgv_sampler_record *record,
+                             const char *name, const lgv_sampler_options *o,
+                             lgv_scheduler_config *own, lgv_error *err)
+{
+    const lgv_sampler_info *info = &record->info;
+    if (lgv_scheduler_family(cfg) == LGV_FAMILY_FLOW && strcmp(cfg->class_name, own->class_name) &&
+        lgv_scheduler_has(own->class_name, "use_flow_sigmas") &&
+        lgv_scheduler_has(cfg->class_name, "shift")) {
+        own->prediction_type = LGV_PREDICT_FLOW;
+        own->use_flow_sigmas = 1;
+        own->flow_shift = cfg->shift;
+    }
+    LGV_TRY(check_family(cfg, own, info, err));
+    if (same_name(name, info->name)) LGV_TRY(imply(own, info->implies, err));
+    LGV_TRY(set_sigmas(own, info, o->sigma_schedule, err));
+    if (o->solver_order && !lgv_scheduler_has(own->class_name, "solver_order"))
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "sampler '%s' has no solver order", info->name);
+    if (o->solver_order) own->solver_order = o->solver_order;
+    LGV_TRY(check_config(own, o, err));
+    return record->check ? record->check(own, o, err) : LGV_OK;
+}
+
+/* ---- making ---- */
+
+static lgv_status skip(lgv_sampler_task *task, lgv_error *err)
+{
+    const int64_t skipped = task->options->skip_steps, steps = task->t ? task->n : task->levels;
+    if (skipped < 0 || skipped >= steps)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "%lld of %lld steps cannot be skipped",
+                        (long long)skipped, (long long)steps);
+    task->begin = skipped * (task->n > steps ? 2 : 1);
+    if (skipped) task->init_sigma = 1;
+    return LGV_OK;
+}
+
+static lgv_status make(const lgv_sampler_record *record, lgv_sampler_task *task,
+                       lgv_schedule **schedule, lgv_sampler *sampler, lgv_error *err)
+{
+    if (lgv_scheduler_has(task->cfg->class_name, "beta_start"))
+        LGV_TRY(lgv_schedule_new(task->cfg, schedule, err));
+    task->schedule = *schedule;
+    LGV_TRY(record->grid ? record->grid(task, err) : lgv_timesteps_grid(task, err));
+    LGV_TRY(skip(task, err));
     sampler->record = record;
-    sampler->n = task.n;
-    sampler->coef = lgv_zalloc((size_t)task.n, sizeof *sampler->coef);
+    sampler->n = task->n - task->begin;
+    sampler->init_sigma = task->init_sigma;
+    sampler->coef = lgv_zalloc((size_t)sampler->n, sizeof *sampler->coef);
     if (!sampler->coef)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld sampler steps",
-                        (long long)task.n);
-    return fill(record, &task, sampler->coef, err);
+                        (long long)sampler->n);
+    return fill(record, task, sampler->coef, err);
+}
+
+static void free_task(lgv_sampler_task *task)
+{
+    lgv_free(task->t);
+    lgv_free(task->sigma);
+    lgv_free(task->time);
+    lgv_free(task->middle);
+    lgv_free(task->table);
+    lgv_free(task->log_table);
+}
+
+const char *lgv_sampler_default(const lgv_scheduler_config *cfg, const lgv_sampler_options *o)
+{
+    switch (lgv_scheduler_family(cfg)) {
+    case LGV_FAMILY_EDM: return "edm_euler";
+    case LGV_FAMILY_FLOW: return "flow_euler";
+    case LGV_FAMILY_BETAS: break;
+    }
+    return o && (o->eta > 0 || o->use_clipped_model_output) ? "ddim" : "dpmpp_2m";
+}
+
+static lgv_status unknown(const char *name, lgv_error *err)
+{
+    char list[512] = "";
+    for (int i = 0; i < RECORDS; i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", records[i]->info.name);
+    }
+    return lgv_fail(err, LGV_ERR_ARGUMENT, "there is no sampler '%s'; known are %s", name, list);
 }
 
 lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg, const lgv_sampler_options *options,
@@ -161,20 +343,20 @@ lgv_status lgv_sampler_new(const lgv_scheduler_config *cfg, const lgv_sampler_op
 {
     static const lgv_sampler_options none = {0};
     const lgv_sampler_options *o = options ? options : &none;
-    const char *name = o->sampler ? o->sampler : lgv_sampler_ddim.info.name;
+    const char *name = o->sampler ? o->sampler : lgv_sampler_default(cfg, o);
     const lgv_sampler_record *record = find(name);
-    if (!record)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "there is no sampler '%s'; known are ddpm, ddim and ddim_inverse", name);
+    if (!record) return unknown(name, err);
 
     lgv_scheduler_config own;
     lgv_schedule *schedule = NULL;
-    int64_t *t = NULL;
     LGV_TRY(lgv_scheduler_config_switch(cfg, record->info.class_name, &own, err));
+    lgv_sampler_task task = {.cfg = &own, .info = &record->info, .options = o, .init_sigma = 1};
     lgv_sampler *sampler = lgv_zalloc(1, sizeof *sampler);
-    lgv_status status = sampler ? make(record, &own, o, &schedule, &t, sampler, err)
-                                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a sampler");
-    lgv_free(t);
+    lgv_status status =
+        sampler ? LGV_OK : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a sampler");
+    if (!status) status = own_config(cfg, record, name, o, &own, err);
+    if (!status) status = make(record, &task, &schedule, sampler, err);
+    free_task(&task);
     lgv_schedule_free(schedule);
     lgv_scheduler_config_clear(&own);
     if (status)
@@ -233,8 +415,7 @@ int lgv_sampler_predicts_variance(const lgv_sampler *sampler)
 
 double lgv_sampler_init_sigma(const lgv_sampler *sampler)
 {
-    (void)sampler;
-    return 1;
+    return sampler->init_sigma;
 }
 
 void lgv_step_coef_row(const lgv_step_coef *k, lgv_row *row)

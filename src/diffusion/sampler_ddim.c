@@ -27,6 +27,7 @@ static void add_direction(lgv_prediction prediction, float abar, int eps_of_x0, 
         *d += dir * noise;
         *e += dir * signal;
         break;
+    case LGV_PREDICT_FLOW: break;
     }
 }
 
@@ -83,12 +84,14 @@ static void inverse_coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef 
 }
 
 const lgv_sampler_record lgv_sampler_ddim = {
-    {"ddim", "DDIMScheduler", "deterministic with eta 0 (Song et al. 2020), 20 to 100 steps", 50,
-     0},
+    {"ddim", "DDIMScheduler", "deterministic with eta 0 (Song et al. 2020), 20 to 100 steps", 50, 0,
+     NULL},
+    lgv_refuse_flow,
     NULL,
     ddim_coef};
 const lgv_sampler_record lgv_sampler_ddim_inverse = {
     {"ddim_inverse", "DDIMInverseScheduler", "DDIM run backwards, from an image to its noise", 50,
-     1},
+     1, NULL},
+    lgv_refuse_flow,
     NULL,
     inverse_coef};

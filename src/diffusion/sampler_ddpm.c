@@ -57,6 +57,7 @@ static void coef(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
 }
 
 const lgv_sampler_record lgv_sampler_ddpm = {
-    {"ddpm", "DDPMScheduler", "ancestral sampling (Ho et al. 2020), many steps", 0, 0},
+    {"ddpm", "DDPMScheduler", "ancestral sampling (Ho et al. 2020), many steps", 0, 0, NULL},
+    lgv_refuse_flow,
     NULL,
     coef};

@@ -8,7 +8,7 @@
 #include "diffusion/scheduler.h"
 
 /* torch.linspace in float32: from each end to the middle, one fused multiply-add per element. */
-static float linspace(float first, float last, int64_t n, int64_t i)
+float lgv_linspace_f32(float first, float last, int64_t n, int64_t i)
 {
     if (n == 1) return first;
     float step = (last - first) / (float)(n - 1);
@@ -19,6 +19,11 @@ static double cosine_abar(double t)
 {
     double c = lgv_cos((t + 0.008) / 1.008 * 3.14159265358979323846 / 2);
     return c * c;
+}
+
+static double exp_abar(double t)
+{
+    return lgv_exp(-12 * t);
 }
 
 static double laplace_abar(double t)
@@ -41,15 +46,16 @@ static float beta_at(const lgv_scheduler_config *cfg, int64_t i)
     float root, low = (float)cfg->beta_start;
     if (cfg->trained_betas) return (float)cfg->trained_betas[i];
     switch (cfg->beta_schedule) {
-    case LGV_BETA_LINEAR: return linspace(low, (float)cfg->beta_end, T, i);
+    case LGV_BETA_LINEAR: return lgv_linspace_f32(low, (float)cfg->beta_end, T, i);
     case LGV_BETA_SCALED_LINEAR:
-        root = linspace((float)sqrt(cfg->beta_start), (float)sqrt(cfg->beta_end), T, i);
+        root = lgv_linspace_f32((float)sqrt(cfg->beta_start), (float)sqrt(cfg->beta_end), T, i);
         return root * root;
     case LGV_BETA_COSINE: return beta_of_abar(cosine_abar, i, T);
     case LGV_BETA_SIGMOID:
-        root = (float)(1 / (1 + lgv_exp(-(double)linspace(-6, 6, T, i))));
+        root = (float)(1 / (1 + lgv_exp(-(double)lgv_linspace_f32(-6, 6, T, i))));
         return root * (float)(cfg->beta_end - cfg->beta_start) + low;
     case LGV_BETA_LAPLACE: return beta_of_abar(laplace_abar, i, T);
+    case LGV_BETA_EXP: return beta_of_abar(exp_abar, i, T);
     }
     return NAN;
 }
@@ -88,8 +94,8 @@ static lgv_status check_config(const lgv_scheduler_config *cfg, lgv_error *err)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "trained_betas has %lld entries, num_train_timesteps wants %lld",
                         (long long)cfg->trained_beta_count, (long long)T);
-    if ((unsigned)cfg->beta_schedule > LGV_BETA_LAPLACE ||
-        (unsigned)cfg->prediction_type > LGV_PREDICT_V)
+    if ((unsigned)cfg->beta_schedule > LGV_BETA_EXP ||
+        (unsigned)cfg->prediction_type > LGV_PREDICT_FLOW)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "unknown beta_schedule %d or prediction_type %d",
                         (int)cfg->beta_schedule, (int)cfg->prediction_type);
     return LGV_OK;

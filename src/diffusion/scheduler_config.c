@@ -2,79 +2,19 @@
    classes. One table names every field with its JSON key, its type and the classes that have it,
    so that all five operations follow from one line per field. Which fields were stated is
    remembered, because diffusers' from_config lets only those survive a change of class. */
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "core/core.h"
+#include "core/file.h"
 #include "diffusion/scheduler.h"
+#include "diffusion/scheduler_fields.h"
 #include "io/json.h"
-#include "langevin/schedule.h"
 
-enum { DDPM = 1, DDIM = 2, INVERSE = 4, ALL = DDPM | DDIM | INVERSE };
 enum { MAX_T = 1000000 };
 
-static const struct {
-    const char *name;
-    unsigned bit;
-} classes[] = {{"DDPMScheduler", DDPM}, {"DDIMScheduler", DDIM}, {"DDIMInverseScheduler", INVERSE}};
-
-typedef enum field_type {
-    FIELD_COUNT,
-    FIELD_OFFSET,
-    FIELD_DOUBLE,
-    FIELD_BOOL,
-    FIELD_ENUM,
-    FIELD_BETAS
-} field_type;
-
-static const char *const beta_names[] = {"linear",  "scaled_linear", "squaredcos_cap_v2",
-                                         "sigmoid", "laplace",       NULL};
-static const char *const prediction_names[] = {"epsilon", "sample", "v_prediction", NULL};
-static const char *const variance_names[] = {
-    "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log",
-    "learned",     "learned_range",   NULL};
-static const char *const spacing_names[] = {"leading", "linspace", "trailing", NULL};
-
-typedef struct field {
-    const char *key;
-    field_type type;
-    unsigned classes;
-    size_t at;
-    const char *const *names; /* of FIELD_ENUM */
-} field;
-
-#define AT(member) offsetof(lgv_scheduler_config, member)
-static const field fields[] = {
-    {"num_train_timesteps", FIELD_COUNT, ALL, AT(num_train_timesteps), NULL},
-    {"beta_start", FIELD_DOUBLE, ALL, AT(beta_start), NULL},
-    {"beta_end", FIELD_DOUBLE, ALL, AT(beta_end), NULL},
-    {"beta_schedule", FIELD_ENUM, ALL, AT(beta_schedule), beta_names},
-    {"trained_betas", FIELD_BETAS, ALL, AT(trained_betas), NULL},
-    {"rescale_betas_zero_snr", FIELD_BOOL, ALL, AT(rescale_betas_zero_snr), NULL},
-    {"prediction_type", FIELD_ENUM, ALL, AT(prediction_type), prediction_names},
-    {"variance_type", FIELD_ENUM, DDPM, AT(variance_type), variance_names},
-    {"clip_sample", FIELD_BOOL, ALL, AT(clip_sample), NULL},
-    {"clip_sample_range", FIELD_DOUBLE, ALL, AT(clip_sample_range), NULL},
-    {"thresholding", FIELD_BOOL, DDPM | DDIM, AT(thresholding), NULL},
-    {"dynamic_thresholding_ratio", FIELD_DOUBLE, DDPM | DDIM, AT(dynamic_thresholding_ratio), NULL},
-    {"sample_max_value", FIELD_DOUBLE, DDPM | DDIM, AT(sample_max_value), NULL},
-    {"timestep_spacing", FIELD_ENUM, ALL, AT(timestep_spacing), spacing_names},
-    {"steps_offset", FIELD_OFFSET, ALL, AT(steps_offset), NULL},
-    {"set_alpha_to_one", FIELD_BOOL, DDIM | INVERSE, AT(set_alpha_to_one), NULL},
-};
-enum { FIELDS = sizeof fields / sizeof fields[0] };
-
-/* The defaults of our classes agree wherever they share a field. */
-static const lgv_scheduler_config defaults = {
-    .num_train_timesteps = 1000,
-    .beta_start = 0.0001,
-    .beta_end = 0.02,
-    .clip_sample = 1,
-    .clip_sample_range = 1.0,
-    .dynamic_thresholding_ratio = 0.995,
-    .sample_max_value = 1.0,
-    .set_alpha_to_one = 1,
-};
+typedef lgv_scheduler_field field;
 
 static void *at(lgv_scheduler_config *cfg, const field *f)
 {
@@ -86,35 +26,26 @@ static const void *at_const(const lgv_scheduler_config *cfg, const field *f)
     return (const char *)cfg + f->at;
 }
 
-/* 0 when the class is not one of ours. */
-static unsigned class_bit(const char *name)
-{
-    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
-        if (!strcmp(name, classes[i].name)) return classes[i].bit;
-    return 0;
-}
-
 static lgv_status need_class(const char *name, unsigned *bit, lgv_error *err)
 {
-    *bit = class_bit(name);
+    *bit = lgv_scheduler_class(name);
     if (*bit) return LGV_OK;
-    return lgv_fail(
-        err, LGV_ERR_UNSUPPORTED,
-        "scheduler class '%s' is not one of this build's (DDPMScheduler, DDIMScheduler, "
-        "DDIMInverseScheduler); name a sampler such as 'ddim' instead",
-        name);
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "scheduler class '%s' is not one that this build knows; name a sampler such as "
+                    "'dpmpp_2m' instead",
+                    name);
 }
 
 lgv_status lgv_scheduler_config_init(lgv_scheduler_config *cfg, const char *class_name,
                                      lgv_error *err)
 {
     unsigned bit;
-    if (!class_name) class_name = classes[0].name;
+    if (!class_name) class_name = lgv_scheduler_first_class();
     LGV_TRY(need_class(class_name, &bit, err));
-    *cfg = defaults;
+    lgv_scheduler_defaults(bit, cfg);
     memcpy(cfg->class_name, class_name, strlen(class_name) + 1);
-    for (int i = 0; i < FIELDS; i++)
-        if (fields[i].classes & bit) cfg->given |= 1u << i;
+    for (int i = 0; i < lgv_scheduler_field_count; i++)
+        if (lgv_scheduler_fields[i].classes & bit) cfg->given |= UINT64_C(1) << i;
     return LGV_OK;
 }
 
@@ -162,45 +93,60 @@ static lgv_status read_betas(const lgv_json *j, const field *f, lgv_scheduler_co
     return LGV_OK;
 }
 
+/* A list of steps 0 .. 63 as bits. */
+static lgv_status read_steps(const lgv_json *j, const field *f, uint64_t *steps, lgv_error *err)
+{
+    int64_t list[64];
+    size_t count = 0;
+    LGV_TRY(lgv_json_ints(j, f->key, 0, 63, list, 64, &count, err));
+    *steps = 0;
+    for (size_t i = 0; i < count; i++) *steps |= UINT64_C(1) << list[i];
+    return LGV_OK;
+}
+
 static lgv_status read_field(const lgv_json *j, const field *f, lgv_scheduler_config *cfg,
                              lgv_error *err)
 {
     void *p = at(cfg, f);
     switch (f->type) {
-    case FIELD_COUNT: return lgv_json_int(j, f->key, 1, MAX_T, *(int64_t *)p, p, err);
-    case FIELD_OFFSET: return lgv_json_int(j, f->key, 0, MAX_T, *(int64_t *)p, p, err);
-    case FIELD_DOUBLE: return lgv_json_double(j, f->key, *(double *)p, p, err);
-    case FIELD_BOOL: {
+    case LGV_SCHEDULER_COUNT: return lgv_json_int(j, f->key, 1, MAX_T, *(int64_t *)p, p, err);
+    case LGV_SCHEDULER_OFFSET: return lgv_json_int(j, f->key, 0, MAX_T, *(int64_t *)p, p, err);
+    case LGV_SCHEDULER_OPTIONAL:
+    case LGV_SCHEDULER_DOUBLE: return lgv_json_double(j, f->key, *(double *)p, p, err);
+    case LGV_SCHEDULER_BOOL: {
         bool value;
         LGV_TRY(lgv_json_bool(j, f->key, *(int *)p != 0, &value, err));
         *(int *)p = value;
         return LGV_OK;
     }
-    case FIELD_ENUM: return read_enum(j, f, p, err);
-    case FIELD_BETAS: return read_betas(j, f, cfg, err);
+    case LGV_SCHEDULER_ENUM: return read_enum(j, f, p, err);
+    case LGV_SCHEDULER_STEPS: return read_steps(j, f, p, err);
+    case LGV_SCHEDULER_BETAS: return read_betas(j, f, cfg, err);
     }
     return LGV_OK;
 }
 
-static lgv_status read_all(const lgv_json *j, lgv_scheduler_config *cfg, lgv_error *err)
+static lgv_status read_all(const lgv_json *j, const char *name, lgv_scheduler_config *cfg,
+                           lgv_error *err)
 {
-    const char *name;
-    LGV_TRY(lgv_json_string(j, "_class_name", classes[0].name, &name, err));
     if (strlen(name) >= sizeof cfg->class_name)
         return lgv_json_wrong(j, "_class_name", "a class name of at most 63 bytes", err);
     memcpy(cfg->class_name, name, strlen(name) + 1);
-    for (int i = 0; i < FIELDS; i++) {
-        if (!lgv_json_has(j, fields[i].key)) continue;
-        LGV_TRY(read_field(j, &fields[i], cfg, err));
-        cfg->given |= 1u << i;
+    for (int i = 0; i < lgv_scheduler_field_count; i++) {
+        if (!lgv_json_has(j, lgv_scheduler_fields[i].key)) continue;
+        LGV_TRY(read_field(j, &lgv_scheduler_fields[i], cfg, err));
+        cfg->given |= UINT64_C(1) << i;
     }
     return LGV_OK;
 }
 
 static lgv_status from_json(const lgv_json *j, lgv_scheduler_config *out, lgv_error *err)
 {
-    lgv_scheduler_config cfg = defaults;
-    lgv_status status = read_all(j, &cfg, err);
+    lgv_scheduler_config cfg;
+    const char *name;
+    LGV_TRY(lgv_json_string(j, "_class_name", lgv_scheduler_first_class(), &name, err));
+    lgv_scheduler_defaults(lgv_scheduler_class(name), &cfg);
+    lgv_status status = read_all(j, name, &cfg, err);
     if (status)
         lgv_free(cfg.trained_betas);
     else
@@ -208,22 +154,51 @@ static lgv_status from_json(const lgv_json *j, lgv_scheduler_config *out, lgv_er
     return status;
 }
 
-lgv_status lgv_scheduler_config_load(const char *path, lgv_scheduler_config *out, lgv_error *err)
+/* Python writes -Infinity where lambda_min_clipped has its default; JSON does not know it. */
+static void blank_infinity(char *text, size_t size)
+{
+    static const char word[] = "-Infinity", blank[] = "null     ";
+    const size_t length = sizeof word - 1;
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        if (quoted && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            quoted = !quoted;
+        else if (!quoted && size - i >= length && !memcmp(text + i, word, length))
+            memcpy(text + i, blank, length);
+    }
+}
+
+static lgv_status from_text(char *text, size_t size, const char *where, lgv_scheduler_config *out,
+                            lgv_error *err)
 {
     lgv_json j;
-    LGV_TRY(lgv_json_load(path, &j, err));
+    blank_infinity(text, size);
+    LGV_TRY(lgv_json_parse(text, size, where, &j, err));
     lgv_status status = from_json(&j, out, err);
     lgv_json_free(&j);
+    return status;
+}
+
+lgv_status lgv_scheduler_config_load(const char *path, lgv_scheduler_config *out, lgv_error *err)
+{
+    char *text = NULL;
+    size_t size = 0;
+    LGV_TRY(lgv_file_read(path, LGV_JSON_BYTES, &text, &size, err));
+    lgv_status status = from_text(text, size, lgv_json_name_of(path), out, err);
+    lgv_free(text);
     return status;
 }
 
 lgv_status lgv_scheduler_config_parse(const char *text, size_t size, const char *where,
                                       lgv_scheduler_config *out, lgv_error *err)
 {
-    lgv_json j;
-    LGV_TRY(lgv_json_parse(text, size, where, &j, err));
-    lgv_status status = from_json(&j, out, err);
-    lgv_json_free(&j);
+    char *copy = lgv_alloc(size + 1, 1);
+    if (!copy) return lgv_fail(err, LGV_ERR_MEMORY, "%s: out of memory", where);
+    memcpy(copy, text, size);
+    lgv_status status = from_text(copy, size, where, out, err);
+    lgv_free(copy);
     return status;
 }
 
@@ -240,18 +215,51 @@ static json_t *betas_value(const lgv_scheduler_config *cfg)
     return list;
 }
 
+static json_t *steps_value(uint64_t steps)
+{
+    json_t *list = json_array();
+    for (int i = 0; list && i < 64; i++) {
+        if ((steps >> i & 1) && json_array_append_new(list, json_integer(i))) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* A solver's variance_type is null unless the network predicts it. */
+static json_t *enum_value(const lgv_scheduler_config *cfg, const field *f)
+{
+    const int *value = at_const(cfg, f);
+    if (value == (const int *)&cfg->variance_type && *value < LGV_VARIANCE_LEARNED &&
+        strcmp(cfg->class_name, lgv_scheduler_first_class()))
+        return json_null();
+    return json_string(f->names[*value]);
+}
+
 static json_t *field_value(const lgv_scheduler_config *cfg, const field *f)
 {
     const void *p = at_const(cfg, f);
     switch (f->type) {
-    case FIELD_COUNT:
-    case FIELD_OFFSET: return json_integer(*(const int64_t *)p);
-    case FIELD_DOUBLE: return json_real(*(const double *)p);
-    case FIELD_BOOL: return json_boolean(*(const int *)p);
-    case FIELD_ENUM: return json_string(f->names[*(const int *)p]);
-    case FIELD_BETAS: return betas_value(cfg);
+    case LGV_SCHEDULER_COUNT:
+    case LGV_SCHEDULER_OFFSET: return json_integer(*(const int64_t *)p);
+    case LGV_SCHEDULER_OPTIONAL:
+        if (*(const double *)p == 0) return json_null();
+        return json_real(*(const double *)p);
+    case LGV_SCHEDULER_DOUBLE: return json_real(*(const double *)p);
+    case LGV_SCHEDULER_BOOL: return json_boolean(*(const int *)p);
+    case LGV_SCHEDULER_ENUM: return enum_value(cfg, f);
+    case LGV_SCHEDULER_STEPS: return steps_value(*(const uint64_t *)p);
+    case LGV_SCHEDULER_BETAS: return betas_value(cfg);
     }
     return NULL;
+}
+
+/* JSON has no infinity; the class's default is one. */
+static bool left_out(const lgv_scheduler_config *cfg, const field *f)
+{
+    const double *value = at_const(cfg, f);
+    return value == &cfg->lambda_min_clipped && isinf(*value);
 }
 
 lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char *path,
@@ -262,9 +270,9 @@ lgv_status lgv_scheduler_config_save(const lgv_scheduler_config *cfg, const char
     json_t *root = json_object();
     int bad = !root || json_object_set_new(root, "_class_name", json_string(cfg->class_name)) ||
               json_object_set_new(root, "_diffusers_version", json_string(LGV_DIFFUSERS_VERSION));
-    for (int i = 0; !bad && i < FIELDS; i++)
-        if (fields[i].classes & bit)
-            bad = json_object_set_new(root, fields[i].key, field_value(cfg, &fields[i]));
+    for (int i = 0; !bad && i < lgv_scheduler_field_count; i++)
+        if (lgv_scheduler_fields[i].classes & bit && !left_out(cfg, &lgv_scheduler_fields[i]))
+            bad = json_object_set_new(root, lgv_scheduler_fields[i].key, field_value(cfg, &lgv_scheduler_fields[i]));
     lgv_status status = bad ? lgv_fail(err, LGV_ERR_MEMORY,
                                        "%s: cannot build the scheduler's configuration "
                                        "(out of memory, or a number that is not finite)",
@@ -301,15 +309,16 @@ lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const ch
                                        lgv_scheduler_config *out, lgv_error *err)
 {
     unsigned bit;
-    lgv_scheduler_config to = defaults;
+    lgv_scheduler_config to;
     LGV_TRY(need_class(class_name, &bit, err));
+    lgv_scheduler_defaults(bit, &to);
     memcpy(to.class_name, class_name, strlen(class_name) + 1);
     to.given = cfg->given;
-    for (int i = 0; i < FIELDS; i++) {
-        const field *f = &fields[i];
+    for (int i = 0; i < lgv_scheduler_field_count; i++) {
+        const field *f = &lgv_scheduler_fields[i];
         if (!(f->classes & bit) || !(cfg->given >> i & 1)) continue;
-        if (f->type == FIELD_BETAS) continue;
-        size_t size = f->type == FIELD_BOOL || f->type == FIELD_ENUM ? sizeof(int) : 8;
+        if (f->type == LGV_SCHEDULER_BETAS) continue;
+        size_t size = f->type == LGV_SCHEDULER_BOOL || f->type == LGV_SCHEDULER_ENUM ? sizeof(int) : 8;
         memcpy(at(&to, f), at_const(cfg, f), size);
     }
     LGV_TRY(copy_betas(cfg, &to, err));
@@ -320,16 +329,16 @@ lgv_status lgv_scheduler_config_switch(const lgv_scheduler_config *cfg, const ch
 /* The text of one value as JSON: names are quoted, the rest is JSON already. */
 static json_t *text_value(const field *f, const char *value)
 {
-    if (f->type == FIELD_ENUM) return json_string(value);
+    if (f->type == LGV_SCHEDULER_ENUM) return json_string(value);
     return json_loads(value, JSON_DECODE_ANY, NULL);
 }
 
 lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, const char *value,
                                     lgv_error *err)
 {
-    for (int i = 0; i < FIELDS; i++) {
-        const field *f = &fields[i];
-        if (strcmp(key, f->key) || f->type == FIELD_BETAS) continue;
+    for (int i = 0; i < lgv_scheduler_field_count; i++) {
+        const field *f = &lgv_scheduler_fields[i];
+        if (strcmp(key, f->key) || f->type == LGV_SCHEDULER_BETAS) continue;
         json_t *v = text_value(f, value);
         if (!v || json_is_null(v)) {
             json_decref(v);
@@ -344,18 +353,8 @@ lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, 
         else
             lgv_fail(err, status, "out of memory for scheduler field '%s'", key);
         lgv_json_free(&j);
-        if (status == LGV_OK) cfg->given |= 1u << i;
+        if (status == LGV_OK) cfg->given |= UINT64_C(1) << i;
         return status;
     }
     return lgv_fail(err, LGV_ERR_ARGUMENT, "there is no scheduler field '%s'", key);
-}
-
-const char *lgv_prediction_name(lgv_prediction prediction)
-{
-    return (unsigned)prediction < 3 ? prediction_names[prediction] : "unknown";
-}
-
-const char *lgv_beta_schedule_name(lgv_beta_schedule beta_schedule)
-{
-    return (unsigned)beta_schedule < 5 ? beta_names[beta_schedule] : "unknown";
 }

@@ -5,7 +5,7 @@
 #include "core/core.h"
 #include "diffusion/scheduler.h"
 
-static lgv_status check_count(int64_t n, int64_t T, lgv_error *err)
+lgv_status lgv_check_steps(int64_t n, int64_t T, lgv_error *err)
 {
     if (n < 1)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "num_inference_steps must be at least 1, is %lld",
@@ -25,7 +25,7 @@ static int64_t listed(const lgv_sampler_options *o, int inverse, int64_t i)
     return o->timesteps[inverse ? o->timestep_count - 1 - i : i];
 }
 
-static lgv_status check_list(const lgv_sampler_options *o, int inverse, int64_t T, lgv_error *err)
+lgv_status lgv_check_list(const lgv_sampler_options *o, int inverse, int64_t T, lgv_error *err)
 {
     if (o->num_inference_steps)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
@@ -54,18 +54,18 @@ static int64_t trailing_count(int64_t T, int64_t n)
 }
 
 /* numpy.arange repeats the difference of its first two elements. */
-static int64_t trailing_at(int64_t T, int64_t n, int64_t i)
+int64_t lgv_trailing_at(int64_t from, int64_t T, int64_t n, int64_t i)
 {
-    double delta = ((double)T - (double)T / (double)n) - (double)T;
-    return (int64_t)rint((double)T + (double)i * delta) - 1;
+    double delta = ((double)from - (double)T / (double)n) - (double)from;
+    return (int64_t)rint((double)from + (double)i * delta) - 1;
 }
 
-static int64_t linspace_at(int64_t T, int64_t n, int64_t i)
+double lgv_linspace_at(int64_t T, int64_t n, int64_t i)
 {
     if (n == 1) return 0;
-    if (i == 0) return T - 1;
+    if (i == 0) return (double)(T - 1);
     double step = (double)(T - 1) / (double)(n - 1);
-    return (int64_t)rint((double)(n - 1 - i) * step);
+    return (double)(n - 1 - i) * step;
 }
 
 /* i-th of n timesteps, descending. */
@@ -73,8 +73,8 @@ static int64_t spaced(const lgv_scheduler_config *cfg, int64_t n, int64_t offset
 {
     int64_t T = cfg->num_train_timesteps;
     switch (cfg->timestep_spacing) {
-    case LGV_SPACING_LINSPACE: return linspace_at(T, n, i);
-    case LGV_SPACING_TRAILING: return trailing_at(T, n, i);
+    case LGV_SPACING_LINSPACE: return (int64_t)rint(lgv_linspace_at(T, n, i));
+    case LGV_SPACING_TRAILING: return lgv_trailing_at(T, T, n, i);
     case LGV_SPACING_LEADING: break;
     }
     return (n - 1 - i) * (T / n) + offset;
@@ -95,12 +95,12 @@ static lgv_status choose(const lgv_scheduler_config *cfg, const lgv_sampler_opti
     l->offset = cfg->steps_offset;
     if (l->own) {
         l->n = l->count = o->timestep_count;
-        return check_list(o, info->inverse, T, err);
+        return lgv_check_list(o, info->inverse, T, err);
     }
     l->n = o->num_inference_steps;
     if (l->n == 0) l->n = info->default_steps && info->default_steps < T ? info->default_steps : T;
     if (l->all) l->n = T;
-    LGV_TRY(check_count(l->n, T, err));
+    LGV_TRY(lgv_check_steps(l->n, T, err));
     l->count = l->n;
     if (cfg->timestep_spacing == LGV_SPACING_TRAILING && o->compat_diffusers && !l->all)
         l->count = trailing_count(T, l->n);
@@ -118,24 +118,24 @@ static lgv_status choose(const lgv_scheduler_config *cfg, const lgv_sampler_opti
     return LGV_OK;
 }
 
-lgv_status lgv_timesteps(const lgv_scheduler_config *cfg, const lgv_sampler_options *o,
-                         const lgv_sampler_info *info, int64_t **t, int64_t *n, int64_t *stride,
-                         lgv_error *err)
+lgv_status lgv_timesteps_grid(lgv_sampler_task *task, lgv_error *err)
 {
+    const lgv_scheduler_config *cfg = task->cfg;
+    const lgv_sampler_options *o = task->options;
+    const int inverse = task->info->inverse;
     layout l;
-    LGV_TRY(choose(cfg, o, info, &l, err));
-    int64_t *list = lgv_alloc((size_t)l.count, sizeof *list);
-    if (!list)
+    LGV_TRY(choose(cfg, o, task->info, &l, err));
+    task->t = lgv_alloc((size_t)l.count, sizeof *task->t);
+    if (!task->t)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld timesteps",
                         (long long)l.count);
     for (int64_t i = 0; i < l.count; i++) {
-        int64_t down = l.own   ? listed(o, info->inverse, i)
+        int64_t down = l.own   ? listed(o, inverse, i)
                        : l.all ? l.n - 1 - i
                                : spaced(cfg, l.n, l.offset, i);
-        list[info->inverse ? l.count - 1 - i : i] = down;
+        task->t[inverse ? l.count - 1 - i : i] = down;
     }
-    *t = list;
-    *n = l.count;
-    *stride = l.own || l.all ? 0 : cfg->num_train_timesteps / l.n;
+    task->n = l.count;
+    task->stride = l.own || l.all ? 0 : cfg->num_train_timesteps / l.n;
     return LGV_OK;
 }

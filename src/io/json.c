@@ -12,7 +12,7 @@
 
 /* ---- loading ---- */
 
-static const char *last_two_parts(const char *path)
+const char *lgv_json_name_of(const char *path)
 {
     const char *p = path + strlen(path);
     int slashes = 0;
@@ -89,7 +89,7 @@ lgv_status lgv_json_load(const char *path, lgv_json *out, lgv_error *err)
     char *text = NULL;
     size_t size = 0;
     LGV_TRY(lgv_file_read(path, LGV_JSON_BYTES, &text, &size, err));
-    lgv_status status = lgv_json_parse(text, size, last_two_parts(path), out, err);
+    lgv_status status = lgv_json_parse(text, size, lgv_json_name_of(path), out, err);
     lgv_free(text);
     return status;
 }

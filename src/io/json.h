@@ -24,6 +24,7 @@ bool lgv_json_short_of_memory(const json_error_t *why);
 lgv_status lgv_json_load(const char *path, lgv_json *out, lgv_error *err);
 lgv_status lgv_json_parse(const char *text, size_t size, const char *name, lgv_json *out,
                           lgv_error *err);
+const char *lgv_json_name_of(const char *path); /* its last two parts, what messages call a file */
 void lgv_json_free(lgv_json *j); /* clears *j; NULL is legal */
 
 /* Text that JSON can hold. jansson takes no other and does not tell that from having no memory. */

@@ -38,10 +38,11 @@ static double flops_sampler_step(const lgv_graph *g, const lgv_node *n)
 
 static lgv_id example_step_with(lgv_graph *g, int64_t c, int64_t out, bool noise, int64_t slots)
 {
-    return lgv_sampler_step(
-        g, lgv_example_input(g, "x", 4, 2, 3, 5, c), lgv_example_input(g, out > c ? "p_out" : "out", 4, 2, 3, 5, out),
-        noise ? lgv_example_input(g, "z", 4, 2, 3, 5, c) : LGV_NONE,
-        slots ? lgv_example_input(g, "history", 4, 2, 3, 5, slots * c) : LGV_NONE);
+    return lgv_sampler_step(g, lgv_example_input(g, "x", 4, 2, 3, 5, c),
+                            lgv_example_input(g, out > c ? "p_out" : "out", 4, 2, 3, 5, out),
+                            noise ? lgv_example_input(g, "z", 4, 2, 3, 5, c) : LGV_NONE,
+                            slots ? lgv_example_input(g, "history", 4, 2, 3, 5, slots * c)
+                                  : LGV_NONE);
 }
 static lgv_id example_step(lgv_graph *g)
 {

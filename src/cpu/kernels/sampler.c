@@ -102,8 +102,7 @@ static step_coef step_coef_of(const step_work *w, const float *k, real limit, re
 /* Standard deviation of the noise; v: the network's second half. */
 static inline vreal deviation(const step_coef *f, const real *v, int64_t n)
 {
-    if (f->variance == 1)
-        return v_mul(f->s, v_exp(v_add(f->v0, v_mul(f->v1, v_get(v, n)))));
+    if (f->variance == 1) return v_mul(f->s, v_exp(v_add(f->v0, v_mul(f->v1, v_get(v, n)))));
     return f->variance == 2 ? v_mul(f->s, v_sqrt(v_get(v, n))) : f->s;
 }
 
