@@ -245,14 +245,13 @@ static void show_json(const result *r)
 
 static void show_text(const result *r)
 {
-    char a[32], b[32], c[32];
+    char a[32], b[32], c[32], device[64];
     const lgv_plan_info *p = &r->plan;
     qsort(r->seconds, (size_t)opt.rounds, sizeof *r->seconds, by_value);
     double median = r->seconds[opt.rounds / 2];
-    printf("%s, %s, %lldx%lld, batch %d, %s, %s, %d threads\n", r->model->source,
+    printf("%s, %s, %lldx%lld, batch %d, %s, %s\n", r->model->source,
            r->training ? "training step" : "sampling step", (long long)r->w, (long long)r->h,
-           opt.batch, lgv_device_name(r->device), cli_precision(r->precision),
-           lgv_device_threads(r->device));
+           opt.batch, cli_device_text(r->device, device), cli_precision(r->precision));
     printf("  median of %d   %.4f s (%.4f to %.4f), %.2f pictures/s, %.1f GFLOP/s\n", opt.rounds,
            median, r->seconds[0], r->seconds[opt.rounds - 1], opt.batch / median,
            p->flops / median / 1e9);

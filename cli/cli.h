@@ -70,6 +70,8 @@ int cli_distance(const char *a, const char *b);
 int cli_read_precision(const cli_command *self, const char *text, lgv_mixed_precision *out);
 /* "float32" or "bf16 mixed precision", for the first lines. */
 const char *cli_precision(lgv_mixed_precision m);
+/* "cpu:avx2, 2 threads" in text. */
+const char *cli_device_text(const lgv_device *device, char text[64]);
 
 /* The texts of --data (POPT_ARG_ARGV; NULL: none), each PATH or PATH=WEIGHT, as sources; free(*out). -1 to go on,
    else the exit code. The texts are shortened and must live as long. */

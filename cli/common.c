@@ -311,6 +311,14 @@ int cli_read_weights(const cli_command *self, const char *text, lgv_model_weight
     return -1;
 }
 
+const char *cli_device_text(const lgv_device *device, char text[64])
+{
+    int threads = lgv_device_threads(device);
+    snprintf(text, 64, "%s, %d thread%s", lgv_device_name(device), threads,
+             threads == 1 ? "" : "s");
+    return text;
+}
+
 const char *cli_precision(lgv_mixed_precision m)
 {
     return m == LGV_MIXED_BF16 ? "bf16 mixed precision" : "float32";

@@ -93,7 +93,7 @@ static void print_plan(const cli_network *n)
 static void print_text(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
-    char a[32], b[32];
+    char a[32], b[32], text[64];
     printf("%s: %s, %d to %d channels, ", i->source, i->class_name, i->in_channels,
            i->out_channels);
     if (i->height)
@@ -119,8 +119,8 @@ static void print_text(const report *r, const lgv_device *device)
     else
         printf("  weights           none: a configuration only\n");
     if (i->scheduler) printf("  scheduler         %s\n", i->scheduler);
-    printf("  device            %s, %d threads, %s\n", lgv_device_name(device),
-           lgv_device_threads(device), cli_precision(r->precision));
+    printf("  device            %s, %s\n", cli_device_text(device, text),
+           cli_precision(r->precision));
     if (r->n_stages) printf("\n");
     for (int k = 0; k < r->n_stages; k++) {
         char shape[96];

@@ -61,11 +61,10 @@ static void print_text(const report *r, const lgv_device *device)
 {
     const lgv_plan_info *p = &r->plan;
     const lgv_peaks *peaks = &r->rates.peaks;
-    char a[32], b[32];
-    printf("%s, %s step, %lldx%lld, batch %d, %s, %s, %d thread%s\n", r->model->source,
+    char a[32], b[32], text[64];
+    printf("%s, %s step, %lldx%lld, batch %d, %s, %s\n", r->model->source,
            r->training ? "training" : "sampling", (long long)r->w, (long long)r->h, opt.batch,
-           lgv_device_name(device), cli_precision(r->precision), lgv_device_threads(device),
-           lgv_device_threads(device) == 1 ? "" : "s");
+           cli_device_text(device, text), cli_precision(r->precision));
     printf("  store             %s in %d set%s of %s%s\n", cli_bytes((double)p->weight_bytes, a),
            r->sets, r->sets == 1 ? "" : "s", cli_bytes((double)p->weight_bytes / r->sets, b),
            r->training ? " (weights, gradients, two moments, average)" : " (weights)");

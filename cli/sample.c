@@ -58,7 +58,7 @@ static void print_chosen(const job *j)
 {
     const sample_args *a = &j->args;
     const sample_input *in = &j->input;
-    char count[32];
+    char count[32], device[64];
     const char *weights = j->output.weights;
     printf("sampling %lld picture%s of %lldx%lld from %s", (long long)in->n, in->n == 1 ? "" : "s",
            (long long)in->width, (long long)in->height, a->model);
@@ -74,8 +74,7 @@ static void print_chosen(const job *j)
     else if (in->n > 1)
         printf(" to %llu", (unsigned long long)(a->seed + (uint64_t)in->n - 1));
     if (a->preview && !cli_terminal()) printf("\n  preview       none: this is no terminal");
-    printf("\n  device        %s, %d thread%s, %s\n", lgv_device_name(j->device),
-           lgv_device_threads(j->device), lgv_device_threads(j->device) == 1 ? "" : "s",
+    printf("\n  device        %s, %s\n", cli_device_text(j->device, device),
            cli_precision(a->precision));
     fflush(stdout);
 }

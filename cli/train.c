@@ -328,11 +328,10 @@ static void print_objective(const job *j, const lgv_train_options *o)
 
 static void print_machine(const job *j, const lgv_trainer_info *t)
 {
-    char all[32], a[32], b[32], c[32];
+    char all[32], a[32], b[32], c[32], device[64];
     const lgv_train_options *o = &t->options;
     row("device");
-    printf("%s, %d thread%s, %s\n", lgv_device_name(j->device), lgv_device_threads(j->device),
-           lgv_device_threads(j->device) == 1 ? "" : "s", cli_precision(o->mixed_precision));
+    printf("%s, %s\n", cli_device_text(j->device, device), cli_precision(o->mixed_precision));
     row("memory");
     printf("%s (%s activations, %s weights and optimizer, %s pictures)\n",
            cli_bytes((double)t->arena_bytes + (double)t->store_bytes + (double)t->data_bytes, all),
