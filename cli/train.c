@@ -126,7 +126,8 @@ static lgv_status size_from_model(const char *what, lgv_dataset_options *o, lgv_
                             "the model's pictures are not square; state a --resolution");
     else if (!o->resolution)
         o->resolution = info->height;
-    if (!status && !info->from_preset && info->picture_channels != 1 && info->picture_channels != 3) {
+    if (!status && !info->from_preset && info->picture_channels != 1 &&
+        info->picture_channels != 3) {
         status = cli_status(err, LGV_ERR_UNSUPPORTED,
                             "model '%s' takes %d channels; pictures have 1 or 3", what,
                             info->picture_channels);
@@ -302,8 +303,18 @@ static void print_steps(const lgv_trainer_info *t)
 
 static void print_schedule(const job *j, const lgv_train_options *o)
 {
-    printf("%s prediction, %s schedule, T %lld", lgv_prediction_name(j->cfg.prediction_type),
-           lgv_beta_schedule_name(j->cfg.beta_schedule), (long long)j->cfg.num_train_timesteps);
+    switch (lgv_scheduler_family(&j->cfg)) {
+    case LGV_FAMILY_EDM:
+        printf("EDM's preconditioning, sigma log-normal, sigma_data %g", j->cfg.sigma_data);
+        break;
+    case LGV_FAMILY_FLOW:
+        printf("flow matching, shift %g, T %lld", j->cfg.shift,
+               (long long)j->cfg.num_train_timesteps);
+        break;
+    case LGV_FAMILY_BETAS:
+        printf("%s prediction, %s schedule, T %lld", lgv_prediction_name(j->cfg.prediction_type),
+               lgv_beta_schedule_name(j->cfg.beta_schedule), (long long)j->cfg.num_train_timesteps);
+    }
     if (o->snr_gamma > 0) printf(", min-SNR gamma %g", o->snr_gamma);
     if (o->noise_offset > 0) printf(", noise offset %g", o->noise_offset);
     printf("\n");

@@ -11,9 +11,10 @@
 static struct {
     char **data, *output, *model, *resume;
     char *cache_dir, *task, *eval_features, *lr_scheduler, *prediction_type, *beta_schedule,
-        *variance_type, *condition, *loss, *schedule_sampler, *seed,
-        *rng, *precision, *budget, *background;
-    long long resolution, channels, scale, timesteps, eval_steps, eval_samples, eval_inference_steps;
+        *variance_type, *condition, *loss, *schedule_sampler, *seed, *rng, *precision, *budget,
+        *background;
+    long long resolution, channels, scale, timesteps, eval_steps, eval_samples,
+        eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
     double beta1, beta2, weight_decay, epsilon;
@@ -80,7 +81,8 @@ static struct poptOption table[] = {
     {"channels", 0, COUNT, &opt.channels, CHANNELS, "1 grey, 3 colour (default: by the pictures)",
      "N"},
     {"condition", 0, TEXT, &opt.condition, 0,
-     "a new network that sees another picture, too: super-resolution enlarges small ones, inpainting "
+     "a new network that sees another picture, too: super-resolution enlarges small ones, "
+     "inpainting "
      "fills what a mask leaves out",
      "NAME"},
     {"condition-scale", 0, COUNT, &opt.scale, SCALE,
@@ -124,8 +126,8 @@ static struct poptOption table[] = {
      "F"},
     {"ema-decay", 0, NUMBER, &opt.ema, EMA,
      "largest decay of the averaged weights; 0: off (default: 0.9999)", "F"},
-    {"prediction-type", 0, TEXT, &opt.prediction_type, 0, "epsilon (default), sample, v_prediction",
-     "TYPE"},
+    {"prediction-type", 0, TEXT, &opt.prediction_type, 0,
+     "epsilon (default), sample, v_prediction, flow (matching), edm", "TYPE"},
     {"beta-schedule", 0, TEXT, &opt.beta_schedule, 0,
      "linear (default), scaled_linear, squaredcos_cap_v2, sigmoid, laplace", "NAME"},
     {"variance-type", 0, TEXT, &opt.variance_type, 0,
@@ -407,11 +409,36 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     return -1;
 }
 
+/* flow and edm are kinds of training of their own, with a class of diffusers each. */
+static lgv_status set_prediction(lgv_scheduler_config *cfg, const char *name, lgv_error *err)
+{
+    const char *class_name = "DDPMScheduler";
+    lgv_scheduler_config other;
+    bool flow = !strcmp(name, "flow") || !strcmp(name, "flow_prediction");
+    if (flow) class_name = "FlowMatchEulerDiscreteScheduler";
+    if (!strcmp(name, "edm")) class_name = "EDMEulerScheduler";
+    lgv_status status = LGV_OK;
+    if (lgv_scheduler_family(cfg) != LGV_FAMILY_BETAS || flow || !strcmp(name, "edm")) {
+        status = lgv_scheduler_config_switch(cfg, class_name, &other, err);
+        if (status) return status;
+        lgv_scheduler_config_clear(cfg);
+        *cfg = other;
+    }
+    if (flow) return LGV_OK;
+    return lgv_scheduler_config_set(cfg, "prediction_type", strcmp(name, "edm") ? name : "epsilon",
+                                    err);
+}
+
 lgv_status train_args_schedule(lgv_scheduler_config *cfg, lgv_error *err)
 {
     lgv_status status = LGV_OK;
-    if (opt.prediction_type)
-        status = lgv_scheduler_config_set(cfg, "prediction_type", opt.prediction_type, err);
+    if (opt.prediction_type) status = set_prediction(cfg, opt.prediction_type, err);
+    if (!status && lgv_scheduler_family(cfg) != LGV_FAMILY_BETAS &&
+        (opt.beta_schedule || opt.variance_type))
+        return cli_status(err, LGV_ERR_ARGUMENT,
+                          "%s has no betas: leave --beta-schedule and "
+                          "--variance-type out",
+                          cfg->class_name);
     if (!status && opt.beta_schedule)
         status = lgv_scheduler_config_set(cfg, "beta_schedule", opt.beta_schedule, err);
     if (!status && opt.variance_type)

@@ -236,6 +236,36 @@ static void independent(void **state)
     lgv_pipeline_free(p);
 }
 
+/* So it is with every sampler, also where calls share what earlier ones kept, or a Brownian path. */
+static void every_sampler_is_independent(void **state)
+{
+    lgv_pipeline *p = open_golden("config");
+    for (int k = 0; k < lgv_sampler_count(); k++) {
+        const lgv_sampler_info *info = lgv_sampler_at(k);
+        if (info->inverse || !strncmp(info->name, "edm_", 4) || !strncmp(info->name, "flow_", 5))
+            continue;
+        lgv_sample_options o = {.num_images = 3,
+                                .batch_size = 3,
+                                .seed = 40,
+                                .sampler = {.sampler = info->name, .num_inference_steps = 4}};
+        lgv_samples *all = sample(p, &o);
+        o.batch_size = 2;
+        lgv_samples *split = sample(p, &o);
+        o.seed = 42;
+        o.num_images = 1;
+        lgv_samples *alone = sample(p, &o);
+        if (memcmp(all->sample, split->sample, sizeof(float) * 3 * IMAGE) ||
+            memcmp(all->sample + 2 * IMAGE, alone->sample, sizeof(float) * IMAGE))
+            fail_msg("%s: a picture depends on its batch", info->name);
+        for (int i = 0; i < 3 * IMAGE; i++) assert_true(isfinite(all->sample[i]));
+        assert_memory_not_equal(all->sample, all->sample + IMAGE, sizeof(float) * IMAGE);
+        lgv_samples_free(all);
+        lgv_samples_free(split);
+        lgv_samples_free(alone);
+    }
+    lgv_pipeline_free(p);
+}
+
 typedef struct watch {
     int64_t calls, last_total, pictures, stop_at;
 } watch;
@@ -382,6 +412,7 @@ int main(void)
         cmocka_unit_test(labels),
         cmocka_unit_test(pixels),
         cmocka_unit_test(independent),
+        cmocka_unit_test(every_sampler_is_independent),
         cmocka_unit_test(progress),
         cmocka_unit_test(refusals),
         cmocka_unit_test(hash),

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "core/core.h"
+#include "diffusion/brownian.h"
 #include "io/json.h"
 #include "langevin/ops.h"
 #include "langevin/plan.h"
@@ -369,13 +370,18 @@ static void loop_start(float *x)
         for (int i = 0; i < 192; i++) x[n * 192 + i] = (float)(i * 4 + n) / 768.0f;
 }
 
-static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t first, int add_noise,
+enum {
+    ADD_NOISE = 1,
+    KEEP_SCALED = 2
+}; /* their loops for Euler and others go on with the scaled x */
+
+static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t first, int how,
                        lgv_torch_rng *rng)
 {
     float x[LOOP], out[LOOP], z[LOOP], noise[LOOP];
     lgv_sampler *s = sampler_of(json, o);
     loop_start(x);
-    if (add_noise) {
+    if (how & ADD_NOISE) {
         lgv_error err = {0};
         lgv_scheduler_config cfg;
         lgv_schedule *schedule = NULL;
@@ -389,18 +395,141 @@ static double loop_sum(const char *json, const lgv_sampler_options *o, int64_t f
         lgv_schedule_free(schedule);
         lgv_scheduler_config_clear(&cfg);
     }
+    float history[LGV_HISTORY * LOOP] = {0};
+    const float sigma = (float)lgv_sampler_init_sigma(s);
+    for (int e = 0; e < LOOP && !(how & ADD_NOISE); e++) x[e] *= sigma;
     for (int64_t i = first; i < lgv_sampler_steps(s); i++) {
         const lgv_step_coef *k = lgv_sampler_coef(s, i);
-        for (int e = 0; e < LOOP; e++) out[e] = x[e] * k->t / (k->t + 1);
+        for (int e = 0; e < LOOP; e++) {
+            const float seen = k->in * x[e];
+            out[e] = seen * k->t / (k->t + 1);
+            if (how & KEEP_SCALED) x[e] = seen;
+        }
         if (k->wants_noise) lgv_torch_randn(rng, LOOP, z);
         assert_int_equal(
-            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, NULL, x, NULL, NULL),
+            lgv_sampler_apply(k, LOOP, x, out, k->wants_noise ? z : NULL, history, x, NULL, NULL),
             LGV_OK);
     }
     lgv_sampler_free(s);
     double sum = 0;
     for (int e = 0; e < LOOP; e++) sum += fabs(x[e]);
     return sum;
+}
+
+/* The other samplers' loops, in the configurations of diffusers' tests: sums, or means of 768 values. */
+static void published_sums_of_solvers(void **state)
+{
+#define CLASS(name, more) "{\"_class_name\": \"" name "\"" more "}"
+#define LONG              ", \"num_train_timesteps\": 1100, \"beta_start\": 0.0001, \"beta_end\": 0.02"
+#define SIGMA_MIN         ", \"final_sigmas_type\": \"sigma_min\""
+    static const struct {
+        const char *json;
+        int n;
+        double want, tolerance;
+    } loop[] = {
+        {CLASS("EulerDiscreteScheduler", LONG), 10, 10.0807, 1e-2},
+        {CLASS("EulerDiscreteScheduler", LONG ", \"use_karras_sigmas\": true"), 10, 124.5230, 1e-2},
+        {CLASS("EulerAncestralDiscreteScheduler", LONG), 10, 152.3192, 1e-2},
+        {CLASS("HeunDiscreteScheduler", LONG), 10, 0.1233, 1e-2},
+        {CLASS("LMSDiscreteScheduler", LONG), 10, 1006.388, 2},
+        {CLASS("PNDMScheduler", ""), 10, 198.1318, 1e-2},
+        {CLASS("DPMSolverMultistepScheduler", SIGMA_MIN ", \"lower_order_final\": false"), 10,
+         0.3301 * LOOP, 1e-3 * LOOP},
+        {CLASS("DPMSolverSinglestepScheduler", SIGMA_MIN), 10, 0.2791 * LOOP, 1e-3 * LOOP},
+        {CLASS("UniPCMultistepScheduler", SIGMA_MIN), 10, 0.2464 * LOOP, 1e-3 * LOOP},
+        {CLASS("DEISMultistepScheduler", ""), 10, 0.23916 * LOOP, 1e-3 * LOOP},
+        {CLASS("LCMScheduler", ""), 1, 18.7097, 1e-2},
+        {CLASS("LCMScheduler", ""), 10, 197.7616, 1e-2},
+        {CLASS("EDMEulerScheduler", ", \"num_train_timesteps\": 256"), 10, 34.1855, 1e-2},
+    };
+    for (size_t i = 0; i < sizeof loop / sizeof *loop; i++) {
+        lgv_error err = {0};
+        lgv_scheduler_config cfg;
+        lgv_torch_rng rng;
+        if (lgv_scheduler_config_parse(loop[i].json, strlen(loop[i].json), "loop", &cfg, &err))
+            fail_msg("%s", err.text);
+        lgv_torch_seed(&rng, 0);
+        lgv_sampler_options o = {.sampler = cfg.class_name, .num_inference_steps = loop[i].n};
+        const int discrete = strstr(loop[i].json, "Discrete") != NULL ? KEEP_SCALED : 0;
+        double sum = loop_sum(loop[i].json, &o, 0, discrete, &rng);
+        if (!(fabs(sum - loop[i].want) <= loop[i].tolerance))
+            fail_msg("%s: %.6g, diffusers has %.6g", loop[i].json, sum, loop[i].want);
+        lgv_scheduler_config_clear(&cfg);
+    }
+}
+
+/* The error of a solver on a problem with a known answer falls with its order: a network that knows pictures of one
+   Gaussian, mean 0.3 and deviation 0.5, in exact arithmetic up to float32. */
+static double gaussian_error(const char *name, int order, int n)
+{
+    lgv_sampler_options o = {.sampler = name,
+                             .num_inference_steps = n,
+                             .solver_order = order,
+                             .sigma_schedule = LGV_SIGMAS_KARRAS};
+    lgv_sampler *s = sampler_of("{\"beta_schedule\": \"scaled_linear\", \"beta_start\": 0.00085, "
+                                "\"beta_end\": 0.012, \"timestep_spacing\": \"linspace\"}",
+                                &o);
+    float x = 1.3f * (float)lgv_sampler_init_sigma(s), history[LGV_HISTORY] = {0}, x_last = 0;
+    double first_sigma = 0, last_sigma = 0, start = 0;
+    for (int64_t i = 0; i + 1 < lgv_sampler_steps(s); i++) { /* not the step to noise 0 */
+        const lgv_step_coef *k = lgv_sampler_coef(s, i), *after = lgv_sampler_coef(s, i + 1);
+        const double sigma = k->noise / k->image, scaled = x / (double)k->image;
+        const double x0 = (0.3 * sigma * sigma + 0.25 * scaled) / (sigma * sigma + 0.25);
+        const float out = (float)((scaled - x0) / sigma);
+        if (!i) first_sigma = sigma, start = scaled;
+        lgv_sampler_apply(k, 1, &x, &out, NULL, history, &x, NULL, NULL);
+        last_sigma = after->noise / after->image;
+        x_last = x / after->image;
+    }
+    lgv_sampler_free(s);
+    const double want = 0.3 + (start - 0.3) * sqrt((last_sigma * last_sigma + 0.25) /
+                                                   (first_sigma * first_sigma + 0.25));
+    return fabs((double)x_last - want);
+}
+
+static void orders_of_convergence(void **state)
+{
+    static const struct {
+        const char *name;
+        int order;
+        double least; /* the error of n over that of 2n steps */
+    } solver[] = {{"euler", 0, 1.7},  {"heun", 0, 3},   {"dpmpp_2m", 2, 3},
+                  {"dpmpp_2m", 3, 3}, {"uni_pc", 2, 3}, {"deis", 2, 3}};
+    for (size_t i = 0; i < sizeof solver / sizeof *solver; i++) {
+        const double coarse = gaussian_error(solver[i].name, solver[i].order, 20),
+                     fine = gaussian_error(solver[i].name, solver[i].order, 40);
+        print_message("%s %d: error %.3g with 20 steps, %.3g with 40\n", solver[i].name,
+                      solver[i].order, coarse, fine);
+        if (!(coarse > solver[i].least * fine)) fail_msg("%s converges too slowly", solver[i].name);
+    }
+}
+
+/* W(sigma) has variance sigma; what two intervals share is common; the path does not depend on who asks. */
+static void brownian_path(void **state)
+{
+    enum { N = 4000 };
+    static double a[2 * N], b[2 * N], w[4 * N];
+    static float scratch[N], half[N], whole[N];
+    lgv_brownian(7, 3.5, N, scratch, a);
+    lgv_brownian(7, 3.5, N, scratch, b);
+    assert_memory_equal(a, b, N * sizeof *a);
+    lgv_brownian_step(7, 10, 4, N, scratch, w, half);
+    lgv_brownian_step(7, 10, 1, N, scratch, w, whole);
+    double square = 0, hh = 0, ww = 0, hw = 0;
+    for (int i = 0; i < N; i++) {
+        square += a[i] * a[i] / N;
+        hh += (double)half[i] * half[i] / N;
+        ww += (double)whole[i] * whole[i] / N;
+        hw += (double)half[i] * whole[i] / N;
+    }
+    near(square, 3.5, 0.25);
+    near(hh, 1, 0.08);
+    near(ww, 1, 0.08);
+    near(hw, sqrt(6.0 / 9), 0.08);
+    lgv_brownian_step(7, 0.02, 0.01, N, scratch, w, half); /* near noise 0 */
+    hh = 0;
+    for (int i = 0; i < N; i++) hh += (double)half[i] * half[i] / N;
+    near(hh, 1, 0.08);
 }
 
 static void published_sums(void **state)
@@ -678,13 +807,23 @@ static void out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),      cmocka_unit_test(flow_to_solver),
-        cmocka_unit_test(table),         cmocka_unit_test(known_timesteps),
-        cmocka_unit_test(all_timesteps), cmocka_unit_test(known_steps),
-        cmocka_unit_test(trajectories),  cmocka_unit_test(published_sums),
-        cmocka_unit_test(defects),       cmocka_unit_test(refusals),
-        cmocka_unit_test(thresholding),  cmocka_unit_test(inversion),
-        cmocka_unit_test(slerp),         cmocka_unit_test(device_step),
+        cmocka_unit_test(published_sums_of_solvers),
+        cmocka_unit_test(orders_of_convergence),
+        cmocka_unit_test(brownian_path),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(flow_to_solver),
+        cmocka_unit_test(table),
+        cmocka_unit_test(known_timesteps),
+        cmocka_unit_test(all_timesteps),
+        cmocka_unit_test(known_steps),
+        cmocka_unit_test(trajectories),
+        cmocka_unit_test(published_sums),
+        cmocka_unit_test(defects),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(thresholding),
+        cmocka_unit_test(inversion),
+        cmocka_unit_test(slerp),
+        cmocka_unit_test(device_step),
         cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -268,13 +268,97 @@ static void bad_configs(void **state)
     }
 }
 
+/* What the network of flow matching and of EDM is asked for gives the picture back, and EDM's sigmas are log-normal. */
+static void noising(void **state)
+{
+    const double image = 0.4, eps = -1.3;
+    lgv_noising n;
+    lgv_schedule *flow =
+        schedule_of("{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 3}");
+    lgv_schedule *edm = schedule_of("{\"_class_name\": \"EDMEulerScheduler\"}");
+    assert_int_equal(flow->family, LGV_FAMILY_FLOW);
+    assert_int_equal(edm->family, LGV_FAMILY_EDM);
+    lgv_schedule_noising(flow, 999, 0.5, &n);
+    assert_true(n.t == 1000 && n.x0 == 0 && n.noise == 1);
+    lgv_schedule_noising(flow, 499, 0.5, &n); /* sigma 0.5, shifted by 3 */
+    near(n.noise, 0.75, 1e-6);
+    double mean = 0, square = 0;
+    for (int t = 0; t < 1000; t++) {
+        lgv_schedule_noising(flow, t, 0.5, &n);
+        const double x = n.x0 * image + n.noise * eps;
+        const double v = n.target_x0 * image + n.target_noise * eps;
+        assert_true(fabs(x - n.noise * v - image) < 2e-6);
+        lgv_schedule_noising(edm, t, 0.5, &n);
+        const double sigma = exp(4.0 * (double)n.t), total = sigma * sigma + 0.25;
+        const double seen = n.x0 * image + n.noise * eps;
+        const double F = n.target_x0 * image + n.target_noise * eps;
+        const double noisy = image + sigma * eps;
+        assert_true(fabs(seen * sqrt(total) - noisy) < 1e-5 * (1 + sigma));
+        assert_true(fabs(0.25 / total * noisy + sigma * 0.5 / sqrt(total) * F - image) < 1e-5);
+        mean += log(sigma) / 1000;
+        square += log(sigma) * log(sigma) / 1000;
+        assert_true(lgv_schedule_loss_weight(edm, t, 0) == 1);
+    }
+    near(mean, -1.2, 1e-4);
+    near(sqrt(square - mean * mean), 1.2, 2e-3);
+    lgv_schedule_free(flow);
+    lgv_schedule_free(edm);
+}
+
+/* Files of solvers as diffusers writes them, Python's -Infinity included; written back, they load the same. */
+static void solver_files(void **state)
+{
+    static const char dpm[] =
+        "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"lambda_min_clipped\": -Infinity, "
+        "\"algorithm_type\": \"sde-dpmsolver++\", \"solver_order\": 3, \"variance_type\": null, "
+        "\"note\": \"say -Infinity\", \"use_karras_sigmas\": true}";
+    static const char pc[] =
+        "{\"_class_name\": \"UniPCMultistepScheduler\", \"disable_corrector\": [0, 3], "
+        "\"sigma_min\": null, \"solver_p\": null, \"solver_type\": \"bh1\"}";
+    static const char *const wrong[] = {"{\"solver_order\": 0}",
+                                        "{\"algorithm_type\": \"dpm\"}",
+                                        "{\"disable_corrector\": [64]}",
+                                        "{\"disable_corrector\": 1}",
+                                        "{\"lambda_min_clipped\": Infinity}",
+                                        "{\"rho\": \"7\"}"};
+    lgv_error err = {0};
+    lgv_scheduler_config cfg, back;
+    char path[] = "/tmp/lgv-scheduler-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    for (int k = 0; k < 2; k++) {
+        const char *text = k ? pc : dpm;
+        if (lgv_scheduler_config_parse(text, strlen(text), "file", &cfg, &err))
+            fail_msg("%s", err.text);
+        if (lgv_scheduler_config_save(&cfg, path, &err) ||
+            lgv_scheduler_config_load(path, &back, &err))
+            fail_msg("%s", err.text);
+        back.given = cfg.given;
+        assert_memory_equal(&cfg, &back, sizeof cfg);
+        if (!k)
+            assert_true(isinf(cfg.lambda_min_clipped) && cfg.solver_order == 3 &&
+                        cfg.use_karras_sigmas);
+        if (k)
+            assert_true(cfg.disable_corrector == 9 && cfg.sigma_min == 0 &&
+                        cfg.solver_type == LGV_SOLVER_BH1);
+        lgv_scheduler_config_clear(&cfg);
+        lgv_scheduler_config_clear(&back);
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_int_equal(lgv_scheduler_config_parse(wrong[i], strlen(wrong[i]), "file", &cfg, &err),
+                         LGV_ERR_FORMAT);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(worked_example), cmocka_unit_test(known_values),
         cmocka_unit_test(tables),         cmocka_unit_test(loss_weights),
         cmocka_unit_test(config_files),   cmocka_unit_test(foreign_class),
-        cmocka_unit_test(bad_configs),
+        cmocka_unit_test(bad_configs),    cmocka_unit_test(noising),
+        cmocka_unit_test(solver_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

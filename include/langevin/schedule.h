@@ -155,6 +155,15 @@ LGV_API lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const cha
 LGV_API const char *lgv_prediction_name(lgv_prediction prediction); /* "epsilon" ...; never NULL */
 LGV_API const char *lgv_beta_schedule_name(lgv_beta_schedule beta_schedule); /* "linear" ... */
 
+/* What a network is trained for; the samplers of one kind make no sense for another's. */
+typedef enum lgv_noise_family {
+    LGV_FAMILY_BETAS = 0, /* x_t = sqrt(abar) x0 + sqrt(1-abar) eps */
+    LGV_FAMILY_EDM,       /* x = x0 + sigma eps, preconditioned (arXiv 2206.00364) */
+    LGV_FAMILY_FLOW       /* x = (1-sigma) x0 + sigma eps (arXiv 2210.02747) */
+} lgv_noise_family;
+/* By the configuration's class, or its prediction type. */
+LGV_API lgv_noise_family lgv_scheduler_family(const lgv_scheduler_config *cfg);
+
 /* The tables, as diffusers has them (betas to 1 ulp; abar: products in double of float32 1-beta,
    stored float32). */
 typedef struct lgv_schedule {
@@ -163,7 +172,22 @@ typedef struct lgv_schedule {
     float *alphas_cumprod; /* [T] */
     double *abar;          /* [T] the same products in double of exact 1-beta */
     lgv_prediction prediction;
+    lgv_noise_family family; /* of the others the tables of betas mean nothing */
+    double sigma_data;       /* of EDM */
+    double shift;            /* of flow matching */
 } lgv_schedule;
+
+/* One row of training: the network sees x0*image + noise*eps at time t and is to answer
+   target_x0*image + target_noise*eps. */
+typedef struct lgv_noising {
+    float t, x0, noise, target_x0, target_noise;
+} lgv_noising;
+
+/* Of index t in 0 .. T-1, all of which are equally likely. betas: timestep t. Flow matching: noise level
+   (t+1)/T, shifted. EDM: the t-th of T equal parts of the log-normal distribution of sigma, at `within`
+   (0 to 1, not the ends) of it; 0.5 for the others. */
+LGV_API void lgv_schedule_noising(const lgv_schedule *s, int64_t t, double within,
+                                  lgv_noising *out);
 
 LGV_API lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out,
                                     lgv_error *err);

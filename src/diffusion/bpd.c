@@ -220,6 +220,11 @@ static lgv_status allocate(job *j, lgv_error *err)
 static lgv_status run_job(job *j, lgv_error *err)
 {
     LGV_TRY(lgv_schedule_new(&j->p->cfg, &j->schedule, err));
+    if (j->schedule->family != LGV_FAMILY_BETAS)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "the variational bound is of networks trained with betas; this one's "
+                        "scheduler is %s",
+                        j->p->cfg.class_name);
     LGV_TRY(check(j, err));
     LGV_TRY(make_plan(j, err));
     LGV_TRY(allocate(j, err));

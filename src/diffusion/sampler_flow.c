@@ -129,14 +129,17 @@ static void heun(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
     const int64_t k = i / 2, second = i % 2;
     const double dt = (double)task->sigma[k + 1] - task->sigma[k];
     prepare(task, k + second, out);
-    out->d = 1;
     out->e = (float)(second ? 0.5 * dt : dt);
-    if (second) {
-        out->h[0] = (float)(-0.5 * dt);
-    } else if (i + 1 < task->n) {
-        out->keep = 1;
-        out->keep_out = 1;
+    if (second) { /* from the first call's x, with the mean of both answers */
+        out->h[0] = (float)(0.5 * dt);
+        out->h[1] = 1;
+        return;
     }
+    out->d = 1;
+    if (i + 1 == task->n) return;
+    out->keep = 1;
+    out->keep_out = 1;
+    out->keep_sample = 2;
 }
 
 const lgv_sampler_record lgv_sampler_flow_euler = {{"flow_euler", "FlowMatchEulerDiscreteScheduler",

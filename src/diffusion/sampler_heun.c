@@ -32,12 +32,15 @@ static void heun(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out)
     const int64_t k = step_of(i), at = k + is_second(i);
     const double dt = (double)task->sigma[k + 1] - task->sigma[k];
     const lgv_combo d = ask(task, task->sigma[at], task->time[at], out);
-    lgv_combo next = {.x = 1};
+    lgv_combo next = {0};
     if (!is_second(i)) {
+        next.x = 1;
         lgv_combo_add(&next, dt, &d);
         if (task->sigma[k + 1] != 0) lgv_combo_keep(&d, 0, out);
-    } else { /* x is the first call's x + d dt */
-        next.h[0] = -0.5 * dt;
+        if (task->sigma[k + 1] != 0) out->keep_sample = 2;
+    } else { /* from the first call's x, with the mean of both derivatives */
+        next.h[0] = 0.5 * dt;
+        next.h[1] = 1;
         lgv_combo_add(&next, 0.5 * dt, &d);
     }
     lgv_combo_next(&next, out);

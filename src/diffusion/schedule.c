@@ -127,6 +127,9 @@ lgv_status lgv_schedule_new(const lgv_scheduler_config *cfg, lgv_schedule **out,
     if (s) {
         s->T = cfg->num_train_timesteps;
         s->prediction = cfg->prediction_type;
+        s->family = lgv_scheduler_family(cfg);
+        s->sigma_data = cfg->sigma_data;
+        s->shift = cfg->shift;
         s->betas = lgv_alloc(T, sizeof(float));
         s->alphas_cumprod = lgv_alloc(T, sizeof(float));
         s->abar = lgv_alloc(T, sizeof(double));
@@ -180,6 +183,7 @@ double lgv_schedule_snr(const lgv_schedule *s, int64_t t)
 
 double lgv_schedule_loss_weight(const lgv_schedule *s, int64_t t, double snr_gamma)
 {
+    if (s->family != LGV_FAMILY_BETAS) return 1;
     double snr = lgv_schedule_snr(s, t);
     double kept = snr_gamma > 0 && snr > snr_gamma ? snr_gamma : snr;
     if (s->prediction == LGV_PREDICT_SAMPLE) return kept;

@@ -33,12 +33,5 @@ int lgv_scheduler_has(const char *class_name, const char *key);
 /* The name of the first class, and the defaults of a class by its bit (0: those most classes share). */
 const char *lgv_scheduler_first_class(void);
 void lgv_scheduler_defaults(unsigned class_bit, lgv_scheduler_config *cfg);
-/* What a network was trained for: one kind's samplers make no sense for another's network. */
-typedef enum lgv_noise_family {
-    LGV_FAMILY_BETAS, /* x_t = sqrt(abar) x0 + sqrt(1-abar) eps */
-    LGV_FAMILY_EDM,   /* x = x0 + sigma eps, preconditioned */
-    LGV_FAMILY_FLOW   /* x = (1-sigma) x0 + sigma eps */
-} lgv_noise_family;
-lgv_noise_family lgv_scheduler_family(const lgv_scheduler_config *cfg);
 
 #endif

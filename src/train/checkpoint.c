@@ -524,6 +524,8 @@ static lgv_status compare_schedule(const lgv_checkpoint *c, lgv_trainer *t, lgv_
     lgv_scheduler_config_clear(&was);
     if (status) return status;
     bool same = s->T == t->schedule->T && s->prediction == t->schedule->prediction &&
+                s->family == t->schedule->family && s->shift == t->schedule->shift &&
+                s->sigma_data == t->schedule->sigma_data &&
                 !memcmp(s->betas, t->schedule->betas, (size_t)s->T * sizeof *s->betas);
     lgv_schedule_free(s);
     return same ? LGV_OK

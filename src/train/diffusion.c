@@ -50,6 +50,27 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
     return LGV_OK;
 }
 
+/* What belongs to noise schedules with betas only. */
+static lgv_status check_family(const lgv_trainer *t, lgv_error *err)
+{
+    const lgv_train_options *o = &t->options;
+    if (t->schedule->family == LGV_FAMILY_BETAS) return LGV_OK;
+    if (o->loss != LGV_LOSS_MSE || o->snr_gamma > 0)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is trained with the plain mse loss: no %s there",
+                        t->cfg.class_name, o->snr_gamma > 0 ? "snr_gamma" : lgv_loss_name(o->loss));
+    if (t->schedule->family == LGV_FAMILY_EDM && o->rng == LGV_RNG_TORCH)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                        "--rng torch repeats a script that draws timesteps, which EDM has none of");
+    if (lgv_model_describe(t->model)->time_embedding == LGV_TIME_LEARNED)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "model '%s' has a table of timesteps; %s gives it noise levels",
+                        lgv_model_describe(t->model)->source, t->cfg.class_name);
+    if (!(t->cfg.shift > 0) || !(t->cfg.sigma_data > 0))
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "shift %g and sigma_data %g must be positive",
+                        t->cfg.shift, t->cfg.sigma_data);
+    return LGV_OK;
+}
+
 static lgv_status check(const lgv_trainer *t, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
@@ -63,6 +84,7 @@ static lgv_status check(const lgv_trainer *t, lgv_error *err)
             "model '%s' takes %d channels, the pictures in '%s' have %d; use --channels %d",
             m->source, m->picture_channels, lgv_dataset_path(t->data), (int)t->channels,
             m->picture_channels);
+    LGV_TRY(check_family(t, err));
     LGV_TRY(check_variance(t, err));
     if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
@@ -155,19 +177,29 @@ static void draw_torch(lgv_trainer *t)
     for (int64_t i = 0; i < t->effective; i++) t->t_weight[i] = 1;
 }
 
+static lgv_rng_key timestep_key(const lgv_trainer *t, int64_t i)
+{
+    return (lgv_rng_key){.seed = t->options.seed,
+                         .stream = lgv_rng_stream("train.timestep"),
+                         .step = (uint64_t)t->state.step,
+                         .sample = (uint64_t)i};
+}
+
+/* Uniform in [0, 1); the timestep drawn with the same key is T times that, rounded down. */
+static double timestep_place(const lgv_trainer *t, int64_t i)
+{
+    const lgv_rng_key key = timestep_key(t, i);
+    return ldexp((double)lgv_rng_below(&key, 0, UINT64_C(1) << 53), -53);
+}
+
 static void draw_philox(lgv_trainer *t)
 {
-    lgv_rng_key key = {.seed = t->options.seed,
-                       .stream = lgv_rng_stream("train.timestep"),
-                       .step = (uint64_t)t->state.step};
     if (t->importance) lgv_importance_update(t->importance);
     for (int64_t i = 0; i < t->effective; i++) {
-        key.sample = (uint64_t)i;
+        const lgv_rng_key key = timestep_key(t, i);
         t->t_weight[i] = 1;
         if (t->importance)
-            t->t[i] = lgv_importance_draw(
-                t->importance, ldexp((double)lgv_rng_below(&key, 0, UINT64_C(1) << 53), -53),
-                &t->t_weight[i]);
+            t->t[i] = lgv_importance_draw(t->importance, timestep_place(t, i), &t->t_weight[i]);
         else
             t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
     }
@@ -194,19 +226,30 @@ static lgv_status fill_noise(lgv_trainer *t, int64_t first, lgv_error *err)
 }
 
 /* The row's timestep and the coefficients of its noising and its target. */
-static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
+static void noising_row(const lgv_trainer *t, int64_t timestep, double within, lgv_row *row)
 {
-    row->t = (float)timestep;
+    lgv_noising n;
+    lgv_schedule_noising(t->schedule, timestep, within, &n);
+    row->t = n.t;
     row->index = (int32_t)timestep;
     row->partner = -1;
-    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0],
-                            &row->coef[LGV_TRAIN_NOISE]);
-    lgv_schedule_target_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_TARGET_X0],
-                             &row->coef[LGV_TRAIN_TARGET_NOISE]);
+    row->coef[LGV_TRAIN_X0] = n.x0;
+    row->coef[LGV_TRAIN_NOISE] = n.noise;
+    row->coef[LGV_TRAIN_TARGET_X0] = n.target_x0;
+    row->coef[LGV_TRAIN_TARGET_NOISE] = n.target_noise;
     if (t->options.loss != LGV_LOSS_MSE)
         lgv_schedule_bound_coef(t->schedule, timestep, timestep - 1,
                                 lgv_min_i64(timestep + 1, t->schedule->T - 1), t->cfg.variance_type,
                                 INFINITY, row);
+}
+
+/* EDM's sigma is continuous: the same draw that chose the index says where in its part. */
+static double place_within(const lgv_trainer *t, int64_t i)
+{
+    if (t->schedule->family != LGV_FAMILY_EDM || t->importance) return 0.5;
+    const double u = timestep_place(t, i);
+    const double within = u * (double)t->schedule->T - (double)t->t[i];
+    return within > 0 && within < 1 ? within : 0.5; /* rounding at an end */
 }
 
 static void fill_rows(lgv_trainer *t, int64_t first)
@@ -218,11 +261,10 @@ static void fill_rows(lgv_trainer *t, int64_t first)
         *row = (lgv_row){.seed = t->options.seed,
                          .sample = (uint64_t)(first + i),
                          .step = (uint64_t)t->state.step};
-        noising_row(t, timestep, row);
-        double weight =
-            t->options.loss == LGV_LOSS_MSE
-                ? lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma)
-                : 1;
+        noising_row(t, timestep, place_within(t, first + i), row);
+        double weight = t->options.loss == LGV_LOSS_MSE
+                            ? lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma)
+                            : 1;
         row->weight = (float)(weight * t->t_weight[first + i] / (double)t->effective);
     }
 }
@@ -262,7 +304,7 @@ static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
 
 static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
 {
-    noising_row(t, validation_timestep(t, i), row);
+    noising_row(t, validation_timestep(t, i), 0.5, row);
 }
 
 const lgv_task lgv_task_diffusion = {.pipeline = true,

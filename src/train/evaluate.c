@@ -113,7 +113,7 @@ lgv_status lgv_evaluate(lgv_trainer *t, lgv_sample_callback callback, void *user
                             .batch_size = lgv_min_i64(t->options.eval_samples, 16),
                             .height = t->side,
                             .width = t->side,
-                            .sampler = {.sampler = "ddim", .num_inference_steps = steps},
+                            .sampler = {.sampler = lgv_trainer_sampler(t), .num_inference_steps = steps},
                             .mixed_precision = t->options.mixed_precision,
                             .callback = callback,
                             .user = user};

@@ -113,7 +113,7 @@ static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error 
                                 t->options.sample_count > 0 ? t->options.sample_count : 16,
                             .height = t->side,
                             .width = t->side,
-                            .sampler = {.sampler = "ddim", .num_inference_steps = steps},
+                            .sampler = {.sampler = lgv_trainer_sampler(t), .num_inference_steps = steps},
                             .mixed_precision = t->options.mixed_precision,
                             .callback = r ? sampling : NULL,
                             .user = r};

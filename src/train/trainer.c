@@ -151,11 +151,28 @@ static lgv_status make_shapes(lgv_trainer *t, lgv_error *err)
     return LGV_OK;
 }
 
+/* The class of diffusers that a folder of ours names. */
+static const char *saved_class(const lgv_scheduler_config *cfg)
+{
+    switch (lgv_scheduler_family(cfg)) {
+    case LGV_FAMILY_EDM: return "EDMEulerScheduler";
+    case LGV_FAMILY_FLOW: return "FlowMatchEulerDiscreteScheduler";
+    case LGV_FAMILY_BETAS: break;
+    }
+    return "DDPMScheduler";
+}
+
+/* Grids and figures are drawn with ddim, or the sampler that fits the network. */
+const char *lgv_trainer_sampler(const lgv_trainer *t)
+{
+    return t->schedule->family == LGV_FAMILY_BETAS ? "ddim" : lgv_sampler_default(&t->cfg, NULL);
+}
+
 static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
                        const lgv_checkpoint *resume, lgv_error *err)
 {
     if (t->output && lgv_is_dir(t->output)) LGV_TRY(lgv_output_lock(t, err));
-    LGV_TRY(lgv_scheduler_config_switch(cfg, "DDPMScheduler", &t->cfg, err));
+    LGV_TRY(lgv_scheduler_config_switch(cfg, saved_class(cfg), &t->cfg, err));
     LGV_TRY(lgv_schedule_new(&t->cfg, &t->schedule, err));
     LGV_TRY(make_shapes(t, err));
     LGV_TRY(t->task->check(t, err));

@@ -212,6 +212,7 @@ void lgv_evaluation_free(struct lgv_evaluation *e);
 lgv_status lgv_evaluate(lgv_trainer *t, lgv_sample_callback callback, void *user, lgv_figures *out,
                         lgv_error *err);
 /* The pipeline over the averaged weights. */
+const char *lgv_trainer_sampler(const lgv_trainer *t); /* of grids and figures */
 lgv_status lgv_trainer_pipeline(lgv_trainer *t, lgv_error *err);
 
 /* ---- output.c ---- */
