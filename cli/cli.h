@@ -25,7 +25,8 @@ typedef struct cli_command {
                const char **argv); /* argv[0] is the command's name */
 } cli_command;
 
-extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_plan, cli_bench, cli_eval;
+extern const cli_command cli_train, cli_sample, cli_info, cli_verify, cli_plan, cli_bench, cli_eval,
+    cli_convert;
 
 /* --- Options ---------------------------------------------------------------------------------------- */
 /* Options every command has. */

@@ -1,4 +1,4 @@
-/* info.c - langevin info: what a model folder, a preset or a folder of pictures is. */
+/* info.c - langevin info: what a model folder, a preset, a file of tensors or a folder of pictures is. */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "cli.h"
 #include "data_info.h"
 #include "network.h"
+#include "tensors_info.h"
 
 static struct {
     cli_device_options dev;
@@ -209,9 +210,9 @@ static int run(const cli_command *self, int argc, const char **argv)
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, NULL, NULL);
     if (code >= 0) return code;
     if (!what)
-        return cli_error(
-            self, CLI_USAGE,
-            "about what? give a model folder, a config.json, a preset or a folder of pictures");
+        return cli_error(self, CLI_USAGE,
+                         "about what? give a model folder, a config.json, a preset, a file of "
+                         "tensors or a folder of pictures");
     if (!opt.batch) opt.batch = 1;
     if (opt.batch < 1 || opt.resolution < 0 || opt.channels < 0)
         return cli_error(self, CLI_USAGE, "sizes must be at least 1");
@@ -220,7 +221,9 @@ static int run(const cli_command *self, int argc, const char **argv)
     lgv_error err = {0};
     lgv_status status;
     bool range = strchr(what, '{') && strstr(what, ".."); /* {000..012} */
-    if (range || (!access(what, R_OK) && !cli_is_model(what))) {
+    if (tensors_is(what)) {
+        status = tensors_info(what, opt.json, &err);
+    } else if (range || (!access(what, R_OK) && !cli_is_model(what))) {
         status = data_info(what,
                            &(data_info_options){.resolution = opt.resolution,
                                                 .channels = opt.channels,
@@ -240,11 +243,12 @@ static int run(const cli_command *self, int argc, const char **argv)
 
 const cli_command cli_info = {
     .name = "info",
-    .summary = "describe a network, or look at every picture of a data set",
-    .usage = "info MODEL|DATA",
+    .summary = "describe a network or a file of tensors, or look at every picture of a data set",
+    .usage = "info MODEL|FILE|DATA",
     .examples = "  langevin info unet-64 --batch-size 16\n"
                 "  langevin info model --trace\n"
                 "  langevin info config.json --plan --device cpu:avx2\n"
+                "  langevin info model.pt\n"
                 "  langevin info pictures --contact-sheet sheet.png\n"
                 "  langevin info 'shards/{000..012}.tar' --headers-only --json\n",
     .run = run,

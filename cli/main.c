@@ -4,7 +4,7 @@
 #include "cli.h"
 
 static const cli_command *const commands[] = {&cli_train, &cli_sample, &cli_info, &cli_verify,
-                                              &cli_plan,  &cli_bench,  &cli_eval};
+                                              &cli_plan,  &cli_bench,  &cli_eval, &cli_convert};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_usage(FILE *to)

@@ -16,7 +16,7 @@ base="train --train-batch-size 4 --lr-warmup-steps 0 --learning-rate 1e-3 $one"
 train="$base --data data --model tiny.json"
 
 # ---- help, spelling ----
-for command in train sample info verify plan bench eval; do
+for command in train sample info verify plan bench eval convert; do
     run 0 $command --help
     says "^Usage: langevin $command"
     says "^  langevin $command"

@@ -16,6 +16,7 @@
 #include "langevin/model.h"
 #include "langevin/ops.h"
 #include "langevin/safetensors.h"
+#include "langevin/torch_file.h"
 #include "ok.h"
 #include "scratch.h"
 
@@ -408,6 +409,60 @@ static void other_files(void **state)
     stock_free(b);
 }
 
+/* Adds the set's tensors under other names; dots after the prefix are left out with `dotless`. The values are kept. */
+static void add_prefixed(lgv_safetensors_writer *w, const lgv_model *m, const stock *s,
+                         const char *set, const char *prefix, int dotless, float **kept)
+{
+    for (int i = 0; i < lgv_model_describe(m)->tensors; i++) {
+        int rank;
+        int64_t dim[LGV_MAX_RANK], n;
+        char text[512];
+        const char *name = lgv_model_parameter(m, i, &rank, dim, NULL);
+        size_t used = (size_t)snprintf(text, sizeof text, "%s", prefix);
+        for (const char *c = name; *c; c++)
+            if (*c != '.' || !dotless) text[used++] = *c;
+        text[used] = 0;
+        kept[i] = values(s, set, name, &n);
+        MUST(lgv_safetensors_add(w, text, LGV_F32, rank, dim, kept[i], err));
+    }
+}
+
+static void load_prefixed(const lgv_model *m, const stock *weights, const char *raw,
+                          const char *ema, int dotless, const stock *into)
+{
+    static const float one = 1;
+    float *kept[2][256] = {{NULL}};
+    lgv_safetensors_writer *w = NULL;
+    const char *path = scratch_path("prefixed.pt");
+    MUST(lgv_safetensors_writer_new(&w, err));
+    add_prefixed(w, m, weights, "weight", raw, 0, kept[0]);
+    if (ema) add_prefixed(w, m, weights, "ema", ema, dotless, kept[1]);
+    if (ema) MUST(lgv_safetensors_add(w, "other.weight", LGV_F32, 1, (int64_t[]){1}, &one, err));
+    MUST(lgv_torch_file_write(w, path, err));
+    lgv_safetensors_writer_free(w);
+    for (int i = 0; i < 512; i++) free(kept[i / 256][i % 256]);
+    MUST(lgv_model_load_weights_from(m, into->store, "weight", path, err));
+    assert_same_sets(m, weights, ema ? "ema" : "weight", into, "weight");
+}
+
+/* Where programs of others put a network's weights. */
+static void prefixes(void **state)
+{
+    lgv_model *m = model_from(small_config);
+    stock a = stock_new(m), b = stock_new(m);
+    MUST(lgv_model_init(m, a.store, "weight", NULL, 9, err));
+    MUST(lgv_model_init(m, a.store, "ema", NULL, 10, err));
+    load_prefixed(m, &a, "", NULL, 0, &b);
+    load_prefixed(m, &a, "module.", NULL, 0, &b);
+    load_prefixed(m, &a, "model.", "ema.", 0, &b);
+    load_prefixed(m, &a, "state_dict.model.diffusion_model.",
+                  "state_dict.model_ema.diffusion_model", 1, &b);
+    load_prefixed(m, &a, "0.module.", "4.module.", 0, &b); /* ermongroup/ddim: a list */
+    lgv_model_free(m);
+    stock_free(a);
+    stock_free(b);
+}
+
 /* --- Folders --- */
 static void layouts(void **state)
 {
@@ -619,11 +674,17 @@ static void philox_initialisation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(presets),        cmocka_unit_test(known_networks),
-        cmocka_unit_test(trace),          cmocka_unit_test(modules),
-        cmocka_unit_test(save_and_load),  cmocka_unit_test(other_files),
-        cmocka_unit_test(layouts),        cmocka_unit_test(labels),
-        cmocka_unit_test(initialisation), cmocka_unit_test(philox_initialisation),
+        cmocka_unit_test(presets),
+        cmocka_unit_test(known_networks),
+        cmocka_unit_test(trace),
+        cmocka_unit_test(modules),
+        cmocka_unit_test(save_and_load),
+        cmocka_unit_test(other_files),
+        cmocka_unit_test(prefixes),
+        cmocka_unit_test(layouts),
+        cmocka_unit_test(labels),
+        cmocka_unit_test(initialisation),
+        cmocka_unit_test(philox_initialisation),
     };
     return cmocka_run_group_tests(tests, NULL, scratch_remove);
 }

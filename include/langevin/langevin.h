@@ -6,6 +6,7 @@
 #include "animation.h"
 #include "bpd.h"
 #include "condition.h"
+#include "convert.h"
 #include "custom.h"
 #include "dataset.h"
 #include "dtype.h"

@@ -160,7 +160,9 @@ typedef enum lgv_model_weights {
    understood. Missing and unexpected tensors and wrong shapes are LGV_ERR_FORMAT and named. */
 LGV_API lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, const char *set,
                                           lgv_model_weights which, lgv_error *err);
-/* The same from any folder or safetensors file. */
+/* The same from any folder or file, of safetensors or torch.save (torch_file.h). The network's tensors may stand in a
+   dictionary ("model", "state_dict") and have a prefix ("module.", "model.diffusion_model."); averages ("ema",
+   "model_ema") are preferred. */
 LGV_API lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
                                                const char *set, const char *path, lgv_error *err);
 /* As lgv_model_load_weights, for weights that are only read: the set, which must not exist yet, is the mapped file

@@ -38,6 +38,11 @@ typedef struct lgv_tensor_info {
    LGV_ERR_UNSUPPORTED for integer types. */
 LGV_API lgv_status lgv_tensor_to_f32(const lgv_tensor_info *t, float *dst, lgv_error *err);
 
+/* Writes count elements of another type: from a floating-point type to F32, F16 or BF16, to the nearest. Numbers beyond
+   F16 are LGV_ERR_NUMERIC. Other types only to themselves. */
+LGV_API lgv_status lgv_tensor_convert(const lgv_tensor_info *t, lgv_dtype dtype, void *dst,
+                                      lgv_error *err);
+
 /* ---- one file ---- */
 typedef struct lgv_safetensors lgv_safetensors;
 

@@ -38,4 +38,25 @@ static inline void lgv_turn_quarters(int32_t quarter, float s, float c, float *s
     *cosine = lgv_float_from(ci ^ exchange ^ negate_cosine);
 }
 
+/* The nearest bf16 and f16, ties to even; NaN stays NaN, and beyond the largest f16 lies infinity. */
+static inline uint16_t lgv_bf16_from(float x)
+{
+    uint32_t bits = (uint32_t)lgv_bits_from(x);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline uint16_t lgv_f16_from(float x)
+{
+    uint32_t bits = (uint32_t)lgv_bits_from(x), sign = bits >> 16 & 0x8000,
+             rest = bits & 0x7fffffff;
+    if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (rest >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 65536 and more */
+    if (rest < 0x38800000) { /* subnormal: a multiple of 2^-24, by one addition */
+        float shifted = lgv_float_from((int32_t)rest) + 0.5f; /* whose last bit is 2^-24 */
+        return (uint16_t)(sign | ((uint32_t)lgv_bits_from(shifted) - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13));
+}
+
 #endif

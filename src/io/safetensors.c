@@ -4,9 +4,11 @@
 #include "langevin/safetensors.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/bits.h"
 #include "core/core.h"
 #include "core/file.h"
 #include "json.h"
@@ -85,6 +87,45 @@ lgv_status lgv_tensor_to_f32(const lgv_tensor_info *t, float *dst, lgv_error *er
                         "tensor '%.200s' has type %s, a floating-point type is needed", t->name,
                         lgv_dtype_name(t->dtype));
     }
+}
+
+/* n floats to F16 or BF16. */
+static lgv_status narrow(const lgv_tensor_info *t, const float *x, size_t n, lgv_dtype dtype,
+                         uint8_t *dst, lgv_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half = dtype == LGV_F16 ? lgv_f16_from(x[i]) : lgv_bf16_from(x[i]);
+        if (dtype == LGV_F16 && (half & 0x7fff) == 0x7c00 && isfinite(x[i]))
+            return lgv_fail(
+                err, LGV_ERR_NUMERIC,
+                "tensor '%.200s' has the number %g, which is too large for f16; use bf16", t->name,
+                (double)x[i]);
+        dst[2 * i] = (uint8_t)half;
+        dst[2 * i + 1] = (uint8_t)(half >> 8);
+    }
+    return LGV_OK;
+}
+
+lgv_status lgv_tensor_convert(const lgv_tensor_info *t, lgv_dtype dtype, void *dst, lgv_error *err)
+{
+    enum { BLOCK = 4096 };
+    float buffer[BLOCK];
+    if (dtype == t->dtype) {
+        if (t->bytes) memcpy(dst, t->data, t->bytes);
+        return LGV_OK;
+    }
+    if (dtype == LGV_F32) return lgv_tensor_to_f32(t, dst, err);
+    if (dtype != LGV_F16 && dtype != LGV_BF16)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "tensor '%.200s' cannot become %s", t->name,
+                        lgv_dtype_name(dtype));
+    lgv_tensor_info part = *t;
+    for (int64_t i = 0; i < t->count; i += BLOCK) {
+        part.count = lgv_min_i64(BLOCK, t->count - i);
+        part.data = (const uint8_t *)t->data + (size_t)i * lgv_dtype_size(t->dtype);
+        LGV_TRY(lgv_tensor_to_f32(&part, buffer, err));
+        LGV_TRY(narrow(t, buffer, (size_t)part.count, dtype, (uint8_t *)dst + 2 * i, err));
+    }
+    return LGV_OK;
 }
 
 /* ---- the header ---- */

@@ -8,7 +8,8 @@
 #include <string.h>
 
 #include "core/file.h"
-#include "kind.h"
+#include "langevin/torch_file.h"
+#include "select.h"
 
 static bool has_file(const char *folder, const char *name, lgv_status *status)
 {
@@ -19,27 +20,12 @@ static bool has_file(const char *folder, const char *name, lgv_status *status)
     return found;
 }
 
-/* Whether the folder holds weights in any of the forms diffusers writes. */
-static bool has_weights(const char *folder, lgv_status *status)
-{
-    static const char *const files[] = {
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.fp16.safetensors.index.json",
-        "diffusion_pytorch_model.bin",
-    };
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        if (has_file(folder, files[i], status)) return true;
-    return false;
-}
-
 /* folder/name when that has weights, else NULL. */
 static char *weights_in(const char *folder, const char *name, lgv_status *status)
 {
     char *path = name ? lgv_path_join(folder, name) : lgv_strdup(folder);
     if (!path) *status = LGV_ERR_MEMORY;
-    if (path && has_weights(path, status)) return path;
+    if (path && lgv_model_has_weights(path, status)) return path;
     lgv_free(path);
     return NULL;
 }
@@ -175,7 +161,8 @@ static lgv_status locate_folder(lgv_model *m, const char *folder, char **config_
     m->scheduler = scheduler_of(folder, &status);
     if (has_file(folder, "model_index.json", &status) && !(m->pipeline = lgv_strdup(folder)))
         status = LGV_ERR_MEMORY;
-    char *config = lgv_format("%s/%s%sconfig.json", folder, nested ? nested : "", nested ? "/" : "");
+    char *config =
+        lgv_format("%s/%s%sconfig.json", folder, nested ? nested : "", nested ? "/" : "");
     if (!config || status) {
         lgv_free(config);
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while looking into '%s'", folder);
@@ -193,10 +180,10 @@ lgv_status lgv_model_locate(lgv_model *m, const char *path, char **config_path, 
 {
     if (lgv_is_dir(path)) return locate_folder(m, path, config_path, err);
     size_t n = strlen(path);
-    if (n > 12 && !strcmp(path + n - 12, ".safetensors"))
+    if ((n > 12 && !strcmp(path + n - 12, ".safetensors")) || lgv_torch_file_is(path))
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "'%s' is a weights file without a configuration; give the folder that "
-                        "holds it and config.json",
+                        "holds it and config.json, or make one with langevin convert",
                         path);
     *config_path = lgv_strdup(path);
     return *config_path ? LGV_OK

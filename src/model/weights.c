@@ -6,98 +6,7 @@
 #include <string.h>
 
 #include "core/file.h"
-#include "langevin/safetensors.h"
-#include "kind.h"
-
-/* --- Names --- */
-static const lgv_tensor_info *find_tensor(const lgv_model *m, const lgv_weights *w,
-                                          const char *name)
-{
-    char text[512];
-    const lgv_tensor_info *t = lgv_weights_find(w, name);
-    if (t || !m->kind->old_name) return t;
-    name = m->kind->old_name(name, text, sizeof text);
-    return name ? lgv_weights_find(w, name) : NULL;
-}
-
-/* Very old attention blocks were 1x1 convolutions: [out,in,1,1] is then [out,in]. */
-static bool fits(const lgv_model_param *p, const lgv_tensor_info *t)
-{
-    if (t->rank != p->rank && !(t->rank == 4 && p->rank == 2 && t->dim[2] == 1 && t->dim[3] == 1))
-        return false;
-    for (int i = 0; i < p->rank; i++)
-        if (t->dim[i] != p->dim[i]) return false;
-    return true;
-}
-
-static void dims_text(int rank, const int64_t *dim, char text[96])
-{
-    size_t used = (size_t)snprintf(text, 96, "[");
-    for (int i = 0; i < rank && used < 90; i++)
-        used += (size_t)snprintf(text + used, 96 - used, i ? ",%lld" : "%lld", (long long)dim[i]);
-    if (used < 95) snprintf(text + used, 96 - used, "]");
-}
-
-/* --- Complaints: the first few names and how many there are --- */
-typedef struct complaint {
-    char text[400];
-    size_t used;
-    int count;
-} complaint;
-
-static void complain(complaint *c, const char *name)
-{
-    enum { NAMED = 3 };
-    if (c->count++ >= NAMED) return;
-    int n = snprintf(c->text + c->used, sizeof c->text - c->used, "%s'%.100s'", c->used ? ", " : "",
-                     name);
-    if (n > 0) c->used += (size_t)n;
-}
-
-static bool expected(const lgv_model *m, const lgv_weights *w, const lgv_tensor_info *t)
-{
-    for (size_t i = 0; i < m->n_params; i++)
-        if (find_tensor(m, w, m->param[i].name) == t) return true;
-    return false;
-}
-
-static lgv_status check_names(const lgv_model *m, const lgv_weights *w, const char *source,
-                              lgv_error *err)
-{
-    complaint missing = {.count = 0}, extra = {.count = 0};
-    for (size_t i = 0; i < m->n_params; i++)
-        if (!find_tensor(m, w, m->param[i].name)) complain(&missing, m->param[i].name);
-    if (missing.count)
-        return lgv_fail(err, LGV_ERR_FORMAT,
-                        "the weights in '%s' do not fit its configuration: %d of %zu tensors are "
-                        "missing (%s%s)",
-                        source, missing.count, m->n_params, missing.text,
-                        missing.count > 3 ? ", ..." : "");
-    if (lgv_weights_count(w) == m->n_params) return LGV_OK;
-    for (size_t i = 0; i < lgv_weights_count(w); i++)
-        if (!expected(m, w, lgv_weights_at(w, i))) complain(&extra, lgv_weights_at(w, i)->name);
-    return lgv_fail(err, LGV_ERR_FORMAT,
-                    "the weights in '%s' do not fit its configuration: %d tensors are not part of "
-                    "the network (%s%s)",
-                    source, extra.count, extra.text, extra.count > 3 ? ", ..." : "");
-}
-
-static lgv_status check_shapes(const lgv_model *m, const lgv_weights *w, const char *source,
-                               lgv_error *err)
-{
-    for (size_t i = 0; i < m->n_params; i++) {
-        const lgv_tensor_info *t = find_tensor(m, w, m->param[i].name);
-        if (fits(&m->param[i], t)) continue;
-        char have[96], want[96];
-        dims_text(t->rank, t->dim, have);
-        dims_text(m->param[i].rank, m->param[i].dim, want);
-        return lgv_fail(
-            err, LGV_ERR_FORMAT,
-            "the weights in '%s' do not fit its configuration: '%s' is %s, the network wants %s",
-            source, t->name, have, want);
-    }
-    return LGV_OK;
-}
+#include "select.h"
 
 /* --- Store --- */
 static int64_t largest(const lgv_model *m)
@@ -127,62 +36,76 @@ static lgv_status buffer_new(const lgv_model *m, float **out, lgv_error *err)
 }
 
 /* --- Loading --- */
-static lgv_status copy_in(const lgv_model *m, const lgv_weights *w, lgv_store *store,
-                          const char *set, float *buffer, lgv_error *err)
+static lgv_status copy_in(const lgv_selection *s, lgv_store *store, const char *set, float *buffer,
+                          lgv_error *err)
 {
+    const lgv_model *m = s->model;
     for (size_t i = 0; i < m->n_params; i++) {
         const lgv_model_param *p = &m->param[i];
         int index;
         LGV_TRY(buffer_of(store, p, &index, err));
-        LGV_TRY(lgv_tensor_to_f32(find_tensor(m, w, p->name), buffer, err));
+        LGV_TRY(lgv_tensor_to_f32(lgv_selected(s, p->name), buffer, err));
         LGV_TRY(lgv_store_write(store, set, index, buffer, lgv_param_elements(p), err));
     }
     return LGV_OK;
 }
 
-static lgv_status load(const lgv_model *m, const lgv_weights *w, lgv_store *store, const char *set,
-                       const char *source, lgv_error *err)
+static lgv_status load(const lgv_selection *s, lgv_store *store, const char *set, lgv_error *err)
 {
     float *buffer;
-    LGV_TRY(check_names(m, w, source, err));
-    LGV_TRY(check_shapes(m, w, source, err));
     LGV_TRY(lgv_store_add_set(store, set, err));
-    LGV_TRY(buffer_new(m, &buffer, err));
-    lgv_status status = copy_in(m, w, store, set, buffer, err);
+    LGV_TRY(buffer_new(s->model, &buffer, err));
+    lgv_status status = copy_in(s, store, set, buffer, err);
     lgv_free(buffer);
     return status;
 }
 
-/* The half-precision variant is taken when a folder holds nothing else. */
-static lgv_status open_weights(const char *path, lgv_weights **out, lgv_error *err)
+/* Whether folder/STEM.safetensors, STEM.bin or an index of either is there. */
+static bool holds(const char *folder, const char *stem, lgv_status *status)
+{
+    static const char *const ends[] = {".safetensors", ".safetensors.index.json", ".bin",
+                                       ".bin.index.json"};
+    for (int i = 0; i < 4; i++) {
+        char *path = lgv_format("%s/%s%s", folder, stem, ends[i]);
+        bool there = path && lgv_is_file(path);
+        if (!path) *status = LGV_ERR_MEMORY;
+        lgv_free(path);
+        if (there) return true;
+    }
+    return false;
+}
+
+static const char stem_full[] = "diffusion_pytorch_model",
+                  stem_half[] = "diffusion_pytorch_model.fp16";
+
+bool lgv_model_has_weights(const char *folder, lgv_status *status)
+{
+    return holds(folder, stem_full, status) || holds(folder, stem_half, status);
+}
+
+lgv_status lgv_model_open_weights(const char *path, lgv_weights **out, lgv_error *err)
 {
     if (!lgv_is_dir(path)) return lgv_weights_open_file(path, out, err);
-    char *file = lgv_path_join(path, "diffusion_pytorch_model.fp16.safetensors");
-    char *full = lgv_path_join(path, "diffusion_pytorch_model.safetensors");
-    char *shards = lgv_path_join(path, "diffusion_pytorch_model.safetensors.index.json");
-    bool memory = file && full && shards;
-    bool half = memory && lgv_is_file(file) && !lgv_is_file(full) && !lgv_is_file(shards);
-    lgv_free(file);
-    lgv_free(full);
-    lgv_free(shards);
-    if (!memory) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a path");
-    return lgv_weights_open(path, half ? "diffusion_pytorch_model.fp16" : "diffusion_pytorch_model",
-                            out, err);
+    lgv_status status = LGV_OK;
+    bool half = !holds(path, stem_full, &status) && holds(path, stem_half, &status);
+    if (status) return lgv_fail(err, status, "out of memory for a path");
+    return lgv_weights_open(path, half ? stem_half : stem_full, out, err);
 }
 
 lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store, const char *set,
                                        const char *path, lgv_error *err)
 {
     lgv_weights *w = NULL;
-    LGV_TRY(open_weights(path, &w, err));
-    lgv_status status = load(model, w, store, set, path, err);
+    lgv_selection s;
+    LGV_TRY(lgv_model_open_weights(path, &w, err));
+    lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
+    if (!status) status = load(&s, store, set, err);
     lgv_weights_close(w);
     return status;
 }
 
-/* The folder or file of the weights asked for. */
-static lgv_status path_of(const lgv_model *model, lgv_model_weights which, const char **path,
-                          lgv_error *err)
+lgv_status lgv_model_weights_path(const lgv_model *model, lgv_model_weights which,
+                                  const char **path, lgv_error *err)
 {
     *path = which == LGV_WEIGHTS_RAW || (which == LGV_WEIGHTS_BEST && !model->ema) ? model->raw
                                                                                    : model->ema;
@@ -194,7 +117,7 @@ static lgv_status path_of(const lgv_model *model, lgv_model_weights which, const
     return lgv_fail(err, LGV_ERR_ARGUMENT,
                     model->info.from_preset
                         ? "the preset '%s' has no weights: it must be trained first"
-                        : "'%s' holds no weights (diffusion_pytorch_model.safetensors)",
+                        : "'%s' holds no weights (diffusion_pytorch_model.safetensors or .bin)",
                     model->source);
 }
 
@@ -202,7 +125,7 @@ lgv_status lgv_model_load_weights(const lgv_model *model, lgv_store *store, cons
                                   lgv_model_weights which, lgv_error *err)
 {
     const char *path;
-    LGV_TRY(path_of(model, which, &path, err));
+    LGV_TRY(lgv_model_weights_path(model, which, &path, err));
     return lgv_model_load_weights_from(model, store, set, path, err);
 }
 
@@ -212,15 +135,16 @@ static void release(void *owner)
 }
 
 /* *mapped: the set is the file, and the store owns w. Where that cannot be, nothing has happened. */
-static lgv_status map(const lgv_model *m, lgv_weights *w, lgv_store *store, const char *set,
+static lgv_status map(const lgv_selection *s, lgv_weights *w, lgv_store *store, const char *set,
                       bool *mapped, lgv_error *err)
 {
+    const lgv_model *m = s->model;
     const float **data = lgv_zalloc((size_t)lgv_store_count(store), sizeof *data);
     if (!data) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while mapping weights");
     lgv_status status = LGV_OK;
     *mapped = lgv_store_count(store) == (int)m->n_params;
     for (size_t i = 0; i < m->n_params && !status && *mapped; i++) {
-        const lgv_tensor_info *t = find_tensor(m, w, m->param[i].name);
+        const lgv_tensor_info *t = lgv_selected(s, m->param[i].name);
         int index;
         status = buffer_of(store, &m->param[i], &index, err);
         *mapped = t->dtype == LGV_F32 && (uintptr_t)t->data % sizeof(float) == 0;
@@ -241,13 +165,13 @@ lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *store, const
     const char *path;
     lgv_weights *w = NULL;
     bool mapped = false;
-    LGV_TRY(path_of(model, which, &path, err));
-    LGV_TRY(open_weights(path, &w, err));
-    lgv_status status = check_names(model, w, path, err);
-    if (!status) status = check_shapes(model, w, path, err);
-    if (!status) status = map(model, w, store, set, &mapped, err);
+    LGV_TRY(lgv_model_weights_path(model, which, &path, err));
+    lgv_selection s;
+    LGV_TRY(lgv_model_open_weights(path, &w, err));
+    lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
+    if (!status) status = map(&s, w, store, set, &mapped, err);
     if (mapped) return LGV_OK;
-    if (!status) status = load(model, w, store, set, path, err);
+    if (!status) status = load(&s, store, set, err);
     lgv_weights_close(w);
     return status;
 }
@@ -300,7 +224,7 @@ static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const
     return status;
 }
 
-static lgv_status save_config(const lgv_model *m, const char *path, lgv_error *err)
+lgv_status lgv_model_save_config(const lgv_model *m, const char *path, lgv_error *err)
 {
     json_t *root = m->kind->json(m);
     if (!root) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while writing '%s'", path);
@@ -318,7 +242,7 @@ lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const 
     lgv_status status = config && weights ? LGV_OK
                                           : lgv_fail(err, LGV_ERR_MEMORY,
                                                      "out of memory while saving '%s'", folder);
-    if (!status) status = save_config(model, config, err);
+    if (!status) status = lgv_model_save_config(model, config, err);
     if (!status) status = save_weights(model, store, set, weights, err);
     lgv_free(config);
     lgv_free(weights);

@@ -1,0 +1,294 @@
+/* convert.c - weights from one format into another. What is written is a list of tensors with new names: a network's
+   parameters, or one dictionary of a file. */
+#include "langevin/convert.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core/file.h"
+#include "langevin/torch_file.h"
+#include "select.h"
+
+typedef struct item {
+    const lgv_tensor_info *from;
+    lgv_dtype dtype;
+} item;
+
+typedef struct job {
+    const char *input, *output;
+    lgv_convert_options o;
+    bool typed; /* dtype is asked for */
+    lgv_dtype dtype;
+    lgv_weights *w;
+    lgv_safetensors_writer *writer;
+    item *item; /* what the writer's sources point to */
+    size_t items;
+    lgv_convert_report report;
+    lgv_error *err;
+} job;
+
+/* --- Options --- */
+static lgv_status read_dtype(job *j)
+{
+    static const struct {
+        const char *name;
+        lgv_dtype dtype;
+    } types[] = {{"f32", LGV_F32}, {"f16", LGV_F16}, {"bf16", LGV_BF16}};
+    for (int i = 0; j->o.dtype && i < 3; i++) {
+        if (strcasecmp(j->o.dtype, types[i].name)) continue;
+        j->dtype = types[i].dtype;
+        j->typed = true;
+        return LGV_OK;
+    }
+    return j->o.dtype ? lgv_fail(j->err, LGV_ERR_ARGUMENT,
+                                 "'%s' is no element type; use f32, f16 or bf16", j->o.dtype)
+                      : LGV_OK;
+}
+
+typedef enum output_kind { TO_FOLDER, TO_SAFETENSORS, TO_TORCH } output_kind;
+
+static output_kind kind_of(const char *output)
+{
+    static const char *const torch[] = {".pt", ".pth", ".th", ".ckpt", ".bin"};
+    const char *slash = strrchr(output, '/'), *dot = strrchr(slash ? slash : output, '.');
+    if (!dot || lgv_is_dir(output)) return TO_FOLDER;
+    if (!strcasecmp(dot, ".safetensors")) return TO_SAFETENSORS;
+    for (int i = 0; i < 5; i++)
+        if (!strcasecmp(dot, torch[i])) return TO_TORCH;
+    return TO_FOLDER;
+}
+
+/* --- The list of tensors --- */
+static bool is_float(lgv_dtype dtype)
+{
+    return dtype == LGV_F32 || dtype == LGV_F16 || dtype == LGV_BF16 || dtype == LGV_F64;
+}
+
+static lgv_status read_item(void *arg, void *dst, size_t bytes, lgv_error *err)
+{
+    const item *it = arg;
+    return lgv_tensor_convert(it->from, it->dtype, dst, err);
+}
+
+static lgv_status begin_list(job *j, size_t most)
+{
+    j->item = lgv_alloc(most, sizeof *j->item);
+    if (!j->item)
+        return lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
+    return lgv_safetensors_writer_new(&j->writer, j->err);
+}
+
+static lgv_status add_item(job *j, const char *name, int rank, const int64_t *dim,
+                           const lgv_tensor_info *from)
+{
+    item *it = &j->item[j->items++];
+    *it = (item){from, j->typed && is_float(from->dtype) ? j->dtype : from->dtype};
+    j->report.tensors++;
+    j->report.elements += from->count;
+    j->report.bytes += from->count * (int64_t)lgv_dtype_size(it->dtype);
+    return lgv_safetensors_add_source(j->writer, name, it->dtype, rank, dim, read_item, it, j->err);
+}
+
+/* --- A network's parameters --- */
+static int by_name(const void *a, const void *b)
+{
+    const lgv_model_param *const *s = a, *const *t = b;
+    return strcmp((*s)->name, (*t)->name);
+}
+
+/* By name, as lgv_model_save writes them. */
+static lgv_status list_sorted(job *j, const lgv_model *m, const lgv_model_param **param)
+{
+    lgv_selection s;
+    LGV_TRY(lgv_select(m, j->w, j->o.weights, j->input, &s, j->err));
+    LGV_TRY(begin_list(j, m->n_params));
+    snprintf(j->report.from, sizeof j->report.from, "%.200s", s.prefix);
+    for (size_t i = 0; i < m->n_params; i++) param[i] = &m->param[i];
+    qsort(param, m->n_params, sizeof *param, by_name);
+    for (size_t i = 0; i < m->n_params; i++)
+        LGV_TRY(add_item(j, param[i]->name, param[i]->rank, param[i]->dim,
+                         lgv_selected(&s, param[i]->name)));
+    return LGV_OK;
+}
+
+static lgv_status list_model(job *j, const lgv_model *m, const char *path)
+{
+    LGV_TRY(lgv_model_open_weights(path, &j->w, j->err));
+    const lgv_model_param **param = lgv_alloc(m->n_params, sizeof *param);
+    if (!param)
+        return lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
+    lgv_status status = list_sorted(j, m, param);
+    lgv_free(param);
+    return status;
+}
+
+/* --- A dictionary of a file --- */
+typedef struct dictionary {
+    const char *name; /* stem bytes of it are the dictionary's path, with its last dot */
+    size_t stem;
+    size_t tensors;
+} dictionary;
+
+/* Optimizers keep a dictionary for each parameter, so theirs are small. */
+static size_t count_in(const lgv_weights *w, const char *name, size_t stem)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < lgv_weights_count(w); i++)
+        n += lgv_weights_stem(w, i) == stem && !strncmp(lgv_weights_at(w, i)->name, name, stem);
+    return n;
+}
+
+static bool is_named(const dictionary *d, const char *const *names, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (d->stem == strlen(names[i]) + 1 && !strncmp(d->name, names[i], d->stem - 1))
+            return true;
+    return false;
+}
+
+/* Averages first (or last), then the usual names, then whatever holds most. */
+static int rank_of(const dictionary *d, lgv_model_weights which)
+{
+    static const char *const averages[] = {"ema",        "model_ema",      "ema_model",
+                                           "params_ema", "ema_state_dict", "state_dict_ema"},
+                             *const usual[] = {"state_dict", "model",     "params",          "net",
+                                               "network",    "generator", "model_state_dict"};
+    if (is_named(d, averages, 6)) return which == LGV_WEIGHTS_RAW ? 0 : 3;
+    if (which == LGV_WEIGHTS_EMA) return 0;
+    return is_named(d, usual, 7) ? 2 : 1;
+}
+
+static lgv_status choose_dictionary(const job *j, dictionary *out)
+{
+    int best = 0;
+    *out = (dictionary){.name = ""};
+    for (size_t i = 0; i < lgv_weights_count(j->w); i++) {
+        dictionary d = {lgv_weights_at(j->w, i)->name, lgv_weights_stem(j->w, i), 0};
+        bool same = i > 0 && d.stem == lgv_weights_stem(j->w, i - 1) &&
+                    !strncmp(d.name, lgv_weights_at(j->w, i - 1)->name, d.stem);
+        int rank = same ? 0 : rank_of(&d, j->o.weights);
+        if (rank < best || !rank) continue;
+        d.tensors = count_in(j->w, d.name, d.stem);
+        if (rank == best && d.tensors <= out->tensors) continue;
+        best = rank;
+        *out = d;
+    }
+    if (best) return LGV_OK;
+    if (!lgv_weights_count(j->w))
+        return lgv_fail(j->err, LGV_ERR_FORMAT, "'%s' holds no tensors", j->input);
+    return lgv_fail(j->err, LGV_ERR_ARGUMENT,
+                    j->o.weights == LGV_WEIGHTS_EMA
+                        ? "'%s' holds no averaged (EMA) weights; ask for the raw ones"
+                        : "'%s' holds only averaged (EMA) weights; ask for those",
+                    j->input);
+}
+
+static bool all_begin_with(const lgv_weights *w, const dictionary *d, const char *word)
+{
+    for (size_t i = 0; i < lgv_weights_count(w); i++) {
+        const char *name = lgv_weights_at(w, i)->name;
+        if (lgv_weights_stem(w, i) != d->stem || strncmp(name, d->name, d->stem)) continue;
+        if (strncmp(name + d->stem, word, strlen(word))) return false;
+    }
+    return true;
+}
+
+static lgv_status list_dictionary(job *j)
+{
+    dictionary d;
+    LGV_TRY(lgv_weights_open_file(j->input, &j->w, j->err));
+    LGV_TRY(choose_dictionary(j, &d));
+    LGV_TRY(begin_list(j, lgv_weights_count(j->w)));
+    size_t skip = d.stem + (all_begin_with(j->w, &d, "module.") ? strlen("module.") : 0);
+    for (size_t i = 0; i < lgv_weights_count(j->w); i++) {
+        const lgv_tensor_info *t = lgv_weights_at(j->w, i);
+        if (lgv_weights_stem(j->w, i) != d.stem || strncmp(t->name, d.name, d.stem)) continue;
+        snprintf(j->report.from, sizeof j->report.from, "%.*s", (int)skip, t->name);
+        LGV_TRY(add_item(j, t->name + skip, t->rank, t->dim, t));
+    }
+    return LGV_OK;
+}
+
+/* --- Output --- */
+static lgv_status write_list(job *j, output_kind kind, const char *path)
+{
+    return kind == TO_TORCH ? lgv_torch_file_write(j->writer, path, j->err)
+                            : lgv_safetensors_write(j->writer, path, j->err);
+}
+
+static lgv_status copy_scheduler(const job *j, const lgv_model *m)
+{
+    char *from = m->scheduler ? lgv_path_join(m->scheduler, "scheduler_config.json") : NULL,
+         *to = lgv_path_join(j->output, "scheduler_config.json"), *data = NULL;
+    size_t size;
+    lgv_status status = LGV_OK;
+    if ((m->scheduler && !from) || !to)
+        status = lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
+    if (!status && from) status = lgv_file_read(from, LGV_JSON_BYTES, &data, &size, j->err);
+    if (!status && from) status = lgv_file_write(to, data, size, j->err);
+    lgv_free(data);
+    lgv_free(from);
+    lgv_free(to);
+    return status;
+}
+
+static lgv_status write_folder(job *j, const lgv_model *m)
+{
+    LGV_TRY(lgv_make_dir(j->output, j->err));
+    char *config = lgv_path_join(j->output, "config.json"),
+         *weights = lgv_path_join(j->output, "diffusion_pytorch_model.safetensors");
+    lgv_status status =
+        config && weights
+            ? LGV_OK
+            : lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
+    if (!status) status = lgv_model_save_config(m, config, j->err);
+    if (!status) status = write_list(j, TO_SAFETENSORS, weights);
+    if (!status) status = copy_scheduler(j, m);
+    lgv_free(config);
+    lgv_free(weights);
+    return status;
+}
+
+static lgv_status convert_model(job *j, output_kind kind)
+{
+    lgv_model *m = NULL;
+    const char *path = j->input;
+    LGV_TRY(lgv_model_open(j->o.model ? j->o.model : j->input, NULL, &m, j->err));
+    lgv_status status =
+        j->o.model ? LGV_OK : lgv_model_weights_path(m, j->o.weights, &path, j->err);
+    if (!j->o.model) j->o.weights = LGV_WEIGHTS_BEST; /* the folder is chosen */
+    if (!status) status = list_model(j, m, path);
+    if (!status) status = kind == TO_FOLDER ? write_folder(j, m) : write_list(j, kind, j->output);
+    lgv_model_free(m);
+    return status;
+}
+
+static lgv_status convert(job *j)
+{
+    output_kind kind = kind_of(j->output);
+    LGV_TRY(read_dtype(j));
+    if (j->o.model || lgv_is_dir(j->input)) return convert_model(j, kind);
+    if (kind == TO_FOLDER)
+        return lgv_fail(
+            j->err, LGV_ERR_ARGUMENT,
+            "'%s' says nothing about its network: name it with --model (a preset, a config.json "
+            "or a model folder), or convert to a file (.safetensors, .pt)",
+            j->input);
+    LGV_TRY(list_dictionary(j));
+    return write_list(j, kind, j->output);
+}
+
+lgv_status lgv_convert(const char *input, const char *output, const lgv_convert_options *options,
+                       lgv_convert_report *report, lgv_error *err)
+{
+    job j = {.input = input, .output = output, .err = err};
+    if (options) j.o = *options;
+    lgv_status status = convert(&j);
+    lgv_safetensors_writer_free(j.writer);
+    lgv_free(j.item);
+    lgv_weights_close(j.w);
+    if (!status && report) *report = j.report;
+    return status;
+}
