@@ -367,13 +367,28 @@ static size_t plan_bytes(const lgv_plan *plan)
 /* An arena beyond this is worth a few percent of the time: without a budget, cheap nodes are then recomputed. */
 static const size_t AMPLE_ARENA = (size_t)2 << 30;
 
+/* Training: the weights change between runs, and copies of all of them packed once a run would go through main memory.
+   Packed right before each use, in the same place, they stay in a cache. */
+static bool weights_change(int n_programs, const lgv_program *programs)
+{
+    for (int i = 0; i < n_programs; i++)
+        for (size_t k = 0; k < programs[i].graph->n_nodes; k++) {
+            const lgv_node *n = &programs[i].graph->node[k];
+            if (n->op == LGV_OP_adamw) return true;
+            if (n->op == LGV_OP_assign && !strcmp(((const lgv_attr_assign *)n->attr)->set, "grad"))
+                return true;
+        }
+    return false;
+}
+
 /* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, packed weights
    are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
 {
     size_t budget = plan->options.memory_budget, least = SIZE_MAX;
     int n = 0;
-    for (int fleeting = 0; fleeting <= (budget ? 1 : 0); fleeting++) {
+    const int first = weights_change(plan->n_progs, programs), last = budget ? 1 : first;
+    for (int fleeting = first; fleeting <= last; fleeting++) {
         plan->fleeting_packs = fleeting;
         LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
         if (budget ? plan_bytes(plan) <= budget : plan->arena_bytes <= AMPLE_ARENA) return LGV_OK;
