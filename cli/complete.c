@@ -89,6 +89,8 @@ static void offer_predictions(const target *t)
 {
     for (int i = LGV_PREDICT_EPSILON; i <= LGV_PREDICT_V; i++)
         offer(t, lgv_prediction_name((lgv_prediction)i));
+    offer(t, "flow");
+    offer(t, "edm");
 }
 
 /* Options whose values are a list of the library's. */

@@ -146,7 +146,7 @@ static lgv_status check_deterministic(const sample_args *a, const lgv_pipeline *
     if (!status && lgv_sampler_stochastic(sampler))
         status =
             cli_status(err, LGV_ERR_ARGUMENT,
-                       "--interpolate needs a sampler without noise of its own: ddim with eta 0");
+                       "--interpolate needs a sampler without noise of its own, such as dpmpp_2m, or ddim with eta 0");
     lgv_sampler_free(sampler);
     return status;
 }

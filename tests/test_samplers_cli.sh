@@ -69,5 +69,6 @@ refuse 1 "EDMEulerScheduler is trained with the plain mse loss: no snr_gamma" $t
 refuse 1 "FlowMatchEulerDiscreteScheduler is trained with the plain mse loss" $train --output x --prediction-type flow --loss vlb
 refuse 2 "EDMEulerScheduler has no betas" $train --output x --prediction-type edm --beta-schedule linear
 refuse 1 "which EDM has none of" $train --output x --prediction-type edm --rng torch
+refuse 1 "beta schedule exp can be sampled but not trained" $train --output x --beta-schedule exp
 refuse 2 "prediction_type.*flux" $train --output x --prediction-type flux
 echo "$checks checks, $skipped skipped"

@@ -54,6 +54,10 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
 static lgv_status check_family(const lgv_trainer *t, lgv_error *err)
 {
     const lgv_train_options *o = &t->options;
+    if (t->schedule->family == LGV_FAMILY_BETAS && t->cfg.beta_schedule == LGV_BETA_EXP)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "beta schedule exp can be sampled but not trained: %s does not know it",
+                        t->cfg.class_name);
     if (t->schedule->family == LGV_FAMILY_BETAS) return LGV_OK;
     if (o->loss != LGV_LOSS_MSE || o->snr_gamma > 0)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is trained with the plain mse loss: no %s there",
