@@ -161,7 +161,7 @@ static const char *nearest(const struct poptOption *table, const char *name)
         if (!o->longName) continue;
         int d = is_elsewhere(name, o->longName)             ? 0
                 : !strncmp(o->longName, name, strlen(name)) ? 1
-                : has_words(o->longName, name) && least > 1 ? 1
+                : has_words(o->longName, name)              ? 1
                                                             : cli_distance(name, o->longName);
         if (d < least) {
             least = d;
