@@ -17,7 +17,8 @@ typedef enum lgv_act_kind {
     LGV_ACT_SILU, /* x * sigmoid(x), also called swish */
     LGV_ACT_MISH, /* x * tanh(log(1 + e^x)) */
     LGV_ACT_GELU, /* x * Phi(x), exact (erf) */
-    LGV_ACT_RELU
+    LGV_ACT_RELU,
+    LGV_ACT_GELU_TANH /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (arXiv 1606.08415, sec. 2) */
 } lgv_act_kind;
 
 /* Elementwise. */
@@ -37,6 +38,8 @@ LGV_API lgv_id lgv_row_axpby(lgv_graph *g, lgv_id x, lgv_id y, lgv_id a,
                              lgv_id b); /* a[n]*x + b[n]*y */
 LGV_API lgv_id lgv_modulate(lgv_graph *g, lgv_id x, lgv_id scale,
                             lgv_id shift); /* x*(1+scale[N,C]) + shift[N,C] */
+LGV_API lgv_id lgv_gate(lgv_graph *g, lgv_id x, lgv_id gate,
+                        lgv_id h); /* h + x*gate[N,C]; h LGV_NONE: without */
 
 /* Reductions. */
 LGV_API lgv_id lgv_sum_rows(lgv_graph *g, lgv_id x); /* [N,H,W,C] -> [C], over N,H,W */
@@ -57,6 +60,10 @@ LGV_API lgv_id lgv_linear(lgv_graph *g, lgv_id x, lgv_id w, lgv_id bias);
 LGV_API lgv_id lgv_group_norm(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta, int groups,
                               double eps);
 
+/* Each position's C channels have mean 0 and variance 1 (biased, + eps), then * gamma[C] + beta[C] where they are given
+   (arXiv 1607.06450, eq. 4); both LGV_NONE: not. Outputs: y, mean[N,positions], rstd[N,positions]. */
+LGV_API lgv_id lgv_layer_norm(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta, double eps);
+
 /* softmax(scale q k^T) v per head (arXiv 1706.03762, eq. 1). q [N,H,W,heads*d] (or [N,L,.]), k and v of
    equal shape with any number of positions. Outputs: y like q, lse[N,heads,L] (log-sum-exp). */
 LGV_API lgv_id lgv_attention(lgv_graph *g, lgv_id q, lgv_id k, lgv_id v, int heads, double scale);
@@ -75,6 +82,13 @@ LGV_API lgv_id lgv_resample(lgv_graph *g, lgv_id x, lgv_resample_kind kind);
 LGV_API lgv_id lgv_concat(lgv_graph *g, lgv_id a, lgv_id b); /* [..,Ca] [..,Cb] -> [..,Ca+Cb] */
 LGV_API lgv_id lgv_slice(lgv_graph *g, lgv_id x, int64_t start,
                          int64_t count); /* channels start.. */
+
+/* Pictures as patches (arXiv 2212.09748). */
+/* [N,H,W,p*p*C] -> [N,pH,pW,C]: channel (i*p + j)*C + c is the pixel i, j of the patch. */
+LGV_API lgv_id lgv_unpatchify(lgv_graph *g, lgv_id x, int patch);
+/* x[N,H,W,C] + a fixed table: of the position's column (first half of the channels) and row (second half) the sines
+   and then the cosines of column*base_w/W (row*base_h/H) times 10000^(-4i/C). C is a multiple of 4; base 0: H, W. */
+LGV_API lgv_id lgv_add_positions(lgv_graph *g, lgv_id x, int base_h, int base_w);
 
 /* Embeddings. */
 /* [N] -> [N,dim]: sin and cos of t*exp(-ln(10000) i/(dim/2 - shift)) (arXiv 1706.03762, sec. 3.5); flip puts

@@ -150,6 +150,7 @@ typedef struct span_work {
     void (*body)(const struct span_work *w, const span *s);
     double number[2]; /* constants of the operator */
     int kind;
+    const void *data; /* anything else of it */
     bool raw; /* the body takes bf16 operands as they are */
     /* set by run_spans */
     bool dense; /* rows are contiguous in every operand */
@@ -239,6 +240,14 @@ static inline vreal v_silu_slope(vreal x, vreal s)
     return v_mul(s, v_fma(x, v_sub(v_set1(1), s), v_set1(1)));
 }
 
+/* d gelu_tanh(x) / dx with s the sigmoid that x is multiplied with: s + x s (1 - s) u'. */
+static inline vreal v_gelu_slope(vreal x, vreal s)
+{
+    const vreal one = v_set1(1);
+    vreal u = v_fma(v_mul(x, x), v_set1((real)0.21406444881780074), v_set1((real)1.5957691216057308));
+    return v_mul(s, v_fma(v_mul(x, v_sub(one, s)), u, one));
+}
+
 /* d act(x) / dx for lgv_act_kind. */
 static inline vreal v_act_grad(vreal x, int kind)
 {
@@ -260,6 +269,7 @@ static inline vreal v_act_grad(vreal x, int kind)
         return v_fma(x, pdf, cdf);
     }
     case LGV_ACT_RELU: return v_select(v_gt(x, zero), one, zero);
+    case LGV_ACT_GELU_TANH: return v_gelu_slope(x, v_sigmoid(v_gelu_argument(x)));
     default: return one;
     }
 }
@@ -268,11 +278,20 @@ static inline vreal v_act_grad(vreal x, int kind)
 LGV_FOLD void v_act_grad_many(vreal *x, int count, int kind, bool rough)
 {
     vreal s[V_MANY];
-    if (kind == LGV_ACT_SILU && rough) v_sigmoid_rough_many(s, x, count);
-    if (kind == LGV_ACT_SILU && !rough) v_sigmoid_many(s, x, count);
+    const bool silu = kind == LGV_ACT_SILU;
+    if (!silu && kind != LGV_ACT_GELU_TANH) {
+        LGV_UNROLL
+        for (int k = 0; k < count; k++) x[k] = v_act_grad(x[k], kind);
+        return;
+    }
     LGV_UNROLL
-    for (int k = 0; k < count; k++)
-        x[k] = kind == LGV_ACT_SILU ? v_silu_slope(x[k], s[k]) : v_act_grad(x[k], kind);
+    for (int k = 0; k < count; k++) s[k] = silu ? x[k] : v_gelu_argument(x[k]);
+    if (rough)
+        v_sigmoid_rough_many(s, s, count);
+    else
+        v_sigmoid_many(s, s, count);
+    LGV_UNROLL
+    for (int k = 0; k < count; k++) x[k] = silu ? v_silu_slope(x[k], s[k]) : v_gelu_slope(x[k], s[k]);
 }
 
 #endif

@@ -974,7 +974,19 @@ static inline vreal v_relu(vreal x)
 {
     return v_max(v_zero(), x);
 }
-/* kind: LGV_ACT_* of ops.h (0 none, 1 silu, 2 mish, 3 gelu, 4 relu). */
+/* 2 sqrt(2/pi) (x + 0.044715 x^3): GELU with tanh is x sigmoid of that. */
+static inline vreal v_gelu_argument(vreal x)
+{
+    vreal u = v_mul(x, x);
+    return v_mul(x, v_fma(u, v_set1((real)0.071354816272600247), v_set1((real)1.5957691216057308)));
+}
+static inline vreal v_gelu_tanh(vreal x)
+{
+    vreal u = v_gelu_argument(x), d;
+    v_logistic_many(&d, &u, 1);
+    return v_div(x, d);
+}
+/* kind: LGV_ACT_* of ops.h (0 none, 1 silu, 2 mish, 3 gelu, 4 relu, 5 gelu_tanh). */
 static inline vreal v_act(vreal x, int kind)
 {
     switch (kind) {
@@ -982,6 +994,7 @@ static inline vreal v_act(vreal x, int kind)
     case 2: return v_mish(x);
     case 3: return v_gelu(x);
     case 4: return v_relu(x);
+    case 5: return v_gelu_tanh(x);
     default: return x;
     }
 }
@@ -990,15 +1003,22 @@ static inline vreal v_act(vreal x, int kind)
 LGV_FOLD void v_act_many(vreal *x, int count, int kind, bool rough)
 {
     vreal d[V_MANY];
-    if (kind == 1 && rough) {
-        v_sigmoid_rough_many(d, x, count);
+    if (kind != 1 && kind != 5) {
         LGV_UNROLL
-        for (int k = 0; k < count; k++) x[k] = v_mul(x[k], d[k]);
+        for (int k = 0; k < count; k++) x[k] = v_act(x[k], kind);
         return;
     }
-    if (kind == 1) v_logistic_many(d, x, count);
     LGV_UNROLL
-    for (int k = 0; k < count; k++) x[k] = kind == 1 ? v_div(x[k], d[k]) : v_act(x[k], kind);
+    for (int k = 0; k < count; k++) d[k] = kind == 5 ? v_gelu_argument(x[k]) : x[k];
+    if (rough) {
+        v_sigmoid_rough_many(d, d, count);
+        LGV_UNROLL
+        for (int k = 0; k < count; k++) x[k] = v_mul(x[k], d[k]);
+    } else {
+        v_logistic_many(d, d, count);
+        LGV_UNROLL
+        for (int k = 0; k < count; k++) x[k] = v_div(x[k], d[k]);
+    }
 }
 
 #endif

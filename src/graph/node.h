@@ -60,6 +60,15 @@ typedef struct {
     int detach_mean; /* no gradient flows to the mean channels of out */
 } lgv_attr_vb;
 typedef struct {
+    double eps;
+} lgv_attr_layer_norm;
+typedef struct {
+    int patch;
+} lgv_attr_patch;
+typedef struct {
+    int base_h, base_w;
+} lgv_attr_positions;
+typedef struct {
     int heads;
     double scale;
 } lgv_attr_attention;

@@ -5,30 +5,35 @@
 /* --- concat ------------------------------------------------------------------------------------- */
 static lgv_status infer_concat(lgv_infer *c, lgv_error *err)
 {
-    const lgv_value *a = c->in[0], *b = c->in[1];
+    const lgv_value *a = c->in[0];
     char text_a[96], text_b[96];
     LGV_TRY(lgv_want_float(a, "the first input", 2, 4, err));
-    LGV_TRY(lgv_want_float(b, "the second input", 2, 4, err));
-    bool fits = a->rank == b->rank && a->dtype == b->dtype;
-    for (int i = 0; fits && i + 1 < a->rank; i++) fits = a->dim[i] == b->dim[i];
-    if (!fits) {
-        return lgv_fail(
-            err, LGV_ERR_SHAPE,
-            "the first input is %s %s and the second %s %s; all but the channels must be equal",
-            lgv_dtype_name(a->dtype), lgv_shape_text(a, text_a), lgv_dtype_name(b->dtype),
-            lgv_shape_text(b, text_b));
-    }
     lgv_like(&c->out[0], a);
-    c->out[0].dim[a->rank - 1] += lgv_channels(b);
+    for (int k = 1; k < c->n_in; k++) {
+        const lgv_value *b = c->in[k];
+        LGV_TRY(lgv_want_float(b, k == 1 ? "the second input" : "a later input", 2, 4, err));
+        bool fits = a->rank == b->rank && a->dtype == b->dtype;
+        for (int i = 0; fits && i + 1 < a->rank; i++) fits = a->dim[i] == b->dim[i];
+        if (!fits)
+            return lgv_fail(
+                err, LGV_ERR_SHAPE,
+                "the first input is %s %s and the %s %s %s; all but the channels must be equal",
+                lgv_dtype_name(a->dtype), lgv_shape_text(a, text_a), k == 1 ? "second" : "later",
+                lgv_dtype_name(b->dtype), lgv_shape_text(b, text_b));
+        c->out[0].dim[a->rank - 1] += lgv_channels(b);
+    }
     return LGV_OK;
 }
 
 static void grad_concat(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *need, lgv_id *din)
 {
     const lgv_node n = *lgv_node_of(g, y);
-    const int64_t a = lgv_channels(lgv_val(g, n.in[0])), b = lgv_channels(lgv_val(g, n.in[1]));
-    if (need[0]) din[0] = lgv_slice(g, dout[0], 0, a);
-    if (need[1]) din[1] = lgv_slice(g, dout[0], a, b);
+    int64_t start = 0;
+    for (int k = 0; k < n.n_in; k++) {
+        const int64_t channels = lgv_channels(lgv_val(g, n.in[k]));
+        if (need[k]) din[k] = lgv_slice(g, dout[0], start, channels);
+        start += channels;
+    }
 }
 
 static double flops_none(const lgv_graph *g, const lgv_node *n)
@@ -56,17 +61,25 @@ static lgv_id example_concat_twice(lgv_graph *g) /* one value in both places */
     lgv_id a = lgv_example_input(g, "a", 4, 2, 3, 3, 3);
     return lgv_concat(g, a, a);
 }
+static lgv_id example_concat_many(lgv_graph *g)
+{
+    const lgv_id in[] = {lgv_example_input(g, "a", 3, 2, 3, 5, 0),
+                         lgv_example_input(g, "b", 3, 2, 3, 1, 0),
+                         lgv_example_input(g, "c", 3, 2, 3, 17, 0)};
+    return lgv_concat_many(g, in, 3);
+}
 static const lgv_example examples_concat[] = {{"4d", example_concat4},
+                                              {"many", example_concat_many},
                                               {"3d", example_concat3},
                                               {"2d", example_concat2},
                                               {"twice the same", example_concat_twice}};
 
 const lgv_op lgv_op_concat = {.name = "concat",
-                              .doc = "[..,Ca] and [..,Cb] -> [..,Ca+Cb]",
+                              .doc = "[..,Ca], [..,Cb] and more -> [..,Ca+Cb+...]",
                               .min_in = 2,
-                              .max_in = 2,
+                              .max_in = LGV_MAX_INPUTS,
                               .n_out = 1,
-                              .bf16_in = 1 | 2,
+                              .bf16_in = (1 << LGV_MAX_INPUTS) - 1,
                               .bf16_out = 1,
                               .infer = infer_concat,
                               .grad = grad_concat,
@@ -76,6 +89,11 @@ const lgv_op lgv_op_concat = {.name = "concat",
 lgv_id lgv_concat(lgv_graph *g, lgv_id a, lgv_id b)
 {
     return lgv_node_new(g, LGV_OP_concat, "concat", 2, (const lgv_id[]){a, b}, NULL);
+}
+
+lgv_id lgv_concat_many(lgv_graph *g, const lgv_id *in, int count)
+{
+    return lgv_node_new(g, LGV_OP_concat, "concat", count, in, NULL);
 }
 
 /* --- slice -------------------------------------------------------------------------------------- */

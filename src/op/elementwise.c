@@ -142,7 +142,7 @@ lgv_id lgv_affine(lgv_graph *g, lgv_id x, double scale, double shift)
 /* --- act ---------------------------------------------------------------------------------------- */
 static lgv_status want_kind(int kind, lgv_error *err)
 {
-    if (kind >= LGV_ACT_NONE && kind <= LGV_ACT_RELU) return LGV_OK;
+    if (kind >= LGV_ACT_NONE && kind <= LGV_ACT_GELU_TANH) return LGV_OK;
     return lgv_fail(err, LGV_ERR_ARGUMENT, "activation %d does not exist; see lgv_act_kind", kind);
 }
 
@@ -180,6 +180,10 @@ static lgv_id example_gelu(lgv_graph *g)
 {
     return lgv_act(g, lgv_example_input(g, "x", 2, 5, 33, 0, 0), LGV_ACT_GELU);
 }
+static lgv_id example_gelu_tanh(lgv_graph *g)
+{
+    return lgv_act(g, lgv_example_input(g, "x", 3, 2, 9, 67, 0), LGV_ACT_GELU_TANH);
+}
 static lgv_id example_relu(lgv_graph *g) /* mirrored halves keep clear of the kink at 0 */
 {
     lgv_id p = lgv_example_input(g, "p_x", 2, 3, 17, 0, 0);
@@ -191,10 +195,11 @@ static lgv_id example_none(lgv_graph *g)
 }
 static const lgv_example examples_act[] = {{"silu", example_silu}, {"silu 3x37", example_silu2},
                                            {"mish", example_mish}, {"gelu", example_gelu},
-                                           {"relu", example_relu}, {"none", example_none}};
+                                           {"relu", example_relu}, {"none", example_none},
+                                           {"gelu_tanh", example_gelu_tanh}};
 
 const lgv_op lgv_op_act = {.name = "act",
-                           .doc = "an activation: SiLU, Mish, GELU (exact), ReLU",
+                           .doc = "an activation: SiLU, Mish, GELU (exact, or with tanh), ReLU",
                            .attr_size = sizeof(lgv_attr_act),
                            .min_in = 1,
                            .max_in = 1,
@@ -241,10 +246,15 @@ static lgv_id example_relu_grad(lgv_graph *g)
 {
     return example_act_grad(g, LGV_ACT_RELU);
 }
+static lgv_id example_gelu_tanh_grad(lgv_graph *g)
+{
+    return example_act_grad(g, LGV_ACT_GELU_TANH);
+}
 static const lgv_example examples_act_grad[] = {{"silu", example_silu_grad},
                                                 {"mish", example_mish_grad},
                                                 {"gelu", example_gelu_grad},
-                                                {"relu", example_relu_grad}};
+                                                {"relu", example_relu_grad},
+                                                {"gelu_tanh", example_gelu_tanh_grad}};
 
 const lgv_op lgv_op_act_grad = {.name = "act_grad",
                                 .doc = "dy times the derivative of the activation at x",

@@ -34,6 +34,7 @@ lgv_id lgv_spread_rows(lgv_graph *g, lgv_id v, int rank, const int64_t *dim); /*
 lgv_id lgv_spread_hw(lgv_graph *g, lgv_id v, int rank, const int64_t *dim);   /* [N,C] -> dim */
 lgv_id lgv_modulate_grad(lgv_graph *g, lgv_id dy, lgv_id x,
                          lgv_id scale); /* -> dx, dscale, dshift */
+lgv_id lgv_gate_grad(lgv_graph *g, lgv_id dy, lgv_id x, lgv_id gate); /* -> dx, dgate */
 /* -> dx, dgamma, dbeta */
 lgv_id lgv_group_norm_grad(lgv_graph *g, lgv_id dy, lgv_id x, lgv_id gamma, lgv_id mean,
                            lgv_id rstd, int groups);
@@ -43,10 +44,15 @@ lgv_id lgv_norm_modulate_act(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta, 
                              lgv_id shift, int groups, double eps, lgv_act_kind act);
 /* Inputs dy, x, gamma, beta, mean, rstd, scale, shift -> dx, dgamma, dbeta and, with scale, dscale, dshift. */
 lgv_id lgv_norm_modulate_act_grad(lgv_graph *g, const lgv_id in[8], const lgv_attr_norm *attr);
+/* Inputs dy, x, mean, rstd, gamma, beta, scale (the last three or some of them LGV_NONE)
+   -> dx, dgamma, dbeta, dscale, dshift */
+lgv_id lgv_layer_norm_grad(lgv_graph *g, const lgv_id in[7]);
+lgv_id lgv_patchify(lgv_graph *g, lgv_id x, int patch); /* undoes lgv_unpatchify */
 /* kind and input size of the forward */
 lgv_id lgv_resample_grad(lgv_graph *g, lgv_id dy, int kind, int64_t h, int64_t w);
 lgv_id lgv_slice_grad(lgv_graph *g, lgv_id dy, int64_t start,
                       int64_t channels); /* zeros around dy */
+lgv_id lgv_concat_many(lgv_graph *g, const lgv_id *in, int count); /* 2 to LGV_MAX_INPUTS */
 lgv_id lgv_embedding_grad(lgv_graph *g, lgv_id dy, lgv_id index, int64_t rows); /* -> [rows,C] */
 lgv_id lgv_mse_rows_grad(lgv_graph *g, lgv_id pred, lgv_id target, lgv_id dl);  /* -> dpred */
 lgv_id lgv_cross_entropy_rows_grad(lgv_graph *g, lgv_id logits, lgv_id label,

@@ -290,6 +290,116 @@ lgv_id lgv_modulate_grad(lgv_graph *g, lgv_id dy, lgv_id x, lgv_id scale)
                         NULL);
 }
 
+/* --- gate --------------------------------------------------------------------------------------- */
+static lgv_status infer_gate(lgv_infer *c, lgv_error *err)
+{
+    LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
+    LGV_TRY(lgv_want_matrix(c->in[1], "the gate", c->in[0]->dim[0], lgv_channels(c->in[0]),
+                            "rows and channels of the input", err));
+    if (c->n_in > 2)
+        LGV_TRY(lgv_want_same(c->in[0], "the input", c->in[2], "what is added", err));
+    lgv_like(&c->out[0], c->in[0]);
+    return LGV_OK;
+}
+
+static void grad_gate(lgv_graph *g, lgv_id y, const lgv_id *dout, const bool *need, lgv_id *din)
+{
+    const lgv_node n = *lgv_node_of(g, y);
+    if (need[0] || need[1]) {
+        const lgv_id d = lgv_gate_grad(g, dout[0], n.in[0], n.in[1]);
+        for (int i = 0; i < 2; i++) din[i] = need[i] ? lgv_output_of(g, d, i) : LGV_NONE;
+    }
+    if (n.n_in > 2) din[2] = dout[0];
+}
+
+static lgv_id example_gate(lgv_graph *g, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3,
+                           bool add)
+{
+    const int64_t dim[4] = {d0, d1, d2, d3};
+    return lgv_gate(g, lgv_example_input(g, "x", rank, d0, d1, d2, d3),
+                    lgv_example_input(g, "gate", 2, d0, dim[rank - 1], 0, 0),
+                    add ? lgv_example_input(g, "h", rank, d0, d1, d2, d3) : LGV_NONE);
+}
+static lgv_id example_gate4(lgv_graph *g)
+{
+    return example_gate(g, 4, 2, 3, 5, 7, false);
+}
+static lgv_id example_gate3(lgv_graph *g)
+{
+    return example_gate(g, 3, 3, 4, 67, 0, true);
+}
+static const lgv_example examples_gate[] = {{"2x3x5x7", example_gate4},
+                                            {"3x4x67 added", example_gate3}};
+
+static double flops_gate(const lgv_graph *g, const lgv_node *n)
+{
+    return 2.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
+}
+
+const lgv_op lgv_op_gate = {.name = "gate",
+                            .doc = "x*gate[N,C], or h + x*gate[N,C]",
+                            .min_in = 2,
+                            .max_in = 3,
+                            .n_out = 1,
+                            .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
+                            .bf16_in = 1 | 4,
+                            .bf16_out = 1,
+                            .infer = infer_gate,
+                            .grad = grad_gate,
+                            .flops = flops_gate,
+                            LGV_EXAMPLES(examples_gate)};
+
+lgv_id lgv_gate(lgv_graph *g, lgv_id x, lgv_id gate, lgv_id h)
+{
+    return lgv_node_new(g, LGV_OP_gate, "gate", h == LGV_NONE ? 2 : 3,
+                        (const lgv_id[]){x, gate, h}, NULL);
+}
+
+static lgv_status infer_gate_grad(lgv_infer *c, lgv_error *err)
+{
+    LGV_TRY(lgv_want_float(c->in[0], "dy", 2, 4, err));
+    LGV_TRY(lgv_want_same(c->in[0], "dy", c->in[1], "x", err));
+    LGV_TRY(lgv_want_matrix(c->in[2], "the gate", c->in[0]->dim[0], lgv_channels(c->in[0]),
+                            "rows and channels of x", err));
+    lgv_like(&c->out[0], c->in[0]);
+    lgv_like(&c->out[1], c->in[2]);
+    return LGV_OK;
+}
+
+static lgv_id example_gate_grad(lgv_graph *g, int64_t w, int64_t c)
+{
+    return lgv_gate_grad(g, lgv_example_input(g, "dy", 4, 2, 5, w, c),
+                         lgv_example_input(g, "x", 4, 2, 5, w, c),
+                         lgv_example_input(g, "gate", 2, 2, c, 0, 0));
+}
+static lgv_id example_gate_grad_small(lgv_graph *g)
+{
+    return example_gate_grad(g, 3, 11);
+}
+static lgv_id example_gate_grad_wide(lgv_graph *g)
+{
+    return example_gate_grad(g, 29, 83);
+}
+static const lgv_example examples_gate_grad[] = {{"2x5x3x11", example_gate_grad_small},
+                                                 {"2x5x29x83", example_gate_grad_wide}};
+
+const lgv_op lgv_op_gate_grad = {.name = "gate_grad",
+                                 .doc = "gradient of gate: dx, dgate[N,C]",
+                                 .min_in = 3,
+                                 .max_in = 3,
+                                 .n_out = 2,
+                                 .bf16_in = 1 | 2,
+                                 .bf16_out = 1,
+                                 .infer = infer_gate_grad,
+                                 .no_grad = LGV_SECOND,
+                                 .flops = flops_modulate_grad,
+                                 LGV_EXAMPLES(examples_gate_grad)};
+
+lgv_id lgv_gate_grad(lgv_graph *g, lgv_id dy, lgv_id x, lgv_id gate)
+{
+    return lgv_node_new(g, LGV_OP_gate_grad, "gate_grad", 3, (const lgv_id[]){dy, x, gate}, NULL);
+}
+
 /* --- sum_rows, spread_rows ---------------------------------------------------------------------- */
 static lgv_status infer_sum_rows(lgv_infer *c, lgv_error *err)
 {

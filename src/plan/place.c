@@ -135,7 +135,9 @@ static void alias_concats(lgv_prog *p)
         int64_t start = 0;
         bool all = true;
         for (int k = 0; k < n->n_in; k++) {
-            bool twice = k > 0 && n->in[0] == n->in[k];
+            bool twice = false;
+            for (int earlier = 0; earlier < k; earlier++)
+                twice = twice || n->in[earlier] == n->in[k];
             /* A slice result is cheaper as a view of its source, a value that is a container of views has to stay. */
             if (!twice && may_be_view(p, n->in[k]) &&
                 p->root[p->place[n->in[k]].root].members == 1 && p->place[n->in[k]].halo == 0 &&

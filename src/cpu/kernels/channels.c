@@ -1,10 +1,11 @@
 /* channels.c - concat, slice and slice_grad as copies, for when the planner could not make them views. */
 #include "cpu/pointwise.h"
 
-/* Copies in[0] (and in[1]) into channels of out[0], or channels of in[0] into out[0]. */
+/* Copies the inputs into channels of out[0], or channels of in[0] into out[0]. */
 typedef struct channel_copy {
-    pixels from[2], to;
-    int64_t read_at, write_at[2], count[2]; /* channels */
+    pixels from[LGV_MAX_INPUTS], to;
+    int inputs;
+    int64_t read_at, write_at[LGV_MAX_INPUTS], count[LGV_MAX_INPUTS]; /* channels */
     bool clear;                             /* the rest of the output is zero */
     int64_t block;
 } channel_copy;
@@ -17,7 +18,7 @@ static void copy_block(void *arg, int64_t block, int thread)
     for (int64_t i = block * w->block; i < end; i++) {
         char *to = pixel_at(&w->to, i, 0);
         if (w->clear) memset(to, 0, (size_t)w->to.a.c * size);
-        for (int k = 0; k < 2 && w->count[k]; k++) {
+        for (int k = 0; k < w->inputs; k++) {
             const void *from = pixel_at(&w->from[k], i, w->read_at);
             memcpy(to + (size_t)w->write_at[k] * size, from, (size_t)w->count[k] * size);
         }
@@ -26,7 +27,7 @@ static void copy_block(void *arg, int64_t block, int thread)
 
 static void run_copy(const lgv_call *c, channel_copy *w)
 {
-    w->from[0] = pixels_of(&c->in[0]);
+    for (int k = 0; k < w->inputs; k++) w->from[k] = pixels_of(&c->in[k]);
     w->to = pixels_of(&c->out[0]);
     w->block = lgv_max_i64(1, SPAN_ELEMENTS / w->to.a.c);
     lgv_parallel(c, lgv_ceil_div(w->to.count, w->block), copy_block, w);
@@ -34,24 +35,30 @@ static void run_copy(const lgv_call *c, channel_copy *w)
 
 static void run_concat(const lgv_call *c)
 {
-    channel_copy w = {.from[1] = pixels_of(&c->in[1])};
-    w.count[0] = w.write_at[1] = lgv_as_nhwc(&c->in[0]).c;
-    w.count[1] = lgv_as_nhwc(&c->in[1]).c;
+    channel_copy w = {.inputs = c->n_in};
+    int64_t at = 0;
+    for (int k = 0; k < c->n_in; k++) {
+        w.write_at[k] = at;
+        w.count[k] = lgv_as_nhwc(&c->in[k]).c;
+        at += w.count[k];
+    }
     run_copy(c, &w);
 }
 
 static void run_slice(const lgv_call *c)
 {
     const lgv_attr_slice *a = c->attr;
-    channel_copy w = {.read_at = a->start, .count = {a->count, 0}};
+    channel_copy w = {.inputs = 1, .read_at = a->start, .count = {a->count}};
     run_copy(c, &w);
 }
 
 static void run_slice_grad(const lgv_call *c)
 {
     const lgv_attr_slice *a = c->attr;
-    channel_copy w = {
-        .write_at = {a->start, 0}, .count = {lgv_as_nhwc(&c->in[0]).c, 0}, .clear = true};
+    channel_copy w = {.inputs = 1,
+                      .write_at = {a->start},
+                      .count = {lgv_as_nhwc(&c->in[0]).c},
+                      .clear = true};
     run_copy(c, &w);
 }
 

@@ -104,6 +104,7 @@ LGV_FOLD void act_grad_span(const span *s, int kind, bool from, bool rounded)
     case LGV_ACT_MISH: loop(s, LGV_ACT_MISH, from, rounded); break;                                \
     case LGV_ACT_GELU: loop(s, LGV_ACT_GELU, from, rounded); break;                                \
     case LGV_ACT_RELU: loop(s, LGV_ACT_RELU, from, rounded); break;                                \
+    case LGV_ACT_GELU_TANH: loop(s, LGV_ACT_GELU_TANH, from, rounded); break;                      \
     default: loop(s, LGV_ACT_NONE, from, rounded); break;                                          \
     }
 

@@ -10,7 +10,8 @@ enum {
     SUM_QUANTUM = 32,   /* two cache lines */
     SUM_TASKS = 16,
     SUM_PIECE = 2048, /* elements: half of a first-level cache at most */
-    GRAD_CHANNELS = 64
+    GRAD_CHANNELS = 64,
+    GATE_CHANNELS = 128
 };
 
 /* --- Elementwise with a row's numbers ------------------------------------------------------------- */
@@ -86,6 +87,20 @@ static void body_row_axpby(const span_work *w, const span *s)
     }
 }
 
+static void body_gate(const span_work *w, const span *s)
+{
+    const real *gate = row_vector(w, 1, s->n) + s->channel;
+    for (int64_t i = 0; i < s->len; i += s->channels) {
+        const real *x = (const real *)s->p[0] + i, *h = (const real *)s->p[1] + i;
+        real *y = (real *)s->p[w->count - 1] + i;
+        for (int64_t c = 0; c < s->channels; c += VL) {
+            const int64_t n = s->channels - c;
+            const vreal a = v_get(x + c, n), b = v_get(gate + c, n);
+            v_put(y + c, w->count == 3 ? v_fma(a, b, v_get(h + c, n)) : v_mul(a, b), n);
+        }
+    }
+}
+
 static void run_rows(const lgv_call *c, void (*body)(const span_work *, const span *))
 {
     span_work w = {.call = c, .operand = {&c->in[0], &c->out[0]}, .count = 2, .body = body};
@@ -99,6 +114,15 @@ static void run_add_row(const lgv_call *c)
 static void run_modulate(const lgv_call *c)
 {
     run_rows(c, body_modulate);
+}
+static void run_gate(const lgv_call *c)
+{
+    const bool add = c->n_in > 2;
+    span_work w = {.call = c,
+                   .operand = {&c->in[0], add ? &c->in[2] : &c->out[0], &c->out[0]},
+                   .count = add ? 3 : 2,
+                   .body = body_gate};
+    run_spans(&w, true);
 }
 static void run_row_scale(const lgv_call *c)
 {
@@ -320,6 +344,79 @@ static void run_modulate_grad(const lgv_call *c)
     lgv_parallel(c, w.x.a.n * w.chunks, modulate_part, &w);
 }
 
+/* --- gate_grad ------------------------------------------------------------------------------------ */
+typedef struct gate_work {
+    const lgv_call *call;
+    pixels dy, x, dx;
+    int64_t chunks;
+} gate_work;
+
+/* Pixels [begin, end) of `many` vectors of n channels from c on: sum += dy*x, dx = dy*gate. */
+LGV_FOLD void gate_strip(const gate_work *w, int64_t begin, int64_t end, int64_t c, int many,
+                         int64_t n, const real *gate, real *sum, bool bf16)
+{
+    const int64_t size = bf16 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(real);
+    vreal g[4], s[4];
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) g[k] = v_get(gate + k * VL, n);
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) s[k] = v_get(sum + k * VL, n);
+    for (int64_t i = begin; i < end; i++) {
+        const char *dy = pixel_at(&w->dy, i, c), *x = pixel_at(&w->x, i, c);
+        char *dx = w->dx.data ? pixel_at(&w->dx, i, c) : NULL;
+        LGV_UNROLL
+        for (int k = 0; k < many; k++) {
+            const vreal d = v_get_typed(dy + k * VL * size, n, bf16);
+            s[k] = v_fma(d, v_get_typed(x + k * VL * size, n, bf16), s[k]);
+            if (dx) v_put_typed(dx + k * VL * size, v_mul(d, g[k]), n, bf16);
+        }
+    }
+    LGV_UNROLL
+    for (int k = 0; k < many; k++) v_put(sum + k * VL, s[k], n);
+}
+
+LGV_FOLD void gate_channels(const gate_work *w, int64_t begin, int64_t end, int64_t c0,
+                            int64_t channels, const real *gate, real *sum, bool bf16)
+{
+    int64_t c = 0;
+    for (; c + 4 * VL <= channels; c += 4 * VL)
+        gate_strip(w, begin, end, c0 + c, 4, VL, gate + c, sum + c, bf16);
+    for (; c < channels; c += VL)
+        gate_strip(w, begin, end, c0 + c, 1, channels - c, gate + c, sum + c, bf16);
+}
+
+static void gate_part(void *arg, int64_t block, int thread)
+{
+    const gate_work *w = arg;
+    const int64_t n = block / w->chunks, c0 = block % w->chunks * GATE_CHANNELS,
+                  hw = w->x.a.h * w->x.a.w;
+    const int64_t channels = lgv_min_i64(GATE_CHANNELS, w->x.a.c - c0);
+    const lgv_tensor *t = &w->call->in[2], *out = &w->call->out[1];
+    const real *gate = (const real *)t->data + n * t->stride[0] + c0;
+    real total[GATE_CHANNELS] = {0}, part[GATE_CHANNELS];
+    for (int64_t i = n * hw; i < (n + 1) * hw; i += SUM_PIXELS) {
+        const int64_t end = lgv_min_i64(i + SUM_PIXELS, (n + 1) * hw);
+        memset(part, 0, sizeof part);
+        if (w->x.dtype == LGV_BF16)
+            gate_channels(w, i, end, c0, channels, gate, part, true);
+        else
+            gate_channels(w, i, end, c0, channels, gate, part, false);
+        for (int64_t c = 0; c < channels; c++) total[c] += part[c];
+    }
+    if (out->data)
+        memcpy((real *)out->data + n * out->stride[0] + c0, total, (size_t)channels * sizeof(real));
+}
+
+static void run_gate_grad(const lgv_call *c)
+{
+    gate_work w = {.call = c,
+                   .dy = pixels_of(&c->in[0]),
+                   .x = pixels_of(&c->in[1]),
+                   .dx = pixels_of(&c->out[0])};
+    w.chunks = lgv_ceil_div(w.x.a.c, GATE_CHANNELS);
+    lgv_parallel(c, w.x.a.n * w.chunks, gate_part, &w);
+}
+
 static const lgv_kernel kernels[] = {
     {.op = LGV_OP_add_row, .name = "plain", .bf16 = true, .run = run_add_row},
     {.op = LGV_OP_row_scale, .name = "plain", .run = run_row_scale},
@@ -327,6 +424,8 @@ static const lgv_kernel kernels[] = {
     {.op = LGV_OP_row_axpby, .name = "plain", .run = run_row_axpby},
     {.op = LGV_OP_modulate, .name = "plain", .bf16 = true, .run = run_modulate},
     {.op = LGV_OP_modulate_grad, .name = "plain", .bf16 = true, .run = run_modulate_grad},
+    {.op = LGV_OP_gate, .name = "plain", .bf16 = true, .run = run_gate},
+    {.op = LGV_OP_gate_grad, .name = "plain", .bf16 = true, .run = run_gate_grad},
     {.op = LGV_OP_sum_rows,
      .name = "plain",
      .bf16 = true,
