@@ -46,7 +46,7 @@ typedef struct {
 typedef struct {
     int stride, pad[4]; /* top, left, bottom, right */
     int64_t dim[4];     /* grad_x: shape of x; grad_w: shape of w */
-    int act;            /* epilogue: activation after bias, row and residual; lgv_act_kind */
+    int act;            /* epilogue: activation after bias and row; lgv_act_kind */
 } lgv_attr_conv;
 typedef struct {
     int act;
@@ -107,7 +107,7 @@ typedef struct {
 } lgv_attr_custom;
 
 /* Inputs of conv2d, linear after fusion: the shared epilogue record
-   y = act(x*w + bias[K] + row[N,K] + residual[y's shape]) * gate[N,K]; absent ones are LGV_NONE.
+   y = act(x*w + bias[K] + row[N,K]) * gate[N,K] + residual[y's shape]; absent ones are LGV_NONE.
    Builders make X, W, BIAS; the epilogue pass fills the rest when the device's kernel lists them. */
 enum {
     LGV_IN_X = 0,
@@ -297,6 +297,8 @@ void lgv_graph_compact(lgv_graph *g); /* drops nodes marked dead or that nothing
 /* Passes (passes.c). They change a clone made by the plan. epilogue(op) tells what the device's kernels
    support for this node as a mask of LGV_EPI_*. */
 lgv_status lgv_pass_fuse_norm(lgv_graph *g, lgv_error *err);
+/* Gradients of slices that together make a whole become one concat, whose inputs need no copies. */
+lgv_status lgv_pass_join_slices(lgv_graph *g, lgv_error *err);
 lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, const lgv_node *n),
                                   void *arg, lgv_error *err);
 lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err);

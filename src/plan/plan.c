@@ -141,6 +141,8 @@ static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units,
         LGV_TRY(lgv_pass_casts(g, err));
         LGV_TRY(lgv_pass_fuse_norm(g, err));
         lgv_graph_compact(g);
+        LGV_TRY(lgv_pass_join_slices(g, err));
+        lgv_graph_compact(g);
         LGV_TRY(lgv_pass_fuse_epilogue(g, supported_epilogue, both, err));
         lgv_graph_compact(g);
     }

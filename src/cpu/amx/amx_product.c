@@ -12,9 +12,9 @@ static inline vreal epilogue(const amx_result *r, vreal v, const void *residual,
     const conv_epilogue *e = &r->e;
     if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
     if (e->row) v = v_add(v, v_load_n(e->row + picture * e->row_stride + k, n));
-    if (residual) v = v_add(v, amx_load_n(residual, k, n, r->wide_residual));
     if (e->act) v = v_act(v, e->act);
     if (e->gate) v = v_mul(v, v_load_n(e->gate + picture * e->gate_stride + k, n));
+    if (residual) v = v_add(v, amx_load_n(residual, k, n, r->wide_residual));
     return v;
 }
 

@@ -43,9 +43,9 @@ static void plain_row(void *arg, int64_t block, int thread)
             real v = conv_sum(p, n, ho, wo, k);
             if (e->bias) v += e->bias[k];
             if (e->row) v += e->row[n * e->row_stride + k];
-            if (residual) v += residual[k];
             v = v_first(v_act(v_set1(v), e->act));
             if (e->gate) v *= e->gate[n * e->gate_stride + k];
+            if (residual) v += residual[k];
             y[k] = v;
         }
     }

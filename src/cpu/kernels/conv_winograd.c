@@ -331,12 +331,12 @@ LGV_FOLD void result_vector(const run *r, const result_tile *t, int64_t k, int64
         wino_at(s + 6 * i, 1, o, 1);
         for (int j = 0; j < t->w; j++, y += r->to.s.sw) {
             vreal sum = v_add(o[j], offset);
+            if (e && e->act) sum = v_act(sum, e->act);
+            if (e && e->gate) sum = v_mul(sum, gate);
             if (t->residual)
                 sum = v_add(sum, v_load_n(t->residual + i * e->residual_shape.sh +
                                               j * e->residual_shape.sw + k,
                                           n));
-            if (e && e->act) sum = v_act(sum, e->act);
-            if (e && e->gate) sum = v_mul(sum, gate);
             if (full)
                 v_store(y, sum);
             else

@@ -70,9 +70,9 @@ static inline vreal gemm_epilogue(const conv_epilogue *e, const gemm_row *row, i
 {
     if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
     if (e->row) v = v_add(v, v_load_n(e->row + row->n * e->row_stride + k, n));
-    if (row->residual) v = v_add(v, v_load_n(row->residual + k, n));
     if (e->act) v = v_act(v, e->act);
     if (e->gate) v = v_mul(v, v_load_n(e->gate + row->n * e->gate_stride + k, n));
+    if (row->residual) v = v_add(v, v_load_n(row->residual + k, n));
     return v;
 }
 
