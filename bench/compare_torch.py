@@ -38,10 +38,42 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 VARIANTS = ["eager", "channels_last", "compile", "compile_channels_last"]
 # Batches large enough that a step is arithmetic, small enough for two cores.
 BATCH = {("demo", "train"): 32, ("demo", "sample"): 16, ("ddpm_cifar10", "train"): 4, ("ddpm_cifar10", "sample"): 4,
-         ("article_unet128", "train"): 4, ("article_unet128", "sample"): 2}
+         ("article_unet128", "train"): 4, ("article_unet128", "sample"): 2,
+         ("dit_s_4", "train"): 32, ("dit_s_4", "sample"): 16, ("dit_s_2", "train"): 8, ("dit_s_2", "sample"): 4}
 
 
 # ---- the PyTorch side: one process ----
+
+class Transformer:
+    """DiT by the original's formulas (tools/golden/dit_original.py: one embedding for all blocks, PyTorch's fused
+    attention) behind the interface of diffusers' networks."""
+
+    def __new__(cls, config):
+        sys.path.insert(0, os.path.join(os.path.dirname(HERE), "tools", "golden"))
+        from dit_original import DiT
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                heads, size = config["num_attention_heads"], config["sample_size"]
+                self.net = DiT((size, size), config["patch_size"], config["in_channels"], config["out_channels"],
+                               heads * config["attention_head_dim"], config["num_layers"], heads,
+                               config["num_embeds_ada_norm"], freq_shift=1)
+                self.config = argparse.Namespace(sample_size=size, in_channels=config["in_channels"])
+                self.dtype_of = self.net.pos_embed
+
+            @property
+            def dtype(self):
+                return self.dtype_of.dtype
+
+            def forward(self, x, t):
+                import torch
+
+                t = t.expand(x.shape[0])
+                return argparse.Namespace(sample=self.net(x, t, torch.zeros_like(t, dtype=torch.int64)))
+        return Network()
+
 
 def torch_steps(config_path, mode, batch, variant, precision):
     """A function that runs one step.  In bf16 training runs under autocast, and sampling with weights in bf16."""
@@ -54,7 +86,8 @@ def torch_steps(config_path, mode, batch, variant, precision):
     with open(config_path) as f:
         config = json.load(f)
     torch.manual_seed(0)
-    model = UNet2DModel.from_config(config)
+    transformer = config.get("_class_name") == "DiTTransformer2DModel"
+    model = Transformer(config) if transformer else UNet2DModel.from_config(config)
     memory_format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
     bf16 = precision == "bf16"
     model = model.to(memory_format=memory_format, dtype=torch.bfloat16 if bf16 and mode == "sample" else torch.float32)
@@ -86,7 +119,7 @@ def torch_steps(config_path, mode, batch, variant, precision):
     model.train()
     run = torch.compile(model) if "compile" in variant else model
     schedule = DDPMScheduler()
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, fused=True)
     ema = EMAModel(parameters, decay=0.9999, use_ema_warmup=True, power=0.75, foreach=True)
 

@@ -20,17 +20,6 @@
 #include "ok.h"
 #include "scratch.h"
 
-/* The call fails with the status, and its sentence holds every given part. */
-#define FAILS(wanted, part, call)                                                                  \
-    do {                                                                                           \
-        lgv_error error_ = {0};                                                                    \
-        lgv_error *err = &error_;                                                                  \
-        lgv_status status_ = (call);                                                               \
-        if (status_ != (wanted))                                                                   \
-            fail_msg("%s: status %s (%s)", #call, lgv_status_name(status_), error_.text);          \
-        if (!strstr(error_.text, part)) fail_msg("'%s' does not say '%s'", error_.text, part);     \
-    } while (0)
-
 static const char small_config[] =
     "{\"_class_name\": \"UNet2DModel\", \"sample_size\": 16, \"block_out_channels\": [8, 16], "
     "\"norm_num_groups\": 4,"

@@ -16,6 +16,7 @@
 #include "network.h"
 #include "ok.h"
 #include "plan/planner.h"
+#include "scratch.h"
 #include "types.h"
 
 static lgv_error err;
@@ -312,5 +313,5 @@ int main(void)
         cmocka_unit_test(test_pass), cmocka_unit_test(test_host_sees_floats),
         cmocka_unit_test(test_networks), cmocka_unit_test(test_as_near_as_autocast),
         cmocka_unit_test(test_same_bits)};
-    return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("precision", tests, NULL, scratch_remove);
 }

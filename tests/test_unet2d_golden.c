@@ -14,6 +14,7 @@
 
 #include "network.h"
 #include "ok.h"
+#include "scratch.h"
 
 static const char *const names[] = {
     "plain",
@@ -125,5 +126,5 @@ int main(void)
                  c->no_fusion ? ", passes off" : "");
         tests[i] = (struct CMUnitTest){.name = c->title, .test_func = golden, .initial_state = c};
     }
-    return _cmocka_run_group_tests("unet2d_golden", tests, TESTS, NULL, NULL);
+    return _cmocka_run_group_tests("unet2d_golden", tests, TESTS, NULL, scratch_remove);
 }

@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 
+#include "dit.h"
 #include "graph.h"
 #include "plan.h"
 #include "rng.h"
@@ -35,7 +36,7 @@ typedef struct lgv_model_options {
    one folder; a folder with one network (config.json); the output of `langevin train`, or one of
    its checkpoint-N folders (unet/, unet_ema/);
    - a config.json file (under any name): no weights;
-   - a preset: see lgv_model_presets; '_' and '-', upper and lower case are the same.
+   - a preset: see lgv_model_presets; '_', '/' and '-', upper and lower case are the same.
    options may be NULL. A name that is none of these is LGV_ERR_ARGUMENT and the text lists the
    presets. */
 LGV_API lgv_status lgv_model_open(const char *what, const lgv_model_options *options,
@@ -44,6 +45,8 @@ LGV_API lgv_status lgv_model_new_preset(const char *name, const lgv_model_option
                                         lgv_model **out, lgv_error *err);
 LGV_API lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out,
                                         lgv_error *err);
+LGV_API lgv_status lgv_model_new_dit(const lgv_dit_config *config, lgv_model **out,
+                                     lgv_error *err);
 /* A classifier: the encoder half of a UNet2DModel (first convolution, down blocks, middle), then GroupNorm, SiLU, the
    mean over positions (the features) and one linear layer to `classes` logits. config's up blocks and out_channels do not
    matter. names may be NULL ("0", "1" ...); copied. Its config.json is that of a UNet2DModel with _class_name
@@ -62,8 +65,8 @@ LGV_API const char *lgv_model_presets(int i, const char **summary);
 
 /* Everything is owned by the model. */
 typedef struct lgv_model_info {
-    const char *class_name; /* "UNet2DModel", "UNet2DClassifier" */
-    const char *component;  /* its folder in a pipeline: "unet" */
+    const char *class_name; /* "UNet2DModel", "UNet2DClassifier", "DiTTransformer2DModel" */
+    const char *component;  /* its folder in a pipeline: "unet", "transformer" */
     const char *source;     /* what it was opened from */
     int from_preset;        /* source is a preset's name */
     int height, width;      /* sample size, 0 when the configuration leaves it open */
@@ -93,7 +96,8 @@ typedef struct lgv_model_info {
     const char *pipeline_class; /* "DDPMPipeline"; NULL: unknown */
 } lgv_model_info;
 LGV_API const lgv_model_info *lgv_model_describe(const lgv_model *model);
-/* NULL: it is no U-Net. */
+/* NULL: it is no U-Net (no DiT). */
+LGV_API const lgv_dit_config *lgv_model_dit(const lgv_model *model);
 LGV_API const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model);
 /* Folder i that networks have in pipelines, training outputs and checkpoints ("unet" ...; averaged weights stand in
    the same with _ema at its end); NULL beyond the last. */
@@ -102,6 +106,11 @@ LGV_API const char *lgv_model_components(int i);
 /* Parameter i < info.tensors in the order of diffusers' constructor: its rank, shape and name. */
 LGV_API const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim,
                                         int *frozen);
+
+/* Where the tensor `name` of a diffusers file of this model stands: rows [*row, *row + *rows) of the first axis of
+   parameter *param; *copies: how many tensors hold the same. 0: it is none of the model's. */
+LGV_API int lgv_model_file_tensor(const lgv_model *model, const char *name, int *param,
+                                  int64_t *row, int64_t *rows, int *copies);
 
 /* LGV_OK, or why an H x W sample is impossible and which sizes are near. */
 LGV_API lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W,
@@ -173,6 +182,10 @@ LGV_API lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *stor
    the folder is made when missing. diffusers loads it. */
 LGV_API lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const char *set,
                                   const char *folder, lgv_error *err);
+/* Writes a safetensors file with the tensors of the network's original code: of DiT those of facebookresearch/DiT.
+   LGV_ERR_UNSUPPORTED: there is no such form of this network. */
+LGV_API lgv_status lgv_model_save_original(const lgv_model *model, const lgv_store *store,
+                                           const char *set, const char *path, lgv_error *err);
 
 /* PyTorch's default initialisation: convolution and linear weights and biases U(-1/sqrt(fan_in),
    1/sqrt(fan_in)), tables N(0,1), Fourier frequencies 16 N(0,1), norms 1 and 0.

@@ -5,7 +5,6 @@
 #include "langevin/sampler.h"
 
 /* The version of diffusers whose files and numbers are matched. */
-#define LGV_DIFFUSERS_VERSION "0.42.1"
 
 /* How x is made of image and noise. */
 typedef enum lgv_scale {

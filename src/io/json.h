@@ -10,6 +10,8 @@
 #include "core/core.h"
 
 /* An object from a file. root may be read with jansson directly where the getters do not fit. */
+#define LGV_DIFFUSERS_VERSION "0.42.1" /* whose behaviour is copied; diffusers accepts any */
+
 typedef struct lgv_json {
     json_t *root; /* owned; always an object */
     char *name;   /* what messages call it: the last two parts of the path, "unet/config.json" */

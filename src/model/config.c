@@ -8,8 +8,6 @@
 #include "io/json.h"
 #include "parts.h"
 
-#define DIFFUSERS_VERSION "0.42.1" /* whose behaviour is copied; diffusers accepts any */
-
 static const char *const act_names[] = {[LGV_ACT_SILU] = "silu",
                                         [LGV_ACT_MISH] = "mish",
                                         [LGV_ACT_GELU] = "gelu",
@@ -358,7 +356,7 @@ json_t *lgv_unet2d_config_json(const lgv_unet2d_config *c)
         json_t *value;
     } fields[] = {
         {"_class_name", json_string("UNet2DModel")},
-        {"_diffusers_version", json_string(DIFFUSERS_VERSION)},
+        {"_diffusers_version", json_string(LGV_DIFFUSERS_VERSION)},
         {"act_fn", json_string(act_names[c->act_fn])},
         {"add_attention", json_boolean(c->add_attention)},
         {"attention_head_dim", int_or_null(c->attention_head_dim)},

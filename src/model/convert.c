@@ -9,10 +9,12 @@
 
 #include "core/file.h"
 #include "langevin/torch_file.h"
+#include "layout.h"
 #include "select.h"
 
 typedef struct item {
-    const lgv_tensor_info *from;
+    const lgv_tensor_info *from; /* NULL: zeros */
+    lgv_tensor_info part;        /* rows of it; from may point here */
     lgv_dtype dtype;
 } item;
 
@@ -69,12 +71,13 @@ static bool is_float(lgv_dtype dtype)
 static lgv_status read_item(void *arg, void *dst, size_t bytes, lgv_error *err)
 {
     const item *it = arg;
-    return lgv_tensor_convert(it->from, it->dtype, dst, err);
+    memset(dst, 0, bytes); /* there may be rows that the file does not have */
+    return it->from ? lgv_tensor_convert(it->from, it->dtype, dst, err) : LGV_OK;
 }
 
 static lgv_status begin_list(job *j, size_t most)
 {
-    j->item = lgv_alloc(most, sizeof *j->item);
+    j->item = lgv_zalloc(most, sizeof *j->item);
     if (!j->item)
         return lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
     return lgv_safetensors_writer_new(&j->writer, j->err);
@@ -84,43 +87,73 @@ static lgv_status add_item(job *j, const char *name, int rank, const int64_t *di
                            const lgv_tensor_info *from)
 {
     item *it = &j->item[j->items++];
-    *it = (item){from, j->typed && is_float(from->dtype) ? j->dtype : from->dtype};
+    int64_t count = 1;
+    for (int i = 0; i < rank; i++) count *= dim[i];
+    it->from = from;
+    it->dtype = j->typed && is_float(from->dtype) ? j->dtype : from->dtype;
     j->report.tensors++;
-    j->report.elements += from->count;
-    j->report.bytes += from->count * (int64_t)lgv_dtype_size(it->dtype);
+    j->report.elements += count;
+    j->report.bytes += count * (int64_t)lgv_dtype_size(it->dtype);
     return lgv_safetensors_add_source(j->writer, name, it->dtype, rank, dim, read_item, it, j->err);
 }
 
 /* --- A network's parameters --- */
 static int by_name(const void *a, const void *b)
 {
-    const lgv_model_param *const *s = a, *const *t = b;
-    return strcmp((*s)->name, (*t)->name);
+    return strcmp(((const lgv_file_tensor *)a)->name, ((const lgv_file_tensor *)b)->name);
 }
 
-/* By name, as lgv_model_save writes them. */
-static lgv_status list_sorted(job *j, const lgv_model *m, const lgv_model_param **param)
+/* The rows of parameter t->param that t has, from the tensor of the file that holds them. */
+static lgv_status add_rows(job *j, const lgv_selection *s, const lgv_file_tensor *t)
 {
-    lgv_selection s;
-    LGV_TRY(lgv_select(m, j->w, j->o.weights, j->input, &s, j->err));
-    LGV_TRY(begin_list(j, m->n_params));
-    snprintf(j->report.from, sizeof j->report.from, "%.200s", s.prefix);
-    for (size_t i = 0; i < m->n_params; i++) param[i] = &m->param[i];
-    qsort(param, m->n_params, sizeof *param, by_name);
-    for (size_t i = 0; i < m->n_params; i++)
-        LGV_TRY(add_item(j, param[i]->name, param[i]->rank, param[i]->dim,
-                         lgv_selected(&s, param[i]->name)));
+    for (size_t i = 0; i < s->layout.count; i++) {
+        const lgv_file_tensor *f = &s->layout.tensor[i];
+        const lgv_tensor_info *from = lgv_selected(s, i);
+        if (!from || f->param != t->param || t->row < f->row || t->row + t->rows > f->row + f->rows)
+            continue;
+        lgv_tensor_info *part = &j->item[j->items].part;
+        const int64_t width = from->count / from->dim[0];
+        *part = *from;
+        part->data = (const char *)from->data +
+                     (size_t)((t->row - f->row) * width) * lgv_dtype_size(from->dtype);
+        part->dim[0] = t->rows;
+        part->count = t->rows * width;
+        part->bytes = (size_t)part->count * lgv_dtype_size(from->dtype);
+        return add_item(j, t->name, t->rank, t->dim, part);
+    }
+    return lgv_fail(j->err, LGV_ERR_UNSUPPORTED,
+                    "'%s' cannot be written as diffusers' tensors: '%s' is not in it", j->input,
+                    t->name);
+}
+
+/* diffusers' tensors, by name, as lgv_model_save writes them. */
+static lgv_status list_sorted(job *j, const lgv_model *m, const lgv_selection *s, lgv_layout *l)
+{
+    LGV_TRY(lgv_layout_make(m, 0, l, j->err));
+    LGV_TRY(begin_list(j, l->count));
+    snprintf(j->report.from, sizeof j->report.from, "%.200s", s->prefix);
+    qsort(l->tensor, l->count, sizeof *l->tensor, by_name);
+    for (size_t i = 0; i < l->count; i++) {
+        const lgv_file_tensor *t = &l->tensor[i];
+        if (t->param >= 0) {
+            LGV_TRY(add_rows(j, s, t));
+            continue;
+        }
+        LGV_TRY(add_item(j, t->name, t->rank, t->dim, lgv_weights_at(j->w, 0)));
+        j->item[j->items - 1].from = NULL;
+    }
     return LGV_OK;
 }
 
 static lgv_status list_model(job *j, const lgv_model *m, const char *path)
 {
+    lgv_selection s;
+    lgv_layout l = {0};
     LGV_TRY(lgv_model_open_weights(path, &j->w, j->err));
-    const lgv_model_param **param = lgv_alloc(m->n_params, sizeof *param);
-    if (!param)
-        return lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
-    lgv_status status = list_sorted(j, m, param);
-    lgv_free(param);
+    lgv_status status = lgv_select(m, j->w, j->o.weights, j->input, &s, j->err);
+    if (!status) status = list_sorted(j, m, &s, &l);
+    lgv_layout_free(&l);
+    lgv_selection_free(&s);
     return status;
 }
 

@@ -57,6 +57,21 @@ struct lgv_model {
 
 enum { LGV_MAX_STAGES = 160 }; /* of a trace */
 
+/* A tensor of a file of weights: rows [row, row + rows) of a parameter's first axis, then rows of zeros up to dim[0]. */
+typedef struct lgv_file_tensor {
+    char *name;
+    int rank;
+    int64_t dim[LGV_MAX_RANK];
+    int param; /* -1: no parameter, see lgv_model_kind.constant */
+    int64_t row, rows;
+    bool optional; /* in files that are read */
+} lgv_file_tensor;
+/* All tensors of a file. A parameter may stand in several, which then are equal. */
+typedef struct lgv_layout {
+    lgv_file_tensor *tensor;
+    size_t count, capacity;
+} lgv_layout;
+
 typedef struct lgv_model_kind {
     const char *class_name; /* _class_name in config.json */
     const char *alias;      /* an older one; NULL: none */
@@ -89,13 +104,18 @@ typedef struct lgv_model_kind {
 
     /* Asked for one parameter after the other; fan_in as in lgv_init_layer. */
     lgv_init_rule (*init)(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
+    /* Files in which parameters do not simply stand under their names, in the order in which they are tried; format 0
+       is diffusers'. The members may be NULL. */
+    int formats;
+    lgv_status (*layout)(const lgv_model *m, int format, lgv_layout *out, lgv_error *err);
+    void (*constant)(const lgv_model *m, const lgv_file_tensor *t, float *out);
     /* The name a tensor had in older files, in text or constant; NULL: never another. The member may be NULL. */
     const char *(*old_name)(const char *name, char *text, size_t size);
 } lgv_model_kind;
 
 /* The table (kinds.c); NULL beyond the last. */
 const lgv_model_kind *lgv_model_kind_at(int i);
-extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier;
+extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit;
 /* Of a config.json: by _class_name; absent: UNet2DModel. LGV_ERR_UNSUPPORTED lists what is known. */
 lgv_status lgv_model_kind_of(const lgv_json *j, const lgv_model_kind **out, lgv_error *err);
 

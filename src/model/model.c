@@ -230,6 +230,14 @@ lgv_status lgv_model_new_unet2d(const lgv_unet2d_config *config, lgv_model **out
     return finish(m, LGV_OK, out, err);
 }
 
+lgv_status lgv_model_new_dit(const lgv_dit_config *config, lgv_model **out, lgv_error *err)
+{
+    lgv_model *m;
+    LGV_TRY(lgv_dit_config_check(config, err));
+    LGV_TRY(new_from(&lgv_kind_dit, config, &m, err));
+    return finish(m, LGV_OK, out, err);
+}
+
 lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
                                     const char *const *names, lgv_model **out, lgv_error *err)
 {
@@ -250,6 +258,11 @@ const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model)
 {
     bool unet = model->kind == &lgv_kind_unet2d || model->kind == &lgv_kind_classifier;
     return unet ? model->config : NULL;
+}
+
+const lgv_dit_config *lgv_model_dit(const lgv_model *model)
+{
+    return model->kind == &lgv_kind_dit ? model->config : NULL;
 }
 
 const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim, int *frozen)

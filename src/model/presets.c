@@ -61,12 +61,12 @@ const char *lgv_model_presets(int i, const char **summary)
     return i < 0 ? NULL : preset_at(i, &kind, &own, summary);
 }
 
-/* Equal but for case and '_' against '-'. */
+/* Equal but for case and '_' or '/' against '-'. */
 static bool same_name(const char *a, const char *b)
 {
     for (; *a && *b; a++, b++) {
-        int x = *a == '_' ? '-' : tolower((unsigned char)*a),
-            y = *b == '_' ? '-' : tolower((unsigned char)*b);
+        int x = *a == '_' || *a == '/' ? '-' : tolower((unsigned char)*a),
+            y = *b == '_' || *b == '/' ? '-' : tolower((unsigned char)*b);
         if (x != y) return false;
     }
     return *a == *b;
@@ -74,7 +74,7 @@ static bool same_name(const char *a, const char *b)
 
 static lgv_status unknown(const char *name, lgv_error *err)
 {
-    char list[256];
+    char list[512];
     const char *preset;
     size_t used = 0;
     for (int i = 0; (preset = lgv_model_presets(i, NULL)) != NULL && used < sizeof list; i++)

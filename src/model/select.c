@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "layout.h"
+
 enum { CANDIDATES = 64 };
 
 typedef struct candidates {
@@ -32,9 +34,10 @@ static const lgv_tensor_info *find_exactly(const lgv_selection *s, const char *n
     return lgv_weights_find(s->w, full);
 }
 
-const lgv_tensor_info *lgv_selected(const lgv_selection *s, const char *name)
+const lgv_tensor_info *lgv_selected(const lgv_selection *s, size_t i)
 {
     char text[512];
+    const char *name = s->layout.tensor[i].name;
     const lgv_tensor_info *t = find_exactly(s, name);
     if (t || !s->model->kind->old_name) return t;
     name = s->model->kind->old_name(name, text, sizeof text);
@@ -45,18 +48,17 @@ const lgv_tensor_info *lgv_selected(const lgv_selection *s, const char *name)
 static size_t found(const lgv_selection *s)
 {
     size_t n = 0;
-    for (size_t i = 0; i < s->model->n_params; i++)
-        n += lgv_selected(s, s->model->param[i].name) != NULL;
+    for (size_t i = 0; i < s->layout.count; i++)
+        n += lgv_selected(s, i) != NULL || s->layout.tensor[i].optional;
     return n;
 }
 
-static void add_candidate(candidates *c, const lgv_model *m, const lgv_weights *w, const char *name,
+static void add_candidate(candidates *c, const lgv_selection *base, const char *name,
                           size_t length, bool dotless)
 {
     if (c->count == CANDIDATES || length > LGV_TENSOR_NAME) return;
     lgv_selection *s = &c->s[c->count];
-    s->model = m;
-    s->w = w;
+    *s = *base;
     s->dotless = dotless;
     memcpy(s->prefix, name, length);
     s->prefix[length] = 0;
@@ -71,8 +73,9 @@ static bool ends_in(const char *name, const char *end, size_t *before)
 }
 
 /* Places of one name: alone, after a dot, or, in the averages of CompVis (LitEma), without dots behind "model_ema.". */
-static void look_for(candidates *c, const lgv_model *m, const lgv_weights *w, const char *wanted)
+static void look_for(candidates *c, const lgv_selection *base, const char *wanted)
 {
+    const lgv_weights *w = base->w;
     char dotless[512];
     size_t before;
     snprintf(dotless, sizeof dotless, "%s", wanted);
@@ -80,9 +83,9 @@ static void look_for(candidates *c, const lgv_model *m, const lgv_weights *w, co
     for (size_t i = 0; i < lgv_weights_count(w); i++) {
         const char *name = lgv_weights_at(w, i)->name;
         if (ends_in(name, wanted, &before) && (!before || name[before - 1] == '.'))
-            add_candidate(c, m, w, name, before, false);
+            add_candidate(c, base, name, before, false);
         else if (ends_in(name, dotless, &before) && strstr(name, "model_ema."))
-            add_candidate(c, m, w, name, before, true);
+            add_candidate(c, base, name, before, true);
     }
 }
 
@@ -97,7 +100,7 @@ static bool keep_whole(candidates *c)
             most = n;
             best = i;
         }
-        if (n == c->s[i].model->n_params) c->s[kept++] = c->s[i];
+        if (n == c->s[i].layout.count) c->s[kept++] = c->s[i];
     }
     if (!kept && c->count) c->s[0] = c->s[best];
     c->count = kept;
@@ -172,19 +175,20 @@ static void complain(complaint *c, const char *name)
 static lgv_status missing(const lgv_selection *s, const char *source, lgv_error *err)
 {
     complaint c = {.count = 0};
-    for (size_t i = 0; i < s->model->n_params; i++)
-        if (!lgv_selected(s, s->model->param[i].name)) complain(&c, s->model->param[i].name);
+    for (size_t i = 0; i < s->layout.count; i++)
+        if (!lgv_selected(s, i) && !s->layout.tensor[i].optional)
+            complain(&c, s->layout.tensor[i].name);
     return lgv_fail(
         err, LGV_ERR_FORMAT,
         "the weights in '%s' do not fit its configuration: %d of %zu tensors are missing "
         "(%s%s)",
-        source, c.count, s->model->n_params, c.text, c.count > 3 ? ", ..." : "");
+        source, c.count, s->layout.count, c.text, c.count > 3 ? ", ..." : "");
 }
 
 static bool expected(const lgv_selection *s, const lgv_tensor_info *t)
 {
-    for (size_t i = 0; i < s->model->n_params; i++)
-        if (lgv_selected(s, s->model->param[i].name) == t) return true;
+    for (size_t i = 0; i < s->layout.count; i++)
+        if (lgv_selected(s, i) == t) return true;
     return false;
 }
 
@@ -198,13 +202,11 @@ static bool beside(const lgv_selection *s, size_t i)
 static lgv_status check_extra(const lgv_selection *s, const char *source, lgv_error *err)
 {
     complaint c = {.count = 0};
-    size_t there = 0;
     if (s->dotless) return LGV_OK; /* one dictionary for all networks */
-    for (size_t i = 0; i < lgv_weights_count(s->w); i++) there += beside(s, i);
-    if (there == s->model->n_params) return LGV_OK;
     for (size_t i = 0; i < lgv_weights_count(s->w); i++)
         if (beside(s, i) && !expected(s, lgv_weights_at(s->w, i)))
             complain(&c, lgv_weights_at(s->w, i)->name);
+    if (!c.count) return LGV_OK;
     return lgv_fail(err, LGV_ERR_FORMAT,
                     "the weights in '%s' do not fit its configuration: %d tensors are not part of "
                     "the network (%s%s)",
@@ -212,7 +214,7 @@ static lgv_status check_extra(const lgv_selection *s, const char *source, lgv_er
 }
 
 /* Very old attention blocks were 1x1 convolutions: [out,in,1,1] is then [out,in]. */
-static bool fits(const lgv_model_param *p, const lgv_tensor_info *t)
+static bool fits(const lgv_file_tensor *p, const lgv_tensor_info *t)
 {
     if (t->rank != p->rank && !(t->rank == 4 && p->rank == 2 && t->dim[2] == 1 && t->dim[3] == 1))
         return false;
@@ -231,10 +233,10 @@ static void dims_text(int rank, const int64_t *dim, char text[96])
 
 static lgv_status check_shapes(const lgv_selection *s, const char *source, lgv_error *err)
 {
-    for (size_t i = 0; i < s->model->n_params; i++) {
-        const lgv_model_param *p = &s->model->param[i];
-        const lgv_tensor_info *t = lgv_selected(s, p->name);
-        if (fits(p, t)) continue;
+    for (size_t i = 0; i < s->layout.count; i++) {
+        const lgv_file_tensor *p = &s->layout.tensor[i];
+        const lgv_tensor_info *t = lgv_selected(s, i);
+        if (!t || fits(p, t)) continue;
         char have[96], want[96];
         dims_text(t->rank, t->dim, have);
         dims_text(p->rank, p->dim, want);
@@ -247,23 +249,39 @@ static lgv_status check_shapes(const lgv_selection *s, const char *source, lgv_e
 }
 
 /* --- The selection --- */
-static void find_candidates(candidates *c, const lgv_model *m, const lgv_weights *w)
+static void find_candidates(candidates *c, const lgv_selection *base)
 {
     char text[512];
-    const char *name = m->param[0].name;
-    look_for(c, m, w, name);
-    if (!c->count && m->kind->old_name &&
-        (name = m->kind->old_name(name, text, sizeof text)) != NULL)
-        look_for(c, m, w, name);
-    if (!c->count) add_candidate(c, m, w, "", 0, false);
+    const char *name = base->layout.tensor[0].name;
+    c->count = 0;
+    look_for(c, base, name);
+    if (!c->count && base->model->kind->old_name &&
+        (name = base->model->kind->old_name(name, text, sizeof text)) != NULL)
+        look_for(c, base, name);
+    if (!c->count) add_candidate(c, base, "", 0, false);
 }
 
-static lgv_status select_from(candidates *c, const lgv_model *m, const lgv_weights *w,
-                              lgv_model_weights which, const char *source, lgv_selection *out,
-                              lgv_error *err)
+/* The first format of which some place has everything; base->layout is then its. When there is none, that of diffusers. */
+static lgv_status find_format(candidates *c, lgv_selection *base, bool *whole, lgv_error *err)
 {
-    find_candidates(c, m, w);
-    if (!keep_whole(c)) return missing(&c->s[0], source, err);
+    const int formats = lgv_layout_formats(base->model);
+    for (int i = 0; i <= formats; i++) {
+        base->format = i < formats ? i : 0;
+        LGV_TRY(lgv_layout_make(base->model, base->format, &base->layout, err));
+        find_candidates(c, base);
+        *whole = keep_whole(c);
+        if (*whole || i == formats || formats == 1) break;
+        lgv_layout_free(&base->layout);
+    }
+    return LGV_OK;
+}
+
+static lgv_status select_from(candidates *c, lgv_model_weights which, const char *source,
+                              lgv_selection *out, lgv_error *err)
+{
+    bool whole;
+    LGV_TRY(find_format(c, out, &whole, err));
+    if (!whole) return missing(&c->s[0], source, err);
     LGV_TRY(choose(c, which, source, out, err));
     LGV_TRY(check_extra(out, source, err));
     return check_shapes(out, source, err);
@@ -272,9 +290,15 @@ static lgv_status select_from(candidates *c, const lgv_model *m, const lgv_weigh
 lgv_status lgv_select(const lgv_model *m, const lgv_weights *w, lgv_model_weights which,
                       const char *source, lgv_selection *out, lgv_error *err)
 {
+    *out = (lgv_selection){.model = m, .w = w};
     candidates *c = lgv_zalloc(1, sizeof *c);
     if (!c) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while reading '%s'", source);
-    lgv_status status = select_from(c, m, w, which, source, out, err);
+    lgv_status status = select_from(c, which, source, out, err);
     lgv_free(c);
     return status;
+}
+
+void lgv_selection_free(lgv_selection *s)
+{
+    lgv_layout_free(&s->layout);
 }

@@ -10,17 +10,21 @@
 typedef struct lgv_selection {
     const lgv_model *model;
     const lgv_weights *w;
+    int format; /* of the layout */
+    lgv_layout layout;
     char prefix[LGV_TENSOR_NAME + 1]; /* of every name */
     bool dotless;                     /* and the rest without its dots */
 } lgv_selection;
 
 /* Finds the place where all of the network's tensors stand and checks their shapes. Where there are several, which
    decides: averages or not. Missing tensors, unexpected ones beside them and wrong shapes are LGV_ERR_FORMAT.
-   source: what messages call the file. */
+   source: what messages call the file. Free with lgv_selection_free, also after an error. */
 lgv_status lgv_select(const lgv_model *m, const lgv_weights *w, lgv_model_weights which,
                       const char *source, lgv_selection *out, lgv_error *err);
-/* A parameter's tensor; never NULL after lgv_select. It may be [out,in,1,1] where the parameter is [out,in]. */
-const lgv_tensor_info *lgv_selected(const lgv_selection *s, const char *name);
+void lgv_selection_free(lgv_selection *s);
+/* Tensor i of the layout; after lgv_select NULL only for an optional one. It may be [out,in,1,1] where the layout has
+   [out,in]. */
+const lgv_tensor_info *lgv_selected(const lgv_selection *s, size_t i);
 
 /* Whether a folder holds weights in any of the forms diffusers writes (weights.c). */
 bool lgv_model_has_weights(const char *folder, lgv_status *status);

@@ -1,21 +1,13 @@
-/* weights.c - parameters between files and a store. Names and layouts in files are PyTorch's; the
-   store converts where a kernel wants another. A file's tensors must be exactly the model's: a
-   silent leftover would mean that the configuration is not the file's. */
-#include <stdio.h>
+/* weights.c - parameters between files and a store. Names and shapes in files are PyTorch's (layout.c tells which
+   tensors there are, select.c where they stand); the store converts where a kernel wants another. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/file.h"
+#include "layout.h"
 #include "select.h"
 
 /* --- Store --- */
-static int64_t largest(const lgv_model *m)
-{
-    int64_t n = 1;
-    for (size_t i = 0; i < m->n_params; i++) n = lgv_max_i64(n, lgv_param_elements(&m->param[i]));
-    return n;
-}
-
 static lgv_status buffer_of(const lgv_store *store, const lgv_model_param *p, int *index,
                             lgv_error *err)
 {
@@ -27,36 +19,70 @@ static lgv_status buffer_of(const lgv_store *store, const lgv_model_param *p, in
                     p->name);
 }
 
-static lgv_status buffer_new(const lgv_model *m, float **out, lgv_error *err)
+/* --- Loading --- */
+/* The tensors that hold parameter `index`, all into buffer[elements]; `other` is as large. */
+static lgv_status gather(const lgv_selection *f, const lgv_model_param *p, int index, float *buffer,
+                         float *other, const char *source, lgv_error *err)
 {
-    *out = lgv_alloc((size_t)largest(m), sizeof **out);
-    return *out ? LGV_OK
-                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers",
-                           (long long)largest(m));
+    const int64_t width = p->dim[0] ? lgv_param_elements(p) / p->dim[0] : 0;
+    int64_t filled = 0;
+    for (size_t i = 0; i < f->layout.count; i++) {
+        const lgv_file_tensor *t = &f->layout.tensor[i];
+        if (t->param != index) continue;
+        const bool copy = t->row < filled; /* an earlier tensor holds the same rows */
+        const size_t bytes = (size_t)(t->rows * width) * sizeof *buffer;
+        LGV_TRY(lgv_tensor_to_f32(lgv_selected(f, i), other, err));
+        if (copy && memcmp(buffer + t->row * width, other, bytes))
+            return lgv_fail(err, LGV_ERR_FORMAT,
+                            "'%s': '%s' differs from the tensors that should equal it; the "
+                            "network's blocks do not share an embedding: remove "
+                            "shared_embedding from config.json",
+                            source, t->name);
+        memcpy(buffer + t->row * width, other, bytes);
+        filled = lgv_max_i64(filled, t->row + t->rows);
+    }
+    return LGV_OK;
 }
 
-/* --- Loading --- */
-static lgv_status copy_in(const lgv_selection *s, lgv_store *store, const char *set, float *buffer,
-                          lgv_error *err)
+static lgv_status copy_in(const lgv_selection *f, lgv_store *store, const char *set, float *buffer,
+                          float *other, const char *source, lgv_error *err)
 {
-    const lgv_model *m = s->model;
+    const lgv_model *m = f->model;
     for (size_t i = 0; i < m->n_params; i++) {
         const lgv_model_param *p = &m->param[i];
         int index;
         LGV_TRY(buffer_of(store, p, &index, err));
-        LGV_TRY(lgv_tensor_to_f32(lgv_selected(s, p->name), buffer, err));
+        LGV_TRY(gather(f, p, (int)i, buffer, other, source, err));
         LGV_TRY(lgv_store_write(store, set, index, buffer, lgv_param_elements(p), err));
     }
     return LGV_OK;
 }
 
-static lgv_status load(const lgv_selection *s, lgv_store *store, const char *set, lgv_error *err)
+/* Room for the largest tensor of a layout and the largest parameter. */
+static lgv_status buffer_new(const lgv_model *m, const lgv_layout *l, float **out, lgv_error *err)
 {
-    float *buffer;
+    int64_t n = 1;
+    for (size_t i = 0; i < m->n_params; i++) n = lgv_max_i64(n, lgv_param_elements(&m->param[i]));
+    for (size_t i = 0; i < l->count; i++) {
+        const int64_t *d = l->tensor[i].dim;
+        n = lgv_max_i64(n, d[0] * d[1] * d[2] * d[3]);
+    }
+    *out = lgv_alloc((size_t)n, sizeof **out);
+    return *out ? LGV_OK
+                : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a tensor of %lld numbers",
+                           (long long)n);
+}
+
+static lgv_status load(const lgv_selection *s, lgv_store *store, const char *set,
+                       const char *source, lgv_error *err)
+{
+    float *buffer = NULL, *other = NULL;
     LGV_TRY(lgv_store_add_set(store, set, err));
-    LGV_TRY(buffer_new(s->model, &buffer, err));
-    lgv_status status = copy_in(s, store, set, buffer, err);
+    lgv_status status = buffer_new(s->model, &s->layout, &buffer, err);
+    if (!status) status = buffer_new(s->model, &s->layout, &other, err);
+    if (!status) status = copy_in(s, store, set, buffer, other, source, err);
     lgv_free(buffer);
+    lgv_free(other);
     return status;
 }
 
@@ -99,7 +125,8 @@ lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
     lgv_selection s;
     LGV_TRY(lgv_model_open_weights(path, &w, err));
     lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
-    if (!status) status = load(&s, store, set, err);
+    if (!status) status = load(&s, store, set, path, err);
+    lgv_selection_free(&s);
     lgv_weights_close(w);
     return status;
 }
@@ -134,20 +161,34 @@ static void release(void *owner)
     lgv_weights_close(owner);
 }
 
+/* The one tensor that is the whole of a parameter as it stands in the file, NULL: there is none. */
+static const lgv_tensor_info *sole(const lgv_selection *f, const lgv_model_param *p, int index)
+{
+    const lgv_tensor_info *found = NULL;
+    for (size_t i = 0; i < f->layout.count; i++) {
+        const lgv_file_tensor *t = &f->layout.tensor[i];
+        if (t->param != index) continue;
+        if (found || t->rows != p->dim[0] || t->dim[0] != p->dim[0]) return NULL;
+        found = lgv_selected(f, i);
+    }
+    return found && found->dtype == LGV_F32 && (uintptr_t)found->data % sizeof(float) == 0 ? found
+                                                                                          : NULL;
+}
+
 /* *mapped: the set is the file, and the store owns w. Where that cannot be, nothing has happened. */
-static lgv_status map(const lgv_selection *s, lgv_weights *w, lgv_store *store, const char *set,
+static lgv_status map(const lgv_selection *f, lgv_weights *w, lgv_store *store, const char *set,
                       bool *mapped, lgv_error *err)
 {
-    const lgv_model *m = s->model;
+    const lgv_model *m = f->model;
     const float **data = lgv_zalloc((size_t)lgv_store_count(store), sizeof *data);
     if (!data) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while mapping weights");
     lgv_status status = LGV_OK;
     *mapped = lgv_store_count(store) == (int)m->n_params;
     for (size_t i = 0; i < m->n_params && !status && *mapped; i++) {
-        const lgv_tensor_info *t = lgv_selected(s, m->param[i].name);
+        const lgv_tensor_info *t = sole(f, &m->param[i], (int)i);
         int index;
         status = buffer_of(store, &m->param[i], &index, err);
-        *mapped = t->dtype == LGV_F32 && (uintptr_t)t->data % sizeof(float) == 0;
+        *mapped = t != NULL;
         if (!status && *mapped) data[index] = (const float *)(const void *)t->data;
     }
     if (!status && *mapped) {
@@ -164,64 +205,100 @@ lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *store, const
 {
     const char *path;
     lgv_weights *w = NULL;
+    lgv_selection s;
     bool mapped = false;
     LGV_TRY(lgv_model_weights_path(model, which, &path, err));
-    lgv_selection s;
     LGV_TRY(lgv_model_open_weights(path, &w, err));
     lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
     if (!status) status = map(&s, w, store, set, &mapped, err);
-    if (mapped) return LGV_OK;
-    if (!status) status = load(&s, store, set, err);
-    lgv_weights_close(w);
+    if (!status && !mapped) status = load(&s, store, set, path, err);
+    lgv_selection_free(&s);
+    if (!mapped) lgv_weights_close(w);
     return status;
 }
 
 /* --- Saving --- */
 typedef struct source {
+    const lgv_model *model;
     const lgv_store *store;
     const char *set;
-    const lgv_model_param *param;
-    int index;
+    const lgv_file_tensor *tensor;
+    int index;      /* of the parameter in the store */
+    float *scratch; /* [elements of the largest parameter] */
 } source;
 
 static lgv_status read_source(void *arg, void *dst, size_t bytes, lgv_error *err)
 {
     const source *s = arg;
-    return lgv_store_read(s->store, s->set, s->index, dst, (int64_t)(bytes / sizeof(float)), err);
+    const lgv_file_tensor *t = s->tensor;
+    if (t->param < 0) {
+        s->model->kind->constant(s->model, t, dst);
+        return LGV_OK;
+    }
+    const lgv_model_param *p = &s->model->param[t->param];
+    const int64_t n = lgv_param_elements(p), width = n / p->dim[0];
+    if (t->rows == p->dim[0] && t->dim[0] == p->dim[0])
+        return lgv_store_read(s->store, s->set, s->index, dst, n, err);
+    LGV_TRY(lgv_store_read(s->store, s->set, s->index, s->scratch, n, err));
+    memset(dst, 0, bytes);
+    memcpy(dst, s->scratch + t->row * width, (size_t)(t->rows * width) * sizeof(float));
+    return LGV_OK;
 }
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const source *)a)->param->name, ((const source *)b)->param->name);
+    return strcmp(((const source *)a)->tensor->name, ((const source *)b)->tensor->name);
 }
 
 /* In the order of the safetensors package: by name. */
-static lgv_status add_tensors(const lgv_model *m, const lgv_store *store, const char *set,
-                              source *s, lgv_safetensors_writer *w, lgv_error *err)
+static lgv_status add_tensors(const lgv_model *m, const lgv_layout *l, const lgv_store *store,
+                              const char *set, float *scratch, source *s,
+                              lgv_safetensors_writer *w, lgv_error *err)
 {
-    for (size_t i = 0; i < m->n_params; i++) {
-        s[i] = (source){store, set, &m->param[i], 0};
-        LGV_TRY(buffer_of(store, &m->param[i], &s[i].index, err));
+    for (size_t i = 0; i < l->count; i++) {
+        s[i] = (source){m, store, set, &l->tensor[i], 0, scratch};
+        if (l->tensor[i].param >= 0)
+            LGV_TRY(buffer_of(store, &m->param[l->tensor[i].param], &s[i].index, err));
     }
-    qsort(s, m->n_params, sizeof *s, by_name);
-    for (size_t i = 0; i < m->n_params; i++)
-        LGV_TRY(lgv_safetensors_add_source(w, s[i].param->name, LGV_F32, s[i].param->rank,
-                                           s[i].param->dim, read_source, &s[i], err));
+    qsort(s, l->count, sizeof *s, by_name);
+    for (size_t i = 0; i < l->count; i++)
+        LGV_TRY(lgv_safetensors_add_source(w, s[i].tensor->name, LGV_F32, s[i].tensor->rank,
+                                           s[i].tensor->dim, read_source, &s[i], err));
     return LGV_OK;
 }
 
-static lgv_status save_weights(const lgv_model *m, const lgv_store *store, const char *set,
-                               const char *path, lgv_error *err)
+static lgv_status save_weights(const lgv_model *m, int format, const lgv_store *store,
+                               const char *set, const char *path, lgv_error *err)
 {
     lgv_safetensors_writer *w = NULL;
-    source *sources = lgv_alloc(m->n_params, sizeof *sources);
-    if (!sources) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory while saving '%s'", path);
-    lgv_status status = lgv_safetensors_writer_new(&w, err);
-    if (!status) status = add_tensors(m, store, set, sources, w, err);
+    lgv_layout l = {0};
+    float *scratch = NULL;
+    source *sources = NULL;
+    lgv_status status = lgv_layout_make(m, format, &l, err);
+    if (!status) status = buffer_new(m, &l, &scratch, err);
+    if (!status && !(sources = lgv_alloc(l.count, sizeof *sources)))
+        status = lgv_fail(err, LGV_ERR_MEMORY, "out of memory while saving '%s'", path);
+    if (!status) status = lgv_safetensors_writer_new(&w, err);
+    if (!status) status = add_tensors(m, &l, store, set, scratch, sources, w, err);
     if (!status) status = lgv_safetensors_write(w, path, err);
     lgv_safetensors_writer_free(w);
     lgv_free(sources);
+    lgv_free(scratch);
+    lgv_layout_free(&l);
     return status;
+}
+
+lgv_status lgv_model_save_original(const lgv_model *model, const lgv_store *store, const char *set,
+                                   const char *path, lgv_error *err)
+{
+    if (model->kind->layout && model->kind->formats > 1 &&
+        !(model->kind == &lgv_kind_dit && !lgv_model_dit(model)->shared_embedding))
+        return save_weights(model, 1, store, set, path, err);
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "'%s' (%s) cannot be written as the original code's tensors: %s", model->source,
+                    model->kind->class_name,
+                    model->kind->formats > 1 ? "each of its blocks has an embedding of its own"
+                                             : "there is no such form");
 }
 
 lgv_status lgv_model_save_config(const lgv_model *m, const char *path, lgv_error *err)
@@ -243,7 +320,7 @@ lgv_status lgv_model_save(const lgv_model *model, const lgv_store *store, const 
                                           : lgv_fail(err, LGV_ERR_MEMORY,
                                                      "out of memory while saving '%s'", folder);
     if (!status) status = lgv_model_save_config(model, config, err);
-    if (!status) status = save_weights(model, store, set, weights, err);
+    if (!status) status = save_weights(model, 0, store, set, weights, err);
     lgv_free(config);
     lgv_free(weights);
     return status;

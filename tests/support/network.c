@@ -12,16 +12,14 @@
 #include "langevin/ops.h"
 #include "network.h"
 #include "ok.h"
+#include "scratch.h"
 
-static void open_model(network *r, const char *name)
+static void open_model(network *r, const char *file)
 {
-    char file[64];
-    lgv_unet2d_config c;
-    snprintf(file, sizeof file, "unet2d_%s", name);
     r->file = golden_open(file);
-    const char *config = golden_metadata(r->file, "config");
-    MUST(lgv_unet2d_config_parse(config, strlen(config), name, &c, err));
-    MUST(lgv_model_new_unet2d(&c, &r->model, err));
+    const char *config = golden_metadata(r->file, "config"), *path = scratch_path("network.json");
+    scratch_write(path, config, strlen(config));
+    MUST(lgv_model_open(path, NULL, &r->model, err));
     const lgv_tensor_info *sample = lgv_safetensors_find(r->file, "input.sample");
     assert_non_null(sample);
     r->N = sample->dim[0];
@@ -62,11 +60,18 @@ static void build(network *r)
     MUST(lgv_graph_status(g, err));
 }
 
-void network_open(network *r, const char *name)
+void network_open_file(network *r, const char *file)
 {
     *r = (network){0};
-    open_model(r, name);
+    open_model(r, file);
     build(r);
+}
+
+void network_open(network *r, const char *name)
+{
+    char file[64];
+    snprintf(file, sizeof file, "unet2d_%s", name);
+    network_open_file(r, file);
 }
 
 void network_plan(network *r, const char *device, int threads, const lgv_plan_options *options)

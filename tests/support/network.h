@@ -17,6 +17,7 @@ typedef struct network {
 } network;
 
 void network_open(network *r, const char *name); /* unet2d_NAME: model and graph */
+void network_open_file(network *r, const char *file); /* the same of any golden file, by its name */
 /* Device, store and plan. */
 void network_plan(network *r, const char *device, int threads, const lgv_plan_options *options);
 void network_write_inputs(network *r); /* and the step block */
