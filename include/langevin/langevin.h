@@ -9,6 +9,7 @@
 #include "convert.h"
 #include "custom.h"
 #include "dataset.h"
+#include "dit.h"
 #include "dtype.h"
 #include "eval.h"
 #include "events.h"

@@ -67,6 +67,7 @@ LGV_API const char *lgv_model_presets(int i, const char **summary);
 typedef struct lgv_model_info {
     const char *class_name; /* "UNet2DModel", "UNet2DClassifier", "DiTTransformer2DModel" */
     const char *component;  /* its folder in a pipeline: "unet", "transformer" */
+    const char *written_as; /* the class of the pipeline around it when it is trained; NULL: none */
     const char *source;     /* what it was opened from */
     int from_preset;        /* source is a preset's name */
     int height, width;      /* sample size, 0 when the configuration leaves it open */

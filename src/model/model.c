@@ -118,6 +118,7 @@ static void describe(lgv_model *m)
     lgv_model_info *info = &m->info;
     info->class_name = m->kind->class_name;
     info->component = m->kind->component;
+    info->written_as = m->kind->pipeline;
     info->source = m->source;
     info->labels = m->labels.count;
     info->label = (const char *const *)m->labels.name;

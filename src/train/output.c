@@ -185,9 +185,10 @@ static lgv_status save_json(const char *folder, const char *name, json_t *root, 
 static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
-    json_t *root = json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name", "DDPMPipeline",
-                             "_diffusers_version", LGV_DIFFUSERS_VERSION, "scheduler", "diffusers",
-                             t->cfg.class_name, m->component, "diffusers", m->class_name);
+    json_t *root = json_pack("{s:s, s:s, s:[ss], s:[ss]}", "_class_name",
+                             m->written_as ? m->written_as : "DDPMPipeline", "_diffusers_version",
+                             LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name,
+                             m->component, "diffusers", m->class_name);
     return save_json(folder, "model_index.json", root, err);
 }
 

@@ -1,9 +1,9 @@
-"""dump_reference.py - runs a diffusers UNet2DModel once and writes what `langevin verify` compares with.
+"""dump_reference.py - runs a UNet2DModel or DiTTransformer2DModel of diffusers once and writes what `langevin verify` compares with.
 
 Usage:
     python tools/golden/dump_reference.py MODEL OUT.safetensors [--batch-size N] [--seed N] [--size H W]
                                           [--modules] [--gradients] [--save-model DIR]
-MODEL is a folder holding config.json and weights, a pipeline folder with unet/, or a config.json alone:
+MODEL is a folder holding config.json and weights, a pipeline folder with unet/ or transformer/, or a config.json alone:
 then the model is initialised from --seed, and --save-model keeps it for the other side. Then
     langevin verify MODEL --reference OUT.safetensors
 
@@ -34,25 +34,38 @@ import common
 
 
 def load(path, seed):
-    from diffusers import UNet2DModel
+    from diffusers import DiTTransformer2DModel, UNet2DModel
 
-    if os.path.isfile(path):
-        with open(path) as f:
-            config = json.load(f)
-        torch.manual_seed(seed)
-        return UNet2DModel.from_config(config)
-    if not os.path.isfile(os.path.join(path, "config.json")):
-        path = os.path.join(path, "unet")
-    if not os.path.isfile(os.path.join(path, "config.json")):
-        sys.exit(f"dump_reference: '{path}' holds no config.json; give a model folder, a pipeline folder "
-                 "with unet/ or a config.json.")
-    return UNet2DModel.from_pretrained(path, torch_dtype=torch.float32)
+    file, folder = path, None
+    if os.path.isdir(path):
+        places = [os.path.join(path, name) for name in ("", "unet", "transformer")]
+        folder = next((p for p in places if os.path.isfile(os.path.join(p, "config.json"))), None)
+        if folder is None:
+            sys.exit(f"dump_reference: '{path}' holds no config.json; give a model folder, a pipeline folder "
+                     "with unet/ or transformer/ or a config.json.")
+        file = os.path.join(folder, "config.json")
+    with open(file) as f:
+        config = json.load(f)
+    kind = DiTTransformer2DModel if config.get("_class_name") == "DiTTransformer2DModel" else UNet2DModel
+    if folder:
+        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+    torch.manual_seed(seed)
+    model = kind.from_config(config)
+    if kind is DiTTransformer2DModel:  # fresh modulations would do, but nobody fresh has them all alike
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
 
 
 def inputs(model, batch, size, seed):
     config = model.config
     g = torch.Generator().manual_seed(seed)
     out = {"input.sample": torch.randn(batch, config.in_channels, *size, generator=g)}
+    if not hasattr(config, "time_embedding_type"):
+        out["input.timestep"] = torch.randperm(1000, generator=g)[:batch].clone()
+        out["input.class_labels"] = torch.randint(config.num_embeds_ada_norm + 1, (batch,), generator=g)
+        out["input.target"] = torch.randn(batch, model.out_channels, *size, generator=g)
+        return out
     if config.time_embedding_type == "fourier":
         out["input.timestep"] = torch.exp(torch.randn(batch, generator=g))
     else:
@@ -125,7 +138,8 @@ def main():
     target = tensors.pop("input.target")
     values, left_out = watch_modules(model) if args.modules else ({}, {})
     with torch.set_grad_enabled(args.gradients):
-        output = model(tensors["input.sample"], tensors["input.timestep"], tensors.get("input.class_labels")).sample
+        output = model(tensors["input.sample"], timestep=tensors["input.timestep"],
+                       class_labels=tensors.get("input.class_labels")).sample
     tensors["output"] = output.detach().clone()
     tensors.update({"module." + path: value.contiguous() for path, value in values.items()})
     if args.gradients:
