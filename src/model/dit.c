@@ -54,6 +54,7 @@ static void stage(net *d, lgv_id v, const char *name, const char *title)
 static lgv_id embedding(net *d, bool traced)
 {
     lgv_graph *g = d->n.g;
+    lgv_net_module(&d->n, "time_proj", d->time);
     lgv_graph_push(g, "timestep_embedder");
     lgv_id e = lgv_net_linear(&d->n, "linear_1", d->time, FREQUENCIES, d->width);
     e = lgv_net_module(&d->n, "act", lgv_act(g, e, LGV_ACT_SILU));
@@ -122,8 +123,10 @@ static lgv_id block(net *d, int i, lgv_id x)
     lgv_graph_push(g, "transformer_blocks.%d", i);
     lgv_graph_push(g, "norm1");
     lgv_graph_push(g, "emb");
-    lgv_id e = i && d->c->shared_embedding ? d->first : embedding(d, i == 0);
+    const bool own = i == 0 || !d->c->shared_embedding;
+    lgv_id e = own ? embedding(d, i == 0) : d->first;
     lgv_graph_pop(g);
+    if (own) lgv_net_module(&d->n, "silu", e);
     if (i == 0) d->first = e;
     lgv_graph_block_begin(g);
     lgv_id v = lgv_net_linear(&d->n, "linear", e, d->width, 6 * d->width);
