@@ -24,7 +24,8 @@ typedef struct lgv_model lgv_model;
 typedef struct lgv_model_options {
     int channels;   /* in and out; 0: 3 (or the file's) */
     int resolution; /* height and width; 0: the preset's (or the file's) */
-    int classes;    /* rows of the class table; 0: none (or the file's) */
+    int classes;    /* rows of the class table; 0: the preset's (of a U-Net none, of DiT 1001) or the file's;
+                       -1: none (or the file's) */
     lgv_condition condition; /* of a new network; or the file's */
     int condition_scale;     /* of super-resolution */
     int learned_variance; /* 1: twice the channels out, the second half a variance (arXiv 2102.09672, sec. 3.1);

@@ -268,11 +268,13 @@ lgv_status lgv_dit_from_preset(int i, const lgv_model_options *options, lgv_mode
     c.shared_embedding = 1;
     c.sample_height = c.sample_width = o->resolution ? o->resolution : 32;
     c.in_channels = o->channels ? o->channels : 4;
-    c.out_channels = o->channels ? o->channels : 8;
+    c.out_channels = o->channels && !o->learned_variance ? o->channels : 2 * c.in_channels;
     if (o->classes > 1) c.num_embeds_ada_norm = o->classes - 1; /* and the label for no class */
     if (o->classes == 1) c.class_dropout_prob = 0;
     if (o->classes == 1) c.num_embeds_ada_norm = 1;
     if (o->classes < 0) c.num_embeds_ada_norm = 0;
+    if (o->condition)
+        return lgv_fail(err, LGV_ERR_UNSUPPORTED, "a DiT takes no image condition");
     LGV_TRY(lgv_dit_config_check(&c, err));
     *(lgv_dit_config *)m->config = c;
     return LGV_OK;

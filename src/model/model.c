@@ -100,12 +100,12 @@ static lgv_status apply_options(lgv_model *m, const lgv_model_options *o, lgv_er
                         "'%s' is no network for %s; a new one needs a preset, or \"_condition\" and "
                         "more in_channels in its config.json",
                         m->source, lgv_condition_name(o->condition));
-    if (o->classes && info->class_kind != LGV_CLASS_TABLE)
+    if (o->classes > 0 && info->class_kind != LGV_CLASS_TABLE)
         return lgv_fail(
             err, LGV_ERR_ARGUMENT,
             "'%s' has no table of class embeddings; set num_class_embeds to %d in its config.json",
             m->source, o->classes);
-    if (o->classes && info->class_count != o->classes)
+    if (o->classes > 0 && info->class_count != o->classes)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "'%s' knows %d classes (num_class_embeds), not %d",
                         m->source, info->class_count, o->classes);
     if (o->resolution) m->kind->resize(m, o->resolution, o->resolution);

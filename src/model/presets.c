@@ -117,7 +117,7 @@ lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_m
         c.down_block_types[k] = k == p->attention ? LGV_BLOCK_ATTN : LGV_BLOCK_PLAIN;
         c.up_block_types[p->levels - 1 - k] = c.down_block_types[k];
     }
-    if (options && options->classes) {
+    if (options && options->classes > 0) {
         c.class_embedding = LGV_CLASS_TABLE;
         c.num_class_embeds = options->classes;
     }
