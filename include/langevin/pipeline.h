@@ -72,6 +72,12 @@ typedef struct lgv_sample_options {
     lgv_sample_rng rng;
     lgv_mixed_precision mixed_precision; /* of the network's activations; x stays float32 */
     const int32_t *labels; /* [num_images]; given exactly when the network has classes */
+    /* [num_images,C,H,W]: pictures to begin with; NULL: none. They are noised as far as `strength` of the steps and denoised
+       from there (arXiv 2108.01073). With a mask, what it leaves out stays theirs, noised to the level of each step
+       (arXiv 2201.09865, eq. 8), and strength 1 begins with noise alone. */
+    const float *init_image;
+    double strength;     /* 0: 0.8, with a mask 1; at most 1 */
+    const uint8_t *mask; /* [H,W], not 0 where init_image is painted anew; NULL: none */
     /* [num_images,K,H,W]: the image condition (condition.h), K its channels; given exactly when the network has one */
     const float *condition;
     /* [num_images,C,H,W]: standard normal noise, which lgv_sampler_init_sigma makes the first x (of

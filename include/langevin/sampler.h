@@ -27,6 +27,7 @@ typedef enum lgv_predicted_variance {
 typedef struct lgv_step_coef {
     float t;            /* given to the network */
     float image, noise; /* x before this call is about image*x0 + noise*eps */
+    float after_image, after_noise; /* the same after it; 1 and 0 after the last */
     float in;           /* and in*x */
     float a, b;         /* predicted x0 */
     float clip;         /* x0 to +- clip; INFINITY: none */
@@ -41,6 +42,8 @@ typedef struct lgv_step_coef {
     /* z is the increment of a Brownian path between these noise levels, divided by the root of their
        distance, so that other steps with the same seed walk along the same path; equal: independent */
     float path_from, path_to;
+    /* After the step x becomes jump_x*x + jump_z*z with more fresh noise (resampling); jump_x 0: it stays. */
+    float jump_x, jump_z;
     int wants_noise; /* this step draws z (also where s is 0, as diffusers does) */
     /* The network predicts the variance too, v: s*exp(v0 + v1*v) or s*sqrt(v) instead of s. */
     lgv_predicted_variance variance;
@@ -82,6 +85,9 @@ typedef struct lgv_sampler_options {
     /* own list, strictly descending (inverse: ascending), within 0 .. T-1; borrowed */
     const int64_t *timesteps;
     int64_t timestep_count; /* 0: none; with a list num_inference_steps must be 0 */
+    /* RePaint's resampling (arXiv 2201.09865): after every jump_length steps the picture is noised again by as many,
+       jump_n_sample - 1 times. For samplers without a history. Both 0: none. */
+    int64_t jump_length, jump_n_sample;
     int64_t skip_steps;     /* begin that many steps later, at an image with that much noise */
     lgv_sigma_schedule sigma_schedule;
     int64_t solver_order; /* 0: the configuration's */

@@ -2,6 +2,8 @@
 #ifndef LGV_PIPELINE_INTERNAL_H
 #define LGV_PIPELINE_INTERNAL_H
 
+#include <stdbool.h>
+
 #include "langevin/pipeline.h"
 
 /* Where a plan's step noise comes from. */
@@ -45,5 +47,15 @@ lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W
    configuration. */
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
                                 lgv_sampler **out, lgv_error *err);
+
+/* --- pictures to begin with (known.c) --- */
+/* Fills skip_steps of the sampler's options from strength. *from_noise: the first x is noise all the same. */
+lgv_status lgv_known_skip(const lgv_pipeline *p, const lgv_sample_options *o,
+                          lgv_sampler_options *sampler, bool *from_noise, lgv_error *err);
+/* x[n], noise, becomes the picture at the level of this step. */
+void lgv_known_begin(const lgv_step_coef *k, int64_t n, const float *image, float *x);
+/* Where mask[HW] is 0, x [planes][HW] after step i becomes the picture at that level. */
+void lgv_known_keep(const lgv_sampler *sampler, int64_t i, int64_t planes, int64_t HW,
+                    const uint8_t *mask, const float *image, const float *noise, float *x);
 
 #endif

@@ -24,6 +24,8 @@ typedef struct job {
     float *kept;          /* [rows,C,H,W] */
     float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
     float *condition;     /* [rows,K,H,W] of the batch */
+    float *extra;         /* [rows,C,H,W], noise for what is known and for jumps */
+    bool from_noise;      /* the first x is noise, also with an init_image */
     float *scratch;       /* [H,W,C] */
     double *path;         /* [4,H,W,C] of lgv_brownian_step */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
@@ -91,6 +93,11 @@ static void draw_init(const job *j, int64_t first, int64_t count)
             philox_init(seed_of(o, first + i), j->C, j->H * j->W, j->scratch, j->x + i * j->pixels);
     else
         torch_draw(j, count, j->x);
+    if (o->init_image && !j->from_noise) {
+        lgv_known_begin(lgv_sampler_coef(j->sampler, 0), count * j->pixels,
+                        o->init_image + first * j->pixels, j->x);
+        return;
+    }
     float sigma = (float)lgv_sampler_init_sigma(j->sampler);
     for (int64_t i = 0; sigma != 1 && i < count * j->pixels; i++) j->x[i] *= sigma;
 }
@@ -133,6 +140,36 @@ static void draw_step(const job *j, int64_t i, int64_t first, int64_t count)
         draw_path(j, lgv_sampler_coef(j->sampler, i), first, count);
     else if (lgv_sampler_coef(j->sampler, i)->wants_noise)
         torch_draw(j, count, j->z);
+}
+
+/* Noise beside that of the sampler. */
+static void draw_extra(const job *j, const char *stream, int64_t i, int64_t first, int64_t count)
+{
+    if (j->o->rng != LGV_SAMPLE_PHILOX) {
+        torch_draw(j, count, j->extra);
+        return;
+    }
+    for (int64_t r = 0; r < count; r++) {
+        const lgv_rng_key key = {.seed = seed_of(j->o, first + r),
+                                 .stream = lgv_rng_stream(stream),
+                                 .step = (uint64_t)i};
+        lgv_rng_normal(&key, 0, j->pixels, j->extra + r * j->pixels);
+    }
+}
+
+/* What the mask leaves out becomes the picture's, and a jump goes back to more noise. */
+static void after_step(const job *j, int64_t i, int64_t first, int64_t count)
+{
+    const lgv_step_coef *k = lgv_sampler_coef(j->sampler, i);
+    if (j->o->mask) {
+        draw_extra(j, "sample.known", i, first, count);
+        lgv_known_keep(j->sampler, i, count * j->C, j->H * j->W, j->o->mask,
+                       j->o->init_image + first * j->pixels, j->extra, j->x);
+    }
+    if (k->jump_x == 0) return;
+    draw_extra(j, "sample.jump", i, first, count);
+    for (int64_t p = 0; p < count * j->pixels; p++)
+        j->x[p] = k->jump_x * j->x[p] + k->jump_z * j->extra[p];
 }
 
 /* ---- the loop ---- */
@@ -236,6 +273,7 @@ static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err
                (size_t)(count * j->beside) * sizeof(float));
     for (int64_t i = 0; i < j->steps; i++) {
         LGV_TRY(run_step(j, plan, i, first, count, err));
+        after_step(j, i, first, count);
         if (j->out && j->out->trajectory)
             memcpy(j->out->trajectory + (i * j->n + first) * j->pixels, j->x, bytes);
         if (j->out && i + 1 == j->steps) memcpy(j->out->sample + first * j->pixels, j->x, bytes);
@@ -329,6 +367,7 @@ static lgv_status allocate(job *j, lgv_error *err)
               !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
               !(j->condition =
                     lgv_zalloc((size_t)(j->batch * j->beside) + 1, sizeof(float))) ||
+              !(j->extra = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
               !(j->path = lgv_alloc(4 * image, sizeof(double))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
               !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
@@ -374,6 +413,7 @@ static lgv_status run_job(job *j, lgv_error *err)
     lgv_sampler_options o = j->o->sampler;
     if (j->o->height > 0 && j->o->width > 0 && !o.image_seq_len)
         o.image_seq_len = j->o->height / 2 * (j->o->width / 2);
+    LGV_TRY(lgv_known_skip(j->p, j->o, &o, &j->from_noise, err));
     LGV_TRY(lgv_pipeline_sampler(j->p, &o, &j->sampler, err));
     j->steps = lgv_sampler_steps(j->sampler);
     LGV_TRY(prepare_size(j, err));
@@ -410,6 +450,7 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     lgv_free(j.history);
     lgv_free(j.kept);
     lgv_free(j.condition);
+    lgv_free(j.extra);
     lgv_free(j.scratch);
     lgv_free(j.path);
     lgv_free(j.torch);

@@ -140,6 +140,10 @@ static lgv_status fill(const lgv_sampler_record *record, const lgv_sampler_task 
         coef->in = 1;
         record->coef(task, i, coef);
         if (!is_finite(coef) && !task->options->compat_diffusers) return not_finite(task, i, err);
+        coef->after_image = 1;
+        if (i == task->begin) continue;
+        coef[-1].after_image = coef->image;
+        coef[-1].after_noise = coef->noise;
     }
     return LGV_OK;
 }
@@ -305,7 +309,14 @@ static lgv_status make(const lgv_sampler_record *record, lgv_sampler_task *task,
     if (!sampler->coef)
         return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %lld sampler steps",
                         (long long)sampler->n);
-    return fill(record, task, sampler->coef, err);
+    LGV_TRY(fill(record, task, sampler->coef, err));
+    if ((task->options->jump_length || task->options->jump_n_sample) &&
+        lgv_sampler_history(sampler))
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "sampler '%s' goes by its earlier steps, which resampling repeats; take ddim, "
+                        "ddpm or euler_ancestral",
+                        task->info->name);
+    return lgv_resample_steps(task->options, &sampler->coef, &sampler->n, err);
 }
 
 static void free_task(lgv_sampler_task *task)

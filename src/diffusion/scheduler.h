@@ -45,6 +45,10 @@ typedef struct lgv_sampler_record {
     void (*coef)(const lgv_sampler_task *task, int64_t i, lgv_step_coef *out);
 } lgv_sampler_record;
 
+/* Repeats steps as jump_length and jump_n_sample say; *coef [*n] grows (resample.c). */
+lgv_status lgv_resample_steps(const lgv_sampler_options *options, lgv_step_coef **coef, int64_t *n,
+                              lgv_error *err);
+
 /* --- integer timesteps (timesteps.c) --------------------------------------------------------------- */
 lgv_status lgv_timesteps_grid(lgv_sampler_task *task, lgv_error *err);
 /* 1 .. T, else a sentence. */
