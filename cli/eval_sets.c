@@ -194,7 +194,7 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
     };
     lgv_status status = class_labels(j, err);
     o.labels = s->label;
-    if (!status) status = lgv_pipeline_calls(j->pipeline, &o.sampler, &calls, err);
+    if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &calls, err);
     int64_t total = (s->n + a->batch_size - 1) / a->batch_size * calls;
     if (!status && !a->json)
         cli_progress_begin(&bar, "sampling", "pictures/s", (double)s->n / (double)total, 0, total);

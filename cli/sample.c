@@ -25,7 +25,19 @@ typedef struct job {
 
 /* ---- preparing ---- */
 
-static lgv_status name_sampler(job *j, lgv_error *err)
+/* What is painted and what is kept grow together only when steps are repeated. */
+static void choose_inpainting(job *j)
+{
+    lgv_sampler_options *o = &j->args.sampler;
+    const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(j->pipeline));
+    if (!j->args.mask || m->condition || o->sampler) return;
+    o->sampler = "ddpm";
+    if (!o->num_inference_steps && !o->timestep_count) o->num_inference_steps = 50;
+    if (!o->jump_length) o->jump_length = 10;
+    if (!o->jump_n_sample) o->jump_n_sample = 5;
+}
+
+static void name_sampler(job *j)
 {
     const char *name = j->args.sampler.sampler;
     if (!name) name = lgv_sampler_default(lgv_pipeline_scheduler(j->pipeline), &j->args.sampler);
@@ -35,16 +47,21 @@ static lgv_status name_sampler(job *j, lgv_error *err)
     /* where several samplers have one class, its name says which fields count: the folder's */
     j->output.sampler =
         info && !(info->implies && !strcmp(name, info->class_name)) ? info->name : name;
-    return lgv_pipeline_calls(j->pipeline, &j->args.sampler, &j->calls, err);
 }
+
+static lgv_sample_options sample_options(job *j);
 
 static lgv_status prepare(job *j, lgv_error *err)
 {
     lgv_status status = cli_open_device(&j->args.device, &j->device, err);
     if (!status)
         status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
-    if (!status) status = name_sampler(j, err);
-    if (!status) status = sample_input_make(&j->args, j->pipeline, &j->input, err);
+    if (status) return status;
+    choose_inpainting(j);
+    name_sampler(j);
+    status = sample_input_make(&j->args, j->pipeline, j->inverse, &j->input, err);
+    const lgv_sample_options o = sample_options(j);
+    if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &j->calls, err);
     if (status) return status;
     j->output.args = &j->args;
     j->output.input = &j->input;
@@ -121,24 +138,34 @@ static int on_progress(void *user, const lgv_sample_progress *p)
     return cli_signal() && p->done < p->total; /* the last step is simply finished */
 }
 
+static lgv_sample_options sample_options(job *j)
+{
+    const sample_args *a = &j->args;
+    return (lgv_sample_options){.num_images = j->input.n,
+                                .batch_size = a->batch_size,
+                                .height = j->input.height,
+                                .width = j->input.width,
+                                .sampler = a->sampler,
+                                .seed = a->seed,
+                                .rng = a->rng,
+                                .mixed_precision = a->precision,
+                                .init_image = j->input.image,
+                                .strength = j->input.image ? a->strength : 0,
+                                .mask = j->input.mask,
+                                .condition = j->input.condition,
+                                .init_noise = j->input.noise,
+                                .step_noise = j->input.step_noise,
+                                .keep_trajectory = a->save_tensors != NULL,
+                                .discard = !a->save_tensors,
+                                .callback = on_progress,
+                                .user = j};
+}
+
 static lgv_status sample(job *j, lgv_error *err)
 {
     const sample_args *a = &j->args;
     lgv_samples *samples = NULL;
-    lgv_sample_options o = {.num_images = j->input.n,
-                            .batch_size = a->batch_size,
-                            .height = j->input.height,
-                            .width = j->input.width,
-                            .sampler = a->sampler,
-                            .seed = a->seed,
-                            .rng = a->rng,
-                            .mixed_precision = a->precision,
-                            .init_noise = j->input.noise,
-                            .step_noise = j->input.step_noise,
-                            .keep_trajectory = a->save_tensors != NULL,
-                            .discard = !a->save_tensors,
-                            .callback = on_progress,
-                            .user = j};
+    const lgv_sample_options o = sample_options(j);
     int64_t batch = a->batch_size ? a->batch_size : 8;
     int64_t total = (j->input.n + batch - 1) / batch * j->calls;
     j->start = cli_now();

@@ -8,7 +8,8 @@
 
 typedef struct sample_args {
     const char *model, *output;
-    const char *init_noise, *init_image, *save_tensors; /* paths; NULL: none */
+    const char *init_noise, *init_image, *mask, *save_tensors; /* paths; NULL: none */
+    double strength;                                           /* of init_image; 0: not stated */
     int64_t num_images, batch_size, resolution;         /* 0: not stated */
     lgv_sampler_options sampler;
     lgv_model_weights weights;
@@ -31,12 +32,18 @@ typedef struct sample_input {
     int64_t n, channels, height, width; /* pictures and their shape */
     float *noise;                       /* [n,C,H,W]; NULL: drawn by the pipeline */
     float *step_noise;                  /* [calls,n,C,H,W]; NULL: drawn */
+    float *image;                       /* [n,C,H,W] to be changed; NULL: none */
+    float *condition;                   /* [n,K,H,W] of a model with an image condition */
+    uint8_t *mask;                      /* [H,W], 1 where image is painted; NULL: none */
     double *weight;                     /* [n] of seed_b, with interpolation; else NULL */
 } sample_input;
 
-/* Reads or makes what the options ask for. */
-lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, sample_input *out,
-                             lgv_error *err);
+/* Reads or makes what the options ask for. inverse: the sampler goes from a picture to noise. */
+lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, bool inverse,
+                             sample_input *out, lgv_error *err);
+/* Fills image, mask and condition (or noise, to be inverted) from init_image and mask; may change height and width. */
+lgv_status sample_picture_make(const sample_args *a, const lgv_model *model, bool inverse,
+                               sample_input *in, lgv_error *err);
 void sample_input_free(sample_input *in);
 
 /* ---- pictures ---- */

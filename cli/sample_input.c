@@ -1,10 +1,8 @@
-/* sample_input.c - the first x of sampling: a file's noise, a picture to invert, or mixtures of two
+/* sample_input.c - the first x of sampling: a file's noise, a picture (sample_picture.c), or mixtures of two
    seeds' noise. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "langevin/image.h"
 #include "langevin/safetensors.h"
 #include "sample.h"
 
@@ -58,7 +56,7 @@ static lgv_status check_step_noise(const sample_args *a, const lgv_pipeline *p,
                                    const lgv_tensor_info *t, const sample_input *in, lgv_error *err)
 {
     int64_t calls;
-    lgv_status status = lgv_pipeline_calls(p, &a->sampler, &calls, err);
+    lgv_status status = lgv_pipeline_calls(p, &(lgv_sample_options){.sampler = a->sampler}, &calls, err);
     if (status) return status;
     const int64_t want[5] = {calls, in->n, in->channels, in->height, in->width};
     if (t->rank == 5 && !memcmp(t->dim, want, sizeof want)) return LGV_OK;
@@ -86,51 +84,6 @@ static lgv_status from_file(const sample_args *a, const lgv_pipeline *p, sample_
     if (!status && steps) status = check_step_noise(a, p, steps, in, err);
     if (!status && steps) status = read_tensor(steps, &in->step_noise, err);
     lgv_safetensors_close(f);
-    return status;
-}
-
-/* ---- a picture ---- */
-
-/* Scaled to cover width x height, the middle cut out. */
-static lgv_status fit(lgv_image *image, int width, int height, lgv_error *err)
-{
-    lgv_image scaled = {0}, cut = {0};
-    if (image->width == width && image->height == height) return LGV_OK;
-    double s = fmax((double)width / image->width, (double)height / image->height);
-    int w = (int)fmax(width, rint(s * image->width)),
-        h = (int)fmax(height, rint(s * image->height));
-    printf("note: the picture is %dx%d; it is scaled and cut to %dx%d\n", image->width,
-           image->height, width, height);
-    lgv_status status = lgv_image_resize(image, w, h, &scaled, err);
-    if (!status) status = lgv_image_center_crop(&scaled, width, height, &cut, err);
-    lgv_image_free(&scaled);
-    if (status) return status;
-    lgv_image_free(image);
-    *image = cut;
-    return LGV_OK;
-}
-
-static lgv_status from_picture(const sample_args *a, sample_input *in, lgv_error *err)
-{
-    lgv_image file = {0}, image = {0};
-    if (in->channels != 1 && in->channels != 3)
-        return cli_status(err, LGV_ERR_UNSUPPORTED,
-                          "the model has %lld channels; a picture has 1 or 3",
-                          (long long)in->channels);
-    lgv_status status = lgv_image_load(a->init_image, &file, err);
-    if (!status) status = lgv_image_convert(&file, (int)in->channels, NULL, &image, err);
-    if (!status) status = fit(&image, (int)in->width, (int)in->height, err);
-    if (!status && !(in->noise = floats(pixels(in), err))) status = err->status;
-    if (!status) {
-        const uint8_t *from = image.pixels;
-        int64_t HW = in->height * in->width;
-        for (int64_t i = 0; i < HW; i++)
-            for (int64_t c = 0; c < in->channels; c++)
-                in->noise[c * HW + i] = (float)from[i * in->channels + c] / 127.5f - 1;
-    }
-    in->n = 1;
-    lgv_image_free(&file);
-    lgv_image_free(&image);
     return status;
 }
 
@@ -176,11 +129,11 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
     return status;
 }
 
-lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, sample_input *out,
-                             lgv_error *err)
+lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, bool inverse,
+                             sample_input *out, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(pipeline));
-    sample_input in = {.n = a->num_images ? a->num_images : 1, .channels = m->in_channels};
+    sample_input in = {.n = a->num_images ? a->num_images : 1, .channels = m->picture_channels};
     in.height = a->resolution ? a->resolution : m->height;
     in.width = a->resolution ? a->resolution : m->width;
     lgv_status status = LGV_OK;
@@ -190,7 +143,13 @@ lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline,
     if (!status && !a->init_noise)
         status = lgv_model_check_size(lgv_pipeline_model(pipeline), in.height, in.width, err);
     if (!status && a->init_noise) status = from_file(a, pipeline, &in, err);
-    if (!status && a->init_image) status = from_picture(a, &in, err);
+    if (!status && a->init_image)
+        status = sample_picture_make(a, lgv_pipeline_model(pipeline), inverse, &in, err);
+    if (!status && !a->init_image && m->condition)
+        status = cli_status(err, LGV_ERR_ARGUMENT,
+                            "the model is one for %s: give the picture with --init-image FILE%s",
+                            lgv_condition_name(m->condition),
+                            m->condition == LGV_CONDITION_INPAINTING ? " --mask FILE" : "");
     if (!status && a->interpolate) status = between_seeds(a, pipeline, &in, err);
     if (status)
         sample_input_free(&in);
@@ -204,5 +163,8 @@ void sample_input_free(sample_input *in)
     free(in->noise);
     free(in->step_noise);
     free(in->weight);
+    free(in->image);
+    free(in->condition);
+    free(in->mask);
     memset(in, 0, sizeof *in);
 }

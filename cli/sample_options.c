@@ -8,9 +8,12 @@
 #include "sample.h"
 
 static struct {
-    char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *save_tensors;
+    char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *mask,
+        *save_tensors;
     char *timesteps, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
+    double strength;
+    long long jump_length, jump_n_sample;
     double eta, s_churn, s_tmin, s_tmax, s_noise;
     char *sigma_schedule;
     long long solver_order;
@@ -20,7 +23,7 @@ static struct {
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, ETA, ORDER, STATED };
+enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, ETA, ORDER, STRENGTH, LENGTH, AGAIN, STATED };
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -68,8 +71,18 @@ static struct poptOption table[] = {
     {"init-noise", 0, TEXT, &opt.init_noise, 0,
      "standard normal 'noise' (N,C,H,W) for the first x, and 'step_noise' where there is one",
      "FILE.safetensors"},
-    {"init-image", 0, TEXT, &opt.init_image, 0, "picture to invert (with --sampler ddim_inverse)",
+    {"init-image", 0, TEXT, &opt.init_image, 0,
+     "picture to change (--strength), to paint in (--mask), to enlarge (a super-resolution model), or to "
+     "invert (--sampler ddim_inverse)",
      "FILE"},
+    {"strength", 0, POPT_ARG_DOUBLE, &opt.strength, STRENGTH,
+     "how far --init-image is noised, up to 1 (default: 0.8; with --mask 1)", "F"},
+    {"mask", 0, TEXT, &opt.mask, 0,
+     "what of --init-image is painted anew: white is, black stays as it is", "FILE"},
+    {"jump-length", 0, COUNT, &opt.jump_length, LENGTH,
+     "RePaint: steps that are taken again each time (default with --mask: 10)", "N"},
+    {"jump-n-sample", 0, COUNT, &opt.jump_n_sample, AGAIN,
+     "RePaint: how often these steps are taken (default with --mask: 5); 1: once", "N"},
     {"interpolate", 0, TEXT, &opt.interpolate, 0, "frames between the pictures of two seeds",
      "SEED_A,SEED_B"},
     {"save-tensors", 0, TEXT, &opt.save_tensors, 0, "write 'sample' and 'trajectory' as floats",
@@ -270,18 +283,36 @@ static int read_sources(const cli_command *self, sample_args *a)
     if ((opt.init_noise != NULL) + (opt.init_image != NULL) + a->interpolate > 1)
         return cli_error(self, CLI_USAGE,
                          "--init-noise, --init-image and --interpolate exclude each other");
-    if (opt.init_image && !inverse)
+    if (opt.mask && !opt.init_image)
         return cli_error(self, CLI_USAGE,
-                         "--init-image is the picture to invert: it needs --sampler ddim_inverse");
+                         "a mask of which picture? give it with --init-image FILE");
+    if ((stated[STRENGTH] && !opt.init_image) || (inverse && (stated[STRENGTH] || opt.mask)))
+        return cli_error(self, CLI_USAGE,
+                         "--strength and --mask belong to a picture that is changed: --init-image, "
+                         "and not --sampler ddim_inverse");
+    if (stated[STRENGTH] && !(opt.strength > 0 && opt.strength <= 1))
+        return cli_error(self, CLI_USAGE, "--strength must be above 0 and at most 1, not %g",
+                         opt.strength);
+    if ((stated[LENGTH] && opt.jump_length < 1) || (stated[AGAIN] && opt.jump_n_sample < 1))
+        return cli_error(self, CLI_USAGE,
+                         "--jump-length and --jump-n-sample must be at least 1");
+    if ((stated[LENGTH] || stated[AGAIN]) && !opt.mask)
+        return cli_error(self, CLI_USAGE, "--jump-length and --jump-n-sample belong to --mask");
     if (inverse && !opt.init_image && !opt.init_noise)
         return cli_error(self, CLI_USAGE,
                          "which picture is to be inverted? give it with --init-image FILE");
-    if (opt.init_image && opt.num_images > 1)
+    if (opt.init_image && inverse && opt.num_images > 1)
         return cli_error(self, CLI_USAGE,
-                         "--init-image is one picture; --num-images %lld cannot be",
+                         "one picture is inverted; --num-images %lld cannot be",
                          opt.num_images);
     a->init_noise = opt.init_noise;
     a->init_image = opt.init_image;
+    a->mask = opt.mask;
+    a->strength = opt.strength;
+    a->sampler.jump_length = opt.jump_length;
+    a->sampler.jump_n_sample = opt.jump_n_sample;
+    if (stated[LENGTH] && !stated[AGAIN]) a->sampler.jump_n_sample = 5;
+    if (stated[AGAIN] && !stated[LENGTH]) a->sampler.jump_length = 10;
     a->save_tensors = opt.save_tensors;
     a->metadata = !opt.no_metadata;
     a->timings = opt.timings;

@@ -226,12 +226,16 @@ lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options
     return lgv_sampler_new(&p->cfg, &o, out, err);
 }
 
-lgv_status lgv_pipeline_calls(const lgv_pipeline *p, const lgv_sampler_options *options,
+lgv_status lgv_pipeline_calls(const lgv_pipeline *p, const lgv_sample_options *options,
                               int64_t *calls, lgv_error *err)
 {
-    static const lgv_sampler_options none = {0};
+    static const lgv_sample_options none = {0};
+    const lgv_sample_options *o = options ? options : &none;
+    lgv_sampler_options steps = o->sampler;
     lgv_sampler *sampler;
-    LGV_TRY(lgv_pipeline_sampler(p, options ? options : &none, &sampler, err));
+    bool from_noise;
+    LGV_TRY(lgv_known_skip(p, o, &steps, &from_noise, err));
+    LGV_TRY(lgv_pipeline_sampler(p, &steps, &sampler, err));
     *calls = lgv_sampler_steps(sampler);
     lgv_sampler_free(sampler);
     return LGV_OK;
