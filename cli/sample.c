@@ -25,6 +25,23 @@ typedef struct job {
 
 /* ---- preparing ---- */
 
+/* The timesteps of --timestep-respacing, which the job's arguments own as those of --timesteps. */
+static lgv_status make_chain(job *j, lgv_error *err)
+{
+    int64_t T = lgv_pipeline_scheduler(j->pipeline)->num_train_timesteps, n = 0, *t;
+    if (!j->args.respacing) return LGV_OK;
+    if (!(j->args.sampler.timesteps = t = malloc((size_t)T * sizeof *t)))
+        return cli_status(err, LGV_ERR_MEMORY, "out of memory for timesteps");
+    lgv_status status = lgv_timesteps_respace(T, j->args.respacing, t, &n, err);
+    for (int64_t i = 0; i < n / 2; i++) { /* samplers go down */
+        int64_t low = t[i];
+        t[i] = t[n - 1 - i];
+        t[n - 1 - i] = low;
+    }
+    j->args.sampler.timestep_count = n;
+    return status;
+}
+
 /* What is painted and what is kept grow together only when steps are repeated. */
 static void choose_inpainting(job *j)
 {
@@ -56,6 +73,7 @@ static lgv_status prepare(job *j, lgv_error *err)
     lgv_status status = cli_open_device(&j->args.device, &j->device, err);
     if (!status)
         status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
+    if (!status) status = make_chain(j, err);
     if (status) return status;
     choose_inpainting(j);
     name_sampler(j);
@@ -274,6 +292,8 @@ const cli_command cli_sample = {
         "  langevin sample model --output smooth.png --sampler dpmpp_2m --sigma-schedule karras\n"
         "  langevin sample --sampler help\n"
         "  langevin sample model --output between.png --interpolate 1,2 --num-images 9\n"
+        "  langevin sample model --output variations --init-image cat.png --strength 0.6 --num-images 4\n"
+        "  langevin sample model --output repaired.png --init-image cat.png --mask mask.png\n"
         "  langevin sample model --output latent.png --sampler ddim_inverse --init-image cat.png "
         "--save-tensors latent.safetensors\n",
     .run = run,

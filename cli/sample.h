@@ -12,6 +12,7 @@ typedef struct sample_args {
     double strength;                                           /* of init_image; 0: not stated */
     int64_t num_images, batch_size, resolution;         /* 0: not stated */
     lgv_sampler_options sampler;
+    const char *respacing; /* the chain of timesteps; NULL: by the sampler */
     lgv_model_weights weights;
     lgv_sample_rng rng;
     lgv_mixed_precision precision;

@@ -10,7 +10,7 @@
 static struct {
     char *output, *sampler, *seed, *rng, *weights, *init_noise, *init_image, *mask,
         *save_tensors;
-    char *timesteps, *compat, *interpolate, *precision;
+    char *timesteps, *respacing, *compat, *interpolate, *precision;
     long long num_images, batch_size, steps, resolution;
     double strength;
     long long jump_length, jump_n_sample;
@@ -48,6 +48,8 @@ static struct poptOption table[] = {
      "of DPM-Solver, UniPC and DEIS (default: 2)", "N"},
     {"timesteps", 0, TEXT, &opt.timesteps, 0, "the timesteps themselves, such as 999,749,499,249",
      "LIST"},
+    {"timestep-respacing", 0, TEXT, &opt.respacing, 0,
+     "or a chain of fewer timesteps: 250, or 10,15,20 for three sections, or ddim50", "SPEC"},
     {"eta", 0, POPT_ARG_DOUBLE, &opt.eta, ETA,
      "noise of ddim: 0 none (default), 1 as much as ddpm; of tcd (default: 0.3)", "F"},
     {"s-churn", 0, POPT_ARG_DOUBLE, &opt.s_churn, 0,
@@ -158,10 +160,12 @@ static int read_counts(const cli_command *self, sample_args *a)
 /* "999,749,499" into an array that lives as long as the process. */
 static int read_timesteps(const cli_command *self, sample_args *a)
 {
-    if (!opt.timesteps) return -1;
-    if (opt.steps)
+    if ((opt.timesteps != NULL) + (opt.respacing != NULL) + stated[STEPS] > 1)
         return cli_error(self, CLI_USAGE,
-                         "--timesteps and --num-inference-steps exclude each other");
+                         "--timesteps, --timestep-respacing and --num-inference-steps exclude each "
+                         "other");
+    a->respacing = opt.respacing;
+    if (!opt.timesteps) return -1;
     int64_t *list = malloc((strlen(opt.timesteps) / 2 + 1) * sizeof *list), n = 0;
     if (!list) return cli_error(self, CLI_FAILED, "out of memory");
     for (char *s = opt.timesteps, *end = s; *end; s = end + 1) {

@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "golden.h"
+#include "golden_pipeline.h"
 #include "langevin/bpd.h"
 #include "langevin/ops.h"
 #include "ok.h"
@@ -140,50 +140,6 @@ static void shapes_that_do_not_fit_are_refused(void **state)
 
 /* ---- a network ---- */
 
-typedef struct bound_network {
-    lgv_safetensors *file;
-    lgv_device *device;
-    lgv_model *model;
-    lgv_store *store;
-    lgv_pipeline *pipeline;
-} bound_network;
-
-static void open_network(bound_network *b)
-{
-    lgv_unet2d_config c;
-    lgv_scheduler_config cfg;
-    lgv_model_inputs in;
-    lgv_id out;
-    lgv_graph *g = lgv_graph_new();
-    b->file = golden_open("bound_network");
-    const char *config = golden_metadata(b->file, "config"),
-               *scheduler = golden_metadata(b->file, "scheduler");
-    OK(lgv_unet2d_config_parse(config, strlen(config), "test", &c, &err));
-    OK(lgv_model_new_unet2d(&c, &b->model, &err));
-    OK(lgv_scheduler_config_parse(scheduler, strlen(scheduler), "test", &cfg, &err));
-    OK(lgv_device_new("cpu", 2, &b->device, &err));
-    OK(lgv_store_new(b->device, &b->store, &err));
-    lgv_model_inputs_none(&in);
-    in.sample = lgv_input(g, "x", LGV_F32, 4, (const int64_t[]){1, 8, 8, 3});
-    lgv_model_inputs_from_step(b->model, g, 1, &in);
-    OK(lgv_model_build(b->model, g, &in, &out, &err));
-    OK(lgv_store_declare(b->store, g, &err));
-    OK(lgv_store_add_set(b->store, "weight", &err));
-    OK(golden_fill(b->store, "weight", &err));
-    OK(lgv_pipeline_new(b->model, b->store, "weight", &cfg, &b->pipeline, &err));
-    lgv_scheduler_config_clear(&cfg);
-    lgv_graph_free(g);
-}
-
-static void close_network(bound_network *b)
-{
-    lgv_pipeline_free(b->pipeline);
-    lgv_store_free(b->store);
-    lgv_model_free(b->model);
-    lgv_device_free(b->device);
-    lgv_safetensors_close(b->file);
-}
-
 static void near(const char *what, double have, double want)
 {
     if (!(fabs(have - want) <= 1e-4)) fail_msg("%s: %.9g bits, wanted %.9g", what, have, want);
@@ -191,9 +147,9 @@ static void near(const char *what, double have, double want)
 
 static void bits_per_dimension_are_those_of_pytorch(void **state)
 {
-    bound_network b;
+    golden_pipeline b;
     lgv_bpd *whole, *again, *part;
-    open_network(&b);
+    golden_pipeline_open(&b, "bound_network");
     const uint8_t *pixels = lgv_safetensors_find(b.file, "pixels")->data;
     float *noise = golden_floats(b.file, "noise", NULL);
     const double *terms = doubles(b.file, "terms"), *prior = doubles(b.file, "prior"),
@@ -230,7 +186,7 @@ static void bits_per_dimension_are_those_of_pytorch(void **state)
     free((void *)(uintptr_t)prior);
     free((void *)(uintptr_t)picture);
     free((void *)(uintptr_t)few);
-    close_network(&b);
+    golden_pipeline_close(&b);
 }
 
 /* ---- chains ---- */

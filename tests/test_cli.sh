@@ -295,7 +295,7 @@ same between/000000.png many/000003.png
 same between/000002.png many/000004.png
 run 0 $sample --output inverted.png --sampler ddim_inverse --init-image many/000003.png --save-tensors inverted.st
 run 0 $sample --output back.png --init-noise inverted.st
-refuse 2 "ddim_inverse" $sample --output x.png --init-image many/000003.png
+refuse 2 "ddim_inverse" $sample --output x.png --init-image many/000003.png --strength 0.5 --sampler ddim_inverse
 refuse 1 "no tensor 'noise'" $sample --output x.png --init-noise grid.st
 head -c 100 grid.st >cut.st
 refuse 1 "cut.st" $sample --output x.png --init-noise cut.st

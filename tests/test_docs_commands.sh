@@ -63,7 +63,7 @@ more=()
 case \${1:-} in
 train)
     more=(--max-train-steps 2 --train-batch-size 2)
-    case " \$* " in *" --model "* | *" --task "*) ;; *) more+=(--model "$work/things/tiny.json") ;; esac
+    case " \$* " in *" --model "* | *" --task "* | *" --condition "*) ;; *) more+=(--model "$work/things/tiny.json") ;; esac
     case " \$* " in *" --resume-from-checkpoint "*) more=(--max-train-steps 4) ;; *) more+=(--overwrite) ;; esac
     args=()
     while [ \$# -gt 0 ]; do # a length in epochs would exclude one in steps
@@ -73,7 +73,10 @@ train)
     set -- "\${args[@]}"
     ;;
 sample) more=(--num-inference-steps 2) ;;
-eval) more=(--num-images 8 --num-reference 8 --num-inference-steps 2) ;;
+eval)
+    more=(--num-images 8 --num-reference 8 --num-inference-steps 2)
+    case " \$* " in *" --bpd "*) more=(--num-images 2 --timestep-respacing 4) ;; esac
+    ;;
 verify) # the reference is of that network
     shift 2
     set -- verify "$root/tests/golden/verify/model" "\$@"
@@ -110,6 +113,9 @@ cp "$root/tests/golden/verify/reference.safetensors" ref.safetensors
     for high in 3f 40 3e 3d 41 3f 40 3e; do printf '%b' "\\0\\0\\x80\\x$high\\0\\0\\x40\\x$high"; done
 } >a.safetensors
 cp a.safetensors b.safetensors
+cp pictures/shirts/1.png picture.png
+cp pictures/shirts/1.png small.png
+cp pictures/shirts/2.png mask.png
 cp -r pictures paintings
 cp -r pictures photos
 cp -r pictures sketches
