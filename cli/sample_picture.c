@@ -72,6 +72,14 @@ static float *repeated(const float *x, int64_t n, int64_t C, int64_t HW, lgv_err
 
 /* ---- what the model sees beside the noise ---- */
 
+/* The longest side, at most this one, that the network takes once it is enlarged. */
+static int fitting(int side, const lgv_model_info *m)
+{
+    int unit = 1;
+    while (unit * m->condition_scale % m->divisor) unit++;
+    return side < unit ? unit : side - side % unit;
+}
+
 /* A small picture, enlarged. */
 static lgv_status enlarge(const sample_args *a, const lgv_model *model, sample_input *in,
                           lgv_error *err)
@@ -86,7 +94,12 @@ static lgv_status enlarge(const sample_args *a, const lgv_model *model, sample_i
                           scale);
     lgv_status status =
         load(a->init_image, "picture", m->picture_channels, side, side, &image, err);
-    if (status) return status;
+    if (!status)
+        status = fit(&image, "picture", fitting(image.width, m), fitting(image.height, m), err);
+    if (status) {
+        lgv_image_free(&image);
+        return status;
+    }
     in->height = (int64_t)image.height * scale;
     in->width = (int64_t)image.width * scale;
     status = lgv_model_check_size(model, in->height, in->width, err);

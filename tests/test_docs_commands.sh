@@ -63,7 +63,7 @@ more=()
 case \${1:-} in
 train)
     more=(--max-train-steps 2 --train-batch-size 2)
-    case " \$* " in *" --model "* | *" --task "* | *" --condition "*) ;; *) more+=(--model "$work/things/tiny.json") ;; esac
+    case " \$* " in *" --model "* | *" --task "* | *" --condition "* | *" learned_range "*) ;; *) more+=(--model "$work/things/tiny.json") ;; esac
     case " \$* " in *" --resume-from-checkpoint "*) more=(--max-train-steps 4) ;; *) more+=(--overwrite) ;; esac
     args=()
     while [ \$# -gt 0 ]; do # a length in epochs would exclude one in steps
