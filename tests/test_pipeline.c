@@ -330,7 +330,8 @@ static void refusals(void **state)
     int64_t calls = 0;
     must(lgv_pipeline_calls(p, NULL, &calls, &err), &err);
     assert_int_equal(calls, 20);
-    must(lgv_pipeline_calls(p, &(lgv_sampler_options){.sampler = "model"}, &calls, &err), &err);
+    must(lgv_pipeline_calls(
+             p, &(lgv_sample_options){.sampler = {.sampler = "model"}}, &calls, &err), &err);
     assert_int_equal(calls, 1000);
     lgv_pipeline_free(p);
     lgv_pipeline *none = NULL;
