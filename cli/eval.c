@@ -8,12 +8,13 @@
 static struct {
     char *data, *features, *save, *nearest, *split, *sampler, *seed, *weights, *precision,
         *respacing;
+    double guidance;
     long long num_images, num_reference, batch_size, steps;
     int json, bpd;
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, NUM_REFERENCE, BATCH_SIZE, STEPS, STATED };
+enum { NUM_IMAGES = 1, NUM_REFERENCE, BATCH_SIZE, STEPS, GUIDANCE, STATED };
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -44,6 +45,8 @@ static struct poptOption table[] = {
      "samples drawn at once; changes none (default: 16)", "N"},
     {"sampler", 0, TEXT, &opt.sampler, 0, "as in langevin sample", "NAME"},
     {"num-inference-steps", 0, COUNT, &opt.steps, STEPS, "steps (default: the sampler's)", "N"},
+    {"guidance-scale", 0, POPT_ARG_DOUBLE, &opt.guidance, GUIDANCE,
+     "of a class-conditional model, as in langevin sample; 1: off (default: 3)", "F"},
     {"seed", 0, TEXT, &opt.seed, 0,
      "sample i uses seed + i; also of the bootstrap; -1 draws one (default: 0)", "N"},
     {"weights", 0, TEXT, &opt.weights, 0, "ema or raw (default: ema where there is a choice)",
@@ -93,6 +96,11 @@ static int read_names(const cli_command *self, eval_args *a)
     if (opt.nearest && (!dot || strcmp(dot, ".png")))
         return cli_error(self, CLI_USAGE, "'%s': the sheet is written as PNG; name it .png",
                          opt.nearest);
+    if (stated[GUIDANCE] && !(opt.guidance > 0 && opt.guidance <= 1000))
+        return cli_error(self, CLI_USAGE,
+                         "--guidance-scale must be more than 0 and at most 1000, not %g",
+                         opt.guidance);
+    a->guidance = opt.guidance;
     a->validation = opt.split && !strcmp(opt.split, "validation");
     a->precision = LGV_MIXED_NO;
     return cli_read_precision(self, opt.precision, &a->precision);

@@ -12,6 +12,7 @@ typedef struct eval_args {
     const char *data, *features, *save, *nearest; /* paths; NULL where not stated */
     int64_t num_images, num_reference, batch_size, steps;
     const char *sampler;
+    double guidance; /* 0: not stated */
     uint64_t seed;
     lgv_model_weights weights;
     lgv_mixed_precision precision;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "classes.h"
 #include "eval.h"
 #include "langevin/safetensors.h"
 #include "progress.h"
@@ -83,7 +84,7 @@ static lgv_status extract(eval_job *j, eval_set *s, const char *label, lgv_error
 
 /* Picture k of n is number k * all / n: spread over classes that lie one behind the other. */
 lgv_status eval_read_pictures(lgv_dataset *data, bool validation, int64_t most, eval_set *s,
-                                lgv_error *err)
+                              lgv_error *err)
 {
     int64_t all = validation ? lgv_dataset_validation_count(data) : lgv_dataset_count(data);
     s->n = most && most < all ? most : all;
@@ -161,18 +162,35 @@ static int on_progress(void *user, const lgv_sample_progress *p)
     return cli_signal() != 0;
 }
 
-/* A class-conditional network draws its classes in turn. */
-static lgv_status class_labels(eval_job *j, lgv_error *err)
+/* The classifier's label for a class of the network: by name, where the network's classes have names. */
+static int32_t classifier_label(const lgv_model *model, const lgv_model *classifier, int class)
 {
-    const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(j->pipeline));
+    const lgv_model_info *m = lgv_model_describe(model), *c = lgv_model_describe(classifier);
+    if (!m->class_names) return class < c->labels ? class : -1;
+    for (int k = 0; k < c->labels && class < m->class_names; k++)
+        if (!strcmp(c->label[k], m->class_name_of[class])) return k;
+    return -1;
+}
+
+/* A class-conditional network draws its classes in turn: told[n], and s->label as the classifier counts. */
+static lgv_status class_labels(eval_job *j, int32_t **told, lgv_error *err)
+{
+    const lgv_model *model = lgv_pipeline_model(j->pipeline);
+    const lgv_model_info *m = lgv_model_describe(model);
+    const lgv_model *classifier = j->extractor ? lgv_extractor_model(j->extractor) : NULL;
+    int labels = classifier ? lgv_model_describe(classifier)->labels : 0;
     eval_set *s = &j->generated;
     if (m->class_kind != LGV_CLASS_TABLE) return LGV_OK;
-    int labels = j->extractor ? lgv_model_describe(lgv_extractor_model(j->extractor))->labels : 0;
-    /* One class more than the classifier knows is the null label of guidance. */
-    int classes = labels && labels <= m->class_count ? labels : m->class_count;
+    int classes = cli_class_count(model);
+    /* Without names, one class more than the classifier knows is the null label of guidance. */
+    if (!m->class_names && labels && labels < classes) classes = labels;
+    *told = malloc((size_t)s->n * sizeof **told);
     s->label = malloc((size_t)s->n * sizeof *s->label);
-    if (!s->label) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
-    for (int64_t i = 0; i < s->n; i++) s->label[i] = (int32_t)(i % classes);
+    if (!*told || !s->label) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
+    for (int64_t i = 0; i < s->n; i++) {
+        (*told)[i] = (int32_t)(i % classes);
+        s->label[i] = labels ? classifier_label(model, classifier, (*told)[i]) : (*told)[i];
+    }
     return LGV_OK;
 }
 
@@ -189,11 +207,13 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
         .sampler = {.sampler = a->sampler, .num_inference_steps = a->steps},
         .seed = a->seed,
         .mixed_precision = a->precision,
+        .guidance_scale = a->guidance,
         .callback = on_progress,
         .user = &bar,
     };
-    lgv_status status = class_labels(j, err);
-    o.labels = s->label;
+    int32_t *told = NULL;
+    lgv_status status = class_labels(j, &told, err);
+    o.labels = told;
     if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &calls, err);
     int64_t total = (s->n + a->batch_size - 1) / a->batch_size * calls;
     if (!status && !a->json)
@@ -214,6 +234,7 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
     if (!status) status = pixels_new(s, err);
     if (!status) lgv_images_u8(s->n, s->channels, s->side, s->side, samples->sample, s->pixels);
     lgv_samples_free(samples);
+    free(told);
     return status;
 }
 

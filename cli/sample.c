@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "classes.h"
 #include "progress.h"
 #include "sample.h"
 
@@ -81,12 +82,34 @@ static lgv_status prepare(job *j, lgv_error *err)
     const lgv_sample_options o = sample_options(j);
     if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &j->calls, err);
     if (status) return status;
+    lgv_sample_options asked = {.guidance_scale = j->args.guidance_scale};
+    j->output.model = lgv_pipeline_model(j->pipeline);
+    j->output.guidance = lgv_pipeline_guidance(j->pipeline, &asked);
     j->output.args = &j->args;
     j->output.input = &j->input;
     j->output.steps = j->calls;
     j->output.weights = lgv_pipeline_weights(j->pipeline);
     status = sample_animation_open(&j->animation, &j->args, &j->input, j->calls, err);
     return status ? status : sample_output_open(&j->output, err);
+}
+
+static void print_guidance(const job *j)
+{
+    const sample_args *a = &j->args;
+    const sample_input *in = &j->input;
+    char text[32];
+    if (!in->label) return;
+    printf("\n  class         ");
+    for (int64_t i = 0; i < in->n && i < 10 && (!i || in->label[i] != in->label[0]); i++)
+        printf("%s%s", i ? ", " : "", cli_class_name(j->output.model, in->label[i], text));
+    printf("%s\n  guidance      ", in->n > 10 && in->label[10] != in->label[0] ? " ..." : "");
+    if (j->output.guidance == 1)
+        printf("off");
+    else
+        printf("%g", j->output.guidance);
+    if (a->guidance_rescale > 0) printf(", rescale %g", a->guidance_rescale);
+    if (a->guidance_stop > 0)
+        printf(", from %g to %g of the steps", a->guidance_start, a->guidance_stop);
 }
 
 static void print_chosen(const job *j)
@@ -108,6 +131,7 @@ static void print_chosen(const job *j)
         printf(" to %llu", (unsigned long long)a->seed_b);
     else if (in->n > 1)
         printf(" to %llu", (unsigned long long)(a->seed + (uint64_t)in->n - 1));
+    print_guidance(j);
     if (a->preview && !cli_terminal()) printf("\n  preview       none: this is no terminal");
     printf("\n  device        %s, %s\n", cli_device_text(j->device, device),
            cli_precision(a->precision));
@@ -167,6 +191,11 @@ static lgv_sample_options sample_options(job *j)
                                 .seed = a->seed,
                                 .rng = a->rng,
                                 .mixed_precision = a->precision,
+                                .labels = j->input.label,
+                                .guidance_scale = a->guidance_scale,
+                                .guidance_rescale = a->guidance_rescale,
+                                .guidance_start = a->guidance_start,
+                                .guidance_stop = a->guidance_stop,
                                 .init_image = j->input.image,
                                 .strength = j->input.image ? a->strength : 0,
                                 .mask = j->input.mask,
@@ -252,7 +281,7 @@ static int stopped(const job *j)
 
 static int run(const cli_command *self, int argc, const char **argv)
 {
-    job j = {.self = self, .argc = argc, .argv = argv};
+    job j = {.self = self, .argc = argc, .argv = argv, .output.table = -1};
     lgv_error err = {0};
     int code = sample_args_read(self, argc, argv, &j.args);
     if (code >= 0) return code;
@@ -287,6 +316,8 @@ const cli_command cli_sample = {
         "  langevin sample model --output samples.png --num-images 16\n"
         "  langevin sample model --output pictures --num-images 1000 --seed 100 "
         "--num-inference-steps 20\n"
+        "  langevin sample model --output cats.png --class cat --num-images 16 --guidance-scale 2\n"
+        "  langevin sample model --output classes.png --class all --num-images 100\n"
         "  langevin sample model --output grid.png --num-images 16 --animation grid.gif --preview\n"
         "  langevin sample model --output ancestral.png --sampler ddpm --seed -1\n"
         "  langevin sample model --output smooth.png --sampler dpmpp_2m --sigma-schedule karras\n"

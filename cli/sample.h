@@ -17,6 +17,11 @@ typedef struct sample_args {
     lgv_sample_rng rng;
     lgv_mixed_precision precision;
     uint64_t seed, seed_b; /* interpolation goes from seed to seed_b */
+    const char *classes;             /* as typed; NULL: not stated */
+    double guidance_scale;           /* 0: not stated */
+    double guidance_rescale;
+    double guidance_start, guidance_stop;
+    int64_t null_class; /* -1: not stated */
     bool interpolate, metadata, timings, preview;
     const char *animation;    /* path; NULL: none */
     int64_t animation_frames; /* 0: not stated */
@@ -37,10 +42,11 @@ typedef struct sample_input {
     float *condition;                   /* [n,K,H,W] of a model with an image condition */
     uint8_t *mask;                      /* [H,W], 1 where image is painted; NULL: none */
     double *weight;                     /* [n] of seed_b, with interpolation; else NULL */
+    int32_t *label;                     /* [n]; NULL: the model has no classes */
 } sample_input;
 
 /* Reads or makes what the options ask for. inverse: the sampler goes from a picture to noise. */
-lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, bool inverse,
+lgv_status sample_input_make(const sample_args *a, lgv_pipeline *pipeline, bool inverse,
                              sample_input *out, lgv_error *err);
 /* Fills image, mask and condition (or noise, to be inverted) from init_image and mask; may change height and width. */
 lgv_status sample_picture_make(const sample_args *a, const lgv_model *model, bool inverse,
@@ -51,12 +57,15 @@ void sample_input_free(sample_input *in);
 typedef struct sample_output {
     const sample_args *args;
     const sample_input *input;
+    const lgv_model *model;
     const char *sampler, *weights; /* names for the text; weights may be "" */
+    double guidance;
     int64_t steps;
     char hash[65];
     int64_t number, written; /* next file number of a folder; pictures so far */
     uint8_t *pixels;         /* [n,H,W,C]: all pictures for the one file */
     char last[4352];         /* path of the newest picture */
+    int table;               /* descriptor of metadata.csv; -1: the model has no classes, or one file is written */
 } sample_output;
 
 /* Checks that `path` can be written: its folder is there and takes files. */

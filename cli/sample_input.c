@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "classes.h"
 #include "langevin/safetensors.h"
 #include "sample.h"
 
@@ -129,14 +130,58 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
     return status;
 }
 
-lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline, bool inverse,
+/* ---- classes ---- */
+
+enum { SHOWN = 16 }; /* classes drawn when neither they nor a number of pictures was stated */
+
+/* The classes asked for, in turn: list[*n]; NULL where the model has none. */
+static lgv_status read_classes(const sample_args *a, lgv_pipeline *p, int32_t **list, int64_t *n,
+                               lgv_error *err)
+{
+    const lgv_model *model = lgv_pipeline_model(p);
+    const lgv_model_info *m = lgv_model_describe(model);
+    lgv_status status = LGV_OK;
+    *list = NULL;
+    *n = 1;
+    if (a->null_class >= 0) status = lgv_pipeline_set_null_label(p, (int)a->null_class, err);
+    if (status) return status;
+    if (m->class_kind == LGV_CLASS_NONE && a->classes)
+        return cli_status(err, LGV_ERR_ARGUMENT,
+                          "--class: the model '%s' was trained without classes", a->model);
+    if (m->class_kind == LGV_CLASS_TIMESTEP && !a->classes)
+        return cli_status(err, LGV_ERR_ARGUMENT,
+                          "the model takes its class as a number; give it with --class");
+    if (m->class_kind == LGV_CLASS_NONE) return LGV_OK;
+    status = cli_classes_read(model,
+                              a->classes       ? a->classes
+                              : a->interpolate ? "#0"
+                                               : "all",
+                              list, n, err);
+    if (!status && !a->classes && !a->num_images && *n > SHOWN) *n = SHOWN;
+    return status;
+}
+
+static lgv_status give_labels(sample_input *in, const int32_t *list, int64_t n, lgv_error *err)
+{
+    if (!list) return LGV_OK;
+    in->label = malloc((size_t)in->n * sizeof *in->label);
+    if (!in->label) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
+    for (int64_t i = 0; i < in->n; i++) in->label[i] = list[i % n];
+    return LGV_OK;
+}
+
+lgv_status sample_input_make(const sample_args *a, lgv_pipeline *pipeline, bool inverse,
                              sample_input *out, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(pipeline));
-    sample_input in = {.n = a->num_images ? a->num_images : 1, .channels = m->picture_channels};
+    int32_t *list;
+    int64_t classes;
+    lgv_status status = read_classes(a, pipeline, &list, &classes, err);
+    if (status) return status;
+    sample_input in = {.n = a->num_images ? a->num_images : classes,
+                       .channels = m->picture_channels};
     in.height = a->resolution ? a->resolution : m->height;
     in.width = a->resolution ? a->resolution : m->width;
-    lgv_status status = LGV_OK;
     if (!a->init_noise && (!in.height || !in.width))
         status = cli_status(err, LGV_ERR_ARGUMENT,
                             "the model's configuration gives no picture size; state --resolution");
@@ -151,6 +196,8 @@ lgv_status sample_input_make(const sample_args *a, const lgv_pipeline *pipeline,
                             lgv_condition_name(m->condition),
                             m->condition == LGV_CONDITION_INPAINTING ? " --mask FILE" : "");
     if (!status && a->interpolate) status = between_seeds(a, pipeline, &in, err);
+    if (!status) status = give_labels(&in, list, classes, err);
+    free(list);
     if (status)
         sample_input_free(&in);
     else
@@ -166,5 +213,6 @@ void sample_input_free(sample_input *in)
     free(in->image);
     free(in->condition);
     free(in->mask);
+    free(in->label);
     memset(in, 0, sizeof *in);
 }

@@ -17,13 +17,31 @@ static struct {
     double eta, s_churn, s_tmin, s_tmax, s_noise;
     char *sigma_schedule;
     long long solver_order;
+    char *classes, *guidance_interval;
+    double guidance_scale, guidance_rescale;
+    long long null_class;
     char *animation, *animation_of;
     long long animation_frames;
     int no_metadata, clipped, timings, preview;
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, BATCH_SIZE, STEPS, RESOLUTION, FRAMES, ETA, ORDER, STRENGTH, LENGTH, AGAIN, STATED };
+enum {
+    NUM_IMAGES = 1,
+    BATCH_SIZE,
+    STEPS,
+    RESOLUTION,
+    FRAMES,
+    ETA,
+    ORDER,
+    STRENGTH,
+    LENGTH,
+    AGAIN,
+    SCALE,
+    RESCALE,
+    NULL_CLASS,
+    STATED
+};
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -34,9 +52,24 @@ static struct poptOption table[] = {
      "FILE.png|DIR"},
     {"output-dir", 0, TEXT | POPT_ARGFLAG_DOC_HIDDEN, &opt.output, 0, NULL, NULL},
     {"num-images", 0, COUNT, &opt.num_images, NUM_IMAGES,
-     "pictures (default: 1; frames of --interpolate: 8)", "N"},
+     "pictures (default: 1, or one of each class asked for; frames of --interpolate: 8)", "N"},
     {"batch-size", 0, COUNT, &opt.batch_size, BATCH_SIZE,
      "pictures at once; changes no picture (default: 8)", "N"},
+    {"class", 0, TEXT, &opt.classes, 0,
+     "what to draw: a class by name or number (#3: the number, whatever the names are), several with "
+     "commas between, all, or none (default: all in turn, without --num-images one of each of the "
+     "first 16)",
+     "NAME|INDEX|#INDEX|all"},
+    {"guidance-scale", 0, POPT_ARG_DOUBLE, &opt.guidance_scale, SCALE,
+     "how strongly pictures are drawn towards their class; 1: off (default: 3)", "F"},
+    {"guidance-rescale", 0, POPT_ARG_DOUBLE, &opt.guidance_rescale, RESCALE,
+     "0 to 1: takes back the contrast that guidance adds (default: 0)", "F"},
+    {"guidance-interval", 0, TEXT, &opt.guidance_interval, 0,
+     "guide only between two shares of the steps, such as 0.2,0.8; the others take half the time "
+     "(default: 0,1)",
+     "START,STOP"},
+    {"null-class", 0, COUNT, &opt.null_class, NULL_CLASS,
+     "the label that stands for no class, where the model's folder does not say", "N"},
     {"sampler", 0, TEXT, &opt.sampler, 0,
      "dpmpp_2m (default), ddim, euler, uni_pc ... (help lists them), model: the folder's own",
      "NAME"},
@@ -250,6 +283,40 @@ static int read_sampler(const cli_command *self, sample_args *a)
                      opt.sampler);
 }
 
+static int read_guidance(const cli_command *self, sample_args *a)
+{
+    char *end = opt.guidance_interval;
+    if (opt.classes && !*opt.classes)
+        return cli_error(self, CLI_USAGE, "--class is empty; give a name, a number, or all");
+    if (stated[SCALE] && !(opt.guidance_scale > 0 && opt.guidance_scale <= 1000))
+        return cli_error(self, CLI_USAGE,
+                         "--guidance-scale must be more than 0 and at most 1000, not %g; pictures "
+                         "of no class are drawn with --class none",
+                         opt.guidance_scale);
+    if (stated[RESCALE] && !(opt.guidance_rescale >= 0 && opt.guidance_rescale <= 1))
+        return cli_error(self, CLI_USAGE, "--guidance-rescale must be 0 to 1, not %g",
+                         opt.guidance_rescale);
+    if (stated[NULL_CLASS] && (opt.null_class < 0 || opt.null_class > 1000000))
+        return cli_error(self, CLI_USAGE, "--null-class is a label from 0 on, not %lld",
+                         opt.null_class);
+    if (end) {
+        a->guidance_start = strtod(end, &end);
+        bool comma = *end == ',' && end > opt.guidance_interval;
+        a->guidance_stop = comma ? strtod(end + 1, &end) : 0;
+        if (!comma || *end || !(a->guidance_start >= 0 && a->guidance_stop <= 1) ||
+            !(a->guidance_start < a->guidance_stop))
+            return cli_error(self, CLI_USAGE,
+                             "--guidance-interval is two shares of the steps such as 0.2,0.8, "
+                             "not '%s'",
+                             opt.guidance_interval);
+    }
+    a->classes = opt.classes;
+    a->guidance_scale = opt.guidance_scale;
+    a->guidance_rescale = opt.guidance_rescale;
+    a->null_class = stated[NULL_CLASS] ? opt.null_class : -1;
+    return -1;
+}
+
 static int read_seeds(const cli_command *self, sample_args *a)
 {
     int code = cli_read_seed(self, opt.seed, &a->seed);
@@ -365,6 +432,7 @@ int sample_args_read(const cli_command *self, int argc, const char **argv, sampl
     if ((code = read_output(self, &a)) >= 0) return code;
     if ((code = read_counts(self, &a)) >= 0) return code;
     if ((code = read_sampler(self, &a)) >= 0) return code;
+    if ((code = read_guidance(self, &a)) >= 0) return code;
     if ((code = read_seeds(self, &a)) >= 0) return code;
     if ((code = read_sources(self, &a)) >= 0) return code;
     if ((code = read_animation(self, &a)) >= 0) return code;

@@ -3,11 +3,13 @@
    its number, which fails when somebody else has taken the number meanwhile. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "classes.h"
 #include "langevin/image.h"
 #include "langevin/safetensors.h"
 #include "sample.h"
@@ -35,6 +37,46 @@ static lgv_status next_number(const char *folder, int64_t *next, lgv_error *err)
     return LGV_OK;
 }
 
+/* ---- metadata.csv: which class each picture of the folder shows ---- */
+
+static const char header[] = "file_name,label\n";
+
+/* A folder of pictures with classes is a data set: `langevin eval` and `train` read the table. */
+static lgv_status open_table(sample_output *o, lgv_error *err)
+{
+    char path[4352], first[sizeof header] = "";
+    snprintf(path, sizeof path, "%s/metadata.csv", o->args->output);
+    o->table = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (o->table < 0)
+        return cli_status(err, LGV_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
+    ssize_t n = pread(o->table, first, sizeof header - 1, 0);
+    if (n == 0 && write(o->table, header, sizeof header - 1) == sizeof header - 1) return LGV_OK;
+    if (n > 0 && !strcmp(first, header)) return LGV_OK;
+    return cli_status(err, n <= 0 ? LGV_ERR_IO : LGV_ERR_EXISTS,
+                      "'%s' has other columns than file_name,label; choose another folder", path);
+}
+
+/* A row of its own for each picture, so that an interrupted run leaves a true table. */
+static lgv_status add_to_table(const sample_output *o, int32_t label, lgv_error *err)
+{
+    char row[1024], text[32];
+    const char *name = strrchr(o->last, '/') + 1, *class = "";
+    if (o->table < 0) return LGV_OK;
+    if (label >= 0 && label != lgv_model_describe(o->model)->null_label)
+        class = cli_class_name(o->model, label, text);
+    bool quoted = strpbrk(class, ",\"\r\n") != NULL;
+    size_t n = (size_t)snprintf(row, sizeof row, "%s,%s", name, quoted ? "\"" : "");
+    for (; *class && n + 4 < sizeof row; class ++) {
+        if (*class == '"') row[n++] = '"';
+        row[n++] = *class;
+    }
+    if (quoted) row[n++] = '"';
+    row[n++] = '\n';
+    if (write(o->table, row, n) == (ssize_t)n) return LGV_OK;
+    return cli_status(err, LGV_ERR_IO, "cannot write '%s/metadata.csv': %s", o->args->output,
+                      strerror(errno));
+}
+
 static lgv_status open_folder(sample_output *o, lgv_error *err)
 {
     const char *folder = o->args->output;
@@ -47,7 +89,8 @@ static lgv_status open_folder(sample_output *o, lgv_error *err)
                           "'%s' is a file; give a folder, or a name that ends in .png", folder);
     if (access(folder, W_OK))
         return cli_status(err, LGV_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
-    return next_number(folder, &o->number, err);
+    lgv_status status = o->input->label ? open_table(o, err) : LGV_OK;
+    return status ? status : next_number(folder, &o->number, err);
 }
 
 lgv_status sample_check_parent(const char *path, lgv_error *err)
@@ -95,6 +138,8 @@ void sample_output_free(sample_output *o)
 {
     free(o->pixels);
     o->pixels = NULL;
+    if (o->table >= 0) close(o->table);
+    o->table = -1;
 }
 
 /* ---- the text in a picture ---- */
@@ -115,27 +160,51 @@ static void seed_text(const sample_output *o, int64_t first, int64_t count, char
         snprintf(text, 96, "Seeds: %llu to %llu", seed, last);
 }
 
+/* ", Class: cat, Guidance: 3", as the pictures of a grid have it. */
+static void class_text(const sample_output *o, int64_t first, int64_t count, char *text,
+                       size_t size)
+{
+    const sample_args *a = o->args;
+    const int32_t *label = o->input->label;
+    char number[32];
+    size_t n = 0;
+    text[0] = 0;
+    if (!label) return;
+    for (int64_t i = first; i < first + count && n + 200 < size; i++) {
+        if (i > first && label[i] == label[first]) break; /* they come in turn */
+        n += (size_t)snprintf(text + n, size - n, "%s%.100s", i > first ? "; " : ", Class: ",
+                              cli_class_name(o->model, label[i], number));
+    }
+    n += (size_t)snprintf(text + n, size - n, ", Guidance: %g", o->guidance);
+    if (a->guidance_rescale > 0)
+        n += (size_t)snprintf(text + n, size - n, ", Guidance rescale: %g", a->guidance_rescale);
+    if (a->guidance_stop > 0)
+        snprintf(text + n, size - n, ", Guidance interval: %g to %g", a->guidance_start,
+                 a->guidance_stop);
+}
+
 static void parameters_text(const sample_output *o, int64_t first, int64_t count, char *text,
                             size_t size)
 {
     static const char *const rng[] = {"philox", "torch", "torch-batch"};
     const sample_args *a = o->args;
-    char seed[96];
+    char seed[96], class[2048];
     seed_text(o, first, count, seed);
-    snprintf(
-        text, size,
-        "Steps: %lld, Sampler: %s, %s, Size: %lldx%lld, Model: %s, Model hash: %.16s%s%s, Eta: %g, "
-        "RNG: %s%s%s%s, Version: Langevin " LGV_VERSION,
-        (long long)o->steps, o->sampler, seed, (long long)o->input->width,
-        (long long)o->input->height, a->model, o->hash, *o->weights ? ", Weights: " : "",
-        o->weights, a->sampler.eta, rng[a->rng],
-        a->init_noise   ? ", Noise: "
-        : a->init_image ? ", Picture: "
-                        : "",
-        a->init_noise   ? a->init_noise
-        : a->init_image ? a->init_image
-                        : "",
-        a->precision == LGV_MIXED_BF16 ? ", Mixed precision: bf16" : "");
+    class_text(o, first, count, class, sizeof class);
+    snprintf(text, size,
+             "Steps: %lld, Sampler: %s, %s%s, Size: %lldx%lld, Model: %s, Model hash: %.16s%s%s, "
+             "Eta: %g, "
+             "RNG: %s%s%s%s, Version: Langevin " LGV_VERSION,
+             (long long)o->steps, o->sampler, seed, class, (long long)o->input->width,
+             (long long)o->input->height, a->model, o->hash, *o->weights ? ", Weights: " : "",
+             o->weights, a->sampler.eta, rng[a->rng],
+             a->init_noise   ? ", Noise: "
+             : a->init_image ? ", Picture: "
+                             : "",
+             a->init_noise   ? a->init_noise
+             : a->init_image ? a->init_image
+                             : "",
+             a->precision == LGV_MIXED_BF16 ? ", Mixed precision: bf16" : "");
 }
 
 static lgv_status save(const sample_output *o, const char *path, const lgv_image *image,
@@ -172,6 +241,7 @@ static lgv_status save_numbered(sample_output *o, const lgv_image *image, int64_
     lgv_status status = save(o, draft, image, i, 1, err);
     if (!status) status = publish(o, draft, err);
     if (status) unlink(draft);
+    if (!status && o->input->label) status = add_to_table(o, o->input->label[i], err);
     return status;
 }
 
@@ -214,7 +284,11 @@ lgv_status sample_output_close(sample_output *o, lgv_error *err)
                                 .channels = (int)in->channels,
                                 .bits = 8,
                                 .pixels = o->pixels + i * picture_bytes(o)};
-    lgv_status status = in->n > 1 ? lgv_image_grid(images, (size_t)in->n, 0, &grid, err) : LGV_OK;
+    bool named = false; /* of one class all: the text in the file is enough */
+    for (int64_t i = 1; i < in->n && in->label; i++) named |= in->label[i] != in->label[0];
+    lgv_status status = named ? cli_class_sheet(images, in->label, in->n, o->model, &grid, err)
+                        : in->n > 1 ? lgv_image_grid(images, (size_t)in->n, 0, &grid, err)
+                                    : LGV_OK;
     if (!status) status = save(o, o->args->output, in->n > 1 ? &grid : images, 0, in->n, err);
     if (!status) {
         o->written = in->n;

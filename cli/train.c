@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "langevin/model.h"
+#include "classes.h"
 #include "grids.h"
 #include "plot.h"
 #include "progress.h"
@@ -22,6 +23,7 @@ typedef struct job {
     lgv_scheduler_config cfg;
     lgv_dataset *data;
     lgv_model *model;
+    lgv_model_options options; /* of a preset */
     lgv_device *device;
     lgv_trainer *trainer;
     cli_plot *plot;
@@ -99,11 +101,26 @@ static bool same_network(const lgv_model *a, const lgv_model *b)
     return true;
 }
 
-static lgv_status check_same(const job *j, const lgv_model_options *o, lgv_error *err)
+/* A network with weights has classes or has none; a new one gets o->classes. */
+static lgv_status open_with_classes(const char *what, const lgv_model_options *o, lgv_model **out,
+                                    lgv_error *err)
+{
+    lgv_model_options plain = *o;
+    plain.classes = -1;
+    lgv_status status = lgv_model_open(what, &plain, out, err);
+    if (status || o->classes < 1) return status;
+    const lgv_model_info *m = lgv_model_describe(*out);
+    if (m->class_kind != LGV_CLASS_NONE || m->weights_raw || m->weights_ema) return LGV_OK;
+    lgv_model_free(*out);
+    *out = NULL;
+    return lgv_model_open(what, o, out, err);
+}
+
+static lgv_status check_same(const job *j, lgv_error *err)
 {
     lgv_model *named = NULL;
     if (!j->resume || !j->args.model) return LGV_OK;
-    lgv_status status = lgv_model_open(j->args.model, o, &named, err);
+    lgv_status status = open_with_classes(j->args.model, &j->options, &named, err);
     if (!status && !same_network(named, j->model)) {
         status = cli_status(
             err, LGV_ERR_ARGUMENT,
@@ -166,6 +183,8 @@ static lgv_status make_classifier(job *j, lgv_error *err)
                               "'%s' is no U-Net, whose encoder a classifier could take", what);
         }
         config = *encoder;
+        config.class_embedding = LGV_CLASS_NONE;
+        config.num_class_embeds = 0;
         if (lgv_model_describe(named)->labels) {
             j->model = named;
             return LGV_OK;
@@ -183,6 +202,29 @@ static lgv_status make_classifier(job *j, lgv_error *err)
     lgv_status status = lgv_model_new_classifier(&config, classes, names, &j->model, err);
     free(names);
     return status;
+}
+
+static lgv_status open_network(job *j, const char *what, lgv_model_options *o, lgv_error *err)
+{
+    int classes = lgv_dataset_classes(j->data);
+    bool wanted = j->args.class_conditional;
+    if (!what) what = preset_for(o->resolution);
+    if (wanted && classes < 2)
+        return cli_status(
+            err, LGV_ERR_ARGUMENT,
+            "there are no classes to learn in '%s': put the pictures of each class into a folder "
+            "of its own, or labels beside the pictures",
+            lgv_dataset_path(j->data));
+    j->options = *o;
+    if (wanted) j->options.classes = classes + 1; /* and the label for none */
+    lgv_status status = open_with_classes(what, &j->options, &j->model, err);
+    if (status || !wanted) return status;
+    const lgv_model_info *m = lgv_model_describe(j->model);
+    if (m->class_kind != LGV_CLASS_NONE) return LGV_OK;
+    return cli_status(err, LGV_ERR_ARGUMENT,
+                      "the model '%s' was trained without classes; --class-conditional needs one "
+                      "trained with them, or a new one",
+                      m->source);
 }
 
 static lgv_status open_data_and_model(job *j, lgv_error *err)
@@ -203,8 +245,8 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
                            .condition = a->condition,
                            .condition_scale = a->condition_scale,
                            .learned_variance = a->learned_variance};
-    status = lgv_model_open(what ? what : preset_for(o.resolution), &o, &j->model, err);
-    return status ? status : check_same(j, &o, err);
+    status = open_network(j, what, &o, err);
+    return status ? status : check_same(j, err);
 }
 
 static lgv_status choose_schedule(job *j, lgv_error *err)
@@ -320,6 +362,20 @@ static void print_schedule(const job *j, const lgv_train_options *o)
     printf("\n");
 }
 
+static void print_classes(const job *j, const lgv_train_options *o)
+{
+    const lgv_model_info *m = lgv_model_describe(j->model);
+    if (m->class_kind == LGV_CLASS_NONE) return;
+    row("classes");
+    for (int i = 0; i < m->class_names && i < 10; i++)
+        printf("%s%s", i ? ", " : "", m->class_name_of[i]);
+    printf(m->class_names > 10 ? " ... (%d)" : "", m->class_names);
+    if (o->class_dropout_prob > 0)
+        printf("; %g %% of the labels dropped\n", 100 * o->class_dropout_prob);
+    else
+        printf("; no labels dropped, so no guidance\n");
+}
+
 static void print_objective(const job *j, const lgv_train_options *o)
 {
     row("objective");
@@ -327,6 +383,7 @@ static void print_objective(const job *j, const lgv_train_options *o)
         printf("cross-entropy over %d classes\n", lgv_model_describe(j->model)->labels);
     else
         print_schedule(j, o);
+    print_classes(j, o);
     row("averaging");
     if (o->ema_decay > 0)
         printf("on, decay up to %g\n", o->ema_decay);
@@ -458,29 +515,58 @@ static void draw(job *j)
     if (cli_plot_write(j->plot, &err)) say(j, "note: no curves: ", err.text);
 }
 
-/* The first pictures of a new grid, above the bar. */
-static void preview(job *j, const char *png)
+/* The pictures of a new grid; free *pixels with free(). NULL: no memory. */
+static lgv_image *pictures_of(const lgv_samples *s, uint8_t **pixels)
 {
-    enum { GAP = 2, SHOWN = 8 };
-    lgv_image grid = {0}, tile[SHOWN] = {{0}};
-    int side = lgv_dataset_resolution(j->data), n = 0;
-    if (!j->args.preview || !j->progress.terminal) return;
-    if (!lgv_image_load(png, &grid, NULL))
-        while (n < SHOWN &&
-               !lgv_image_crop(&grid, GAP + n * (side + GAP), GAP, side, side, &tile[n], NULL))
-            n++;
-    cli_progress_preview(&j->progress, tile, (size_t)n);
-    for (int i = 0; i < n; i++) lgv_image_free(&tile[i]);
-    lgv_image_free(&grid);
+    size_t n = (size_t)s->n, each = (size_t)(s->channels * s->height * s->width);
+    lgv_image *images = calloc(n, sizeof *images);
+    *pixels = malloc(n * each);
+    if (!images || !*pixels) {
+        free(images);
+        free(*pixels);
+        return NULL;
+    }
+    lgv_images_u8(s->n, s->channels, s->height, s->width, s->sample, *pixels);
+    for (size_t i = 0; i < n; i++)
+        images[i] = (lgv_image){.width = (int)s->width,
+                                .height = (int)s->height,
+                                .channels = (int)s->channels,
+                                .bits = 8,
+                                .pixels = *pixels + i * each};
+    return images;
 }
 
-static void sampled(job *j, const char *png)
+/* A grid of classes is made again with their names. */
+static lgv_status name_grid(const job *j, const lgv_samples *s, const lgv_image *images,
+                            const char *png, lgv_error *err)
 {
+    lgv_image sheet = {0};
+    char text[160];
+    const lgv_png_text line = {"parameters", text};
+    if (!s->labels) return LGV_OK;
+    snprintf(text, sizeof text, "samples of each class, seeds 0 to %lld, Langevin " LGV_VERSION,
+             (long long)s->n - 1);
+    lgv_status status = cli_class_sheet(images, s->labels, s->n, j->model, &sheet, err);
+    if (!status) status = lgv_image_save_png(png, &sheet, &line, 1, err);
+    lgv_image_free(&sheet);
+    return status;
+}
+
+static void sampled(job *j, const char *png, const lgv_samples *s)
+{
+    enum { SHOWN = 8 };
     lgv_error err = {0};
+    uint8_t *pixels = NULL;
+    lgv_image *images = pictures_of(s, &pixels);
     say(j, "drew ", png);
     snprintf(j->sampled, sizeof j->sampled, "%s", png);
+    if (images && name_grid(j, s, images, png, &err))
+        say(j, "note: the grid has no names: ", err.text);
     if (cli_grids_animate(j->output, &err)) say(j, "note: no animation of samples: ", err.text);
-    preview(j, png);
+    if (images && j->args.preview && j->progress.terminal) /* the first ones, above the bar */
+        cli_progress_preview(&j->progress, images, s->n < SHOWN ? (size_t)s->n : SHOWN);
+    free(images);
+    free(pixels);
 }
 
 static void validated(job *j, const lgv_validation *v)
@@ -508,7 +594,7 @@ static int on_event(void *user, const lgv_train_event *event)
         say(j, "saved ", event->text);
         if (!lgv_dataset_validation_count(j->data)) draw(j); /* else after the validation, next */
         break;
-    case LGV_TRAIN_SAMPLED: sampled(j, event->text); break;
+    case LGV_TRAIN_SAMPLED: sampled(j, event->text, event->samples); break;
     case LGV_TRAIN_VALIDATED: validated(j, event->validation); break;
     case LGV_TRAIN_EVALUATED:
         snprintf(text, sizeof text,

@@ -16,6 +16,7 @@ typedef struct train_args {
     lgv_condition condition; /* of a new network */
     int condition_scale;
     bool learned_variance; /* a new network gives a variance, too */
+    bool class_conditional;
     bool preview; /* show new sample grids in the terminal */
 } train_args;
 

@@ -16,9 +16,9 @@ static struct {
     long long resolution, channels, scale, timesteps, eval_steps, eval_samples,
         eval_inference_steps;
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
-    double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset;
+    double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset, class_dropout;
     double beta1, beta2, weight_decay, epsilon;
-    int center_crop, random_flip, strict, allow_data_change, overwrite, preview;
+    int center_crop, random_flip, strict, class_conditional, allow_data_change, overwrite, preview;
     cli_device_options dev;
 } opt;
 
@@ -44,6 +44,7 @@ enum {
     EMA,
     SNR_GAMMA,
     NOISE_OFFSET,
+    CLASS_DROPOUT,
     BETA1,
     BETA2,
     WEIGHT_DECAY,
@@ -76,6 +77,12 @@ static struct poptOption table[] = {
      "unet-32, unet-64, unet-128, a config.json, or a model folder to fine-tune (default: by "
      "resolution)",
      "MODEL"},
+    {"class-conditional", 0, SWITCH, &opt.class_conditional, 0,
+     "learn the pictures' classes too, to draw pictures of a class: folders or labels (docs/data.md)",
+     NULL},
+    {"class-dropout-prob", 0, NUMBER, &opt.class_dropout, CLASS_DROPOUT,
+     "share of the pictures shown without their class, which guidance needs; 0: none (default: 0.1)",
+     "F"},
     {"resolution", 0, COUNT, &opt.resolution, RESOLUTION,
      "side of the pictures in pixels (default: the model's; else 32 or 64 by the pictures)", "N"},
     {"channels", 0, COUNT, &opt.channels, CHANNELS, "1 grey, 3 colour (default: by the pictures)",
@@ -240,6 +247,7 @@ static const number_row numbers[] = {
     ROW(EMA, "ema-decay", ema, ema_decay, ZERO_OFF),
     ROW(SNR_GAMMA, "snr-gamma", snr_gamma, snr_gamma, ZERO_VALUE),
     ROW(NOISE_OFFSET, "noise-offset", noise_offset, noise_offset, ZERO_VALUE),
+    ROW(CLASS_DROPOUT, "class-dropout-prob", class_dropout, class_dropout_prob, ZERO_OFF),
 };
 #undef ROW
 
@@ -292,6 +300,14 @@ static int read_names(const cli_command *self, lgv_train_options *o)
         o->task = LGV_TASK_DIFFUSION;
     else if (opt.task)
         return cli_error(self, CLI_USAGE, "--task is diffusion or classifier, not '%s'", opt.task);
+    if (opt.class_conditional && o->task == LGV_TASK_CLASSIFIER)
+        return cli_error(self, CLI_USAGE,
+                         "--class-conditional trains a network that draws; a classifier learns the "
+                         "classes anyway");
+    if (stated[CLASS_DROPOUT] && !(opt.class_dropout >= 0 && opt.class_dropout < 1))
+        return cli_error(self, CLI_USAGE,
+                         "--class-dropout-prob must be at least 0 and less than 1, not %g",
+                         opt.class_dropout);
     if (opt.rng && !strcmp(opt.rng, "torch"))
         o->rng = LGV_RNG_TORCH;
     else if (opt.rng && strcmp(opt.rng, "philox"))
@@ -394,6 +410,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     a.train.overwrite = opt.overwrite;
     a.preview = opt.preview;
     a.learned_variance = opt.variance_type && !strcmp(opt.variance_type, "learned_range");
+    a.class_conditional = opt.class_conditional;
     static lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;

@@ -15,6 +15,7 @@
 #include "golden.h"
 #include "langevin/ops.h"
 #include "langevin/pipeline.h"
+#include "model_folder.h"
 #include "scratch.h"
 
 enum { N = 3, IMAGE = 3 * 8 * 8 };
@@ -32,38 +33,9 @@ static lgv_device *device(void)
     return d;
 }
 
-/* A diffusers pipeline folder with the golden network and scheduler. */
 static const char *model_folder(const char *name, const char *config_key)
 {
-    lgv_error err = {0};
-    lgv_safetensors *f = golden_open("pipeline");
-    const char *folder = scratch_path(name), *config = golden_metadata(f, config_key);
-    const char *scheduler = golden_metadata(f, "scheduler");
-    lgv_unet2d_config unet;
-    lgv_model *model;
-    lgv_store *store;
-    lgv_graph *g = lgv_graph_new();
-    lgv_model_inputs inputs;
-    lgv_id out;
-    must(lgv_unet2d_config_parse(config, strlen(config), "config", &unet, &err), &err);
-    must(lgv_model_new_unet2d(&unet, &model, &err), &err);
-    lgv_model_inputs_none(&inputs);
-    inputs.sample = lgv_input(g, "x", LGV_F32, 4, (const int64_t[]){1, 8, 8, 3});
-    lgv_model_inputs_from_step(model, g, 1, &inputs);
-    must(lgv_model_build(model, g, &inputs, &out, &err), &err);
-    must(lgv_store_new(device(), &store, &err), &err);
-    must(lgv_store_declare(store, g, &err), &err);
-    must(lgv_store_add_set(store, "weight", &err), &err);
-    must(golden_fill(store, "weight", &err), &err);
-    must(lgv_model_save(model, store, "weight", folder, &err), &err);
-    char path[4096];
-    snprintf(path, sizeof path, "%s/scheduler_config.json", folder);
-    scratch_write(path, scheduler, strlen(scheduler));
-    lgv_store_free(store);
-    lgv_graph_free(g);
-    lgv_model_free(model);
-    lgv_safetensors_close(f);
-    return folder;
+    return golden_model_folder(device(), name, config_key);
 }
 
 static lgv_pipeline *open_golden(const char *config_key)
@@ -155,8 +127,6 @@ static void labels(void **state)
     o.labels = wrong;
     assert_int_equal(lgv_pipeline_sample(p, &o, &s, &err), LGV_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "5"));
-    o.labels = NULL;
-    assert_int_equal(lgv_pipeline_sample(p, &o, &s, &err), LGV_ERR_ARGUMENT);
     lgv_pipeline_free(p);
 }
 

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "core/file.h"
 #include "golden.h"
 #include "langevin/ops.h"
 #include "ok.h"
@@ -279,20 +280,33 @@ static void compare_init(const lgv_safetensors *f, lgv_store *store)
     }
 }
 
-static void ten_steps(const char *file, bool loader)
+/* train_classes has three classes of four pictures, and loses labels. */
+static void write_pictures(const char *file, int count, bool classes)
+{
+    char name[64];
+    if (!classes) training_pictures(file, count, TRAINING_SIDE, TRAINING_CHANNELS);
+    OK(lgv_make_dir(scratch_path(file), &err));
+    for (int k = 0; classes && k < 3; k++) {
+        snprintf(name, sizeof name, "%s/%c", file, 'a' + k);
+        training_pictures(name, count / 3, TRAINING_SIDE, TRAINING_CHANNELS);
+    }
+}
+
+static void ten_steps(const char *file, bool loader, bool classes)
 {
     lgv_safetensors *f = golden_open(file);
     pictures p = {.count = loader ? 20 : 12};
     int64_t size = p.count * TRAINING_CHANNELS * TRAINING_SIDE * TRAINING_SIDE;
     p.nchw = malloc((size_t)size * sizeof(float));
     golden_unit("train.data", size, p.nchw);
-    training_pictures(file, p.count, TRAINING_SIDE, TRAINING_CHANNELS);
+    write_pictures(file, (int)p.count, classes);
     training *t = training_new(
         &(training_setup){.data = scratch_path(file),
                           .config = golden_metadata(f, "config"),
                           .options = {.max_train_steps = 10,
                                       .train_batch_size = 4,
                                       .lr_warmup_steps = 3,
+                                      .class_dropout_prob = classes ? 0.3 : 0,
                                       .rng = LGV_RNG_TORCH,
                                       .seed = strtoull(golden_metadata(f, "seed"), NULL, 10)}});
     lgv_trainer_set_source(t->trainer, read_picture, &p, loader ? 0 : p.count);
@@ -300,13 +314,15 @@ static void ten_steps(const char *file, bool loader)
     int64_t n;
     const double *loss = doubles(f, "loss", &n), *norm = doubles(f, "norm", &n);
     float *times = golden_floats(f, "timesteps", NULL),
-          *indices = golden_floats(f, "indices", NULL);
+          *indices = golden_floats(f, "indices", NULL),
+          *labels = classes ? golden_floats(f, "labels", NULL) : NULL;
     double worst = 0, worst_norm = 0;
     for (int k = 0; k < 10; k++) {
         lgv_train_report r;
         OK(lgv_trainer_step(t->trainer, &r, &err));
         for (int i = 0; i < 4; i++) {
             assert_int_equal(t->trainer->t[i], (int64_t)times[k * 4 + i]);
+            if (classes) assert_int_equal(t->trainer->label[i], (int)labels[k * 4 + i]);
             if (loader)
                 assert_int_equal(t->trainer->order[k % 5 * 4 + i], (int64_t)indices[k * 4 + i]);
         }
@@ -321,6 +337,7 @@ static void ten_steps(const char *file, bool loader)
     free((void *)(uintptr_t)norm);
     free(times);
     free(indices);
+    free(labels);
     free(p.nchw);
     training_free(t);
     lgv_safetensors_close(f);
@@ -328,15 +345,19 @@ static void ten_steps(const char *file, bool loader)
 
 static void ten_steps_are_those_of_diffusers(void **state)
 {
-    ten_steps("train_plain", false);
+    ten_steps("train_plain", false, false);
 }
 static void ten_steps_with_a_learned_variance(void **state)
 {
-    ten_steps("train_hybrid", false);
+    ten_steps("train_hybrid", false, false);
 }
 static void ten_steps_with_a_loader(void **state)
 {
-    ten_steps("train_loader", true);
+    ten_steps("train_loader", true, false);
+}
+static void ten_steps_with_classes(void **state)
+{
+    ten_steps("train_classes", false, true);
 }
 
 /* ---- bits ---- */
@@ -563,6 +584,7 @@ int main(void)
         cmocka_unit_test(ten_steps_are_those_of_diffusers),
         cmocka_unit_test(ten_steps_with_a_loader),
         cmocka_unit_test(ten_steps_with_a_learned_variance),
+        cmocka_unit_test(ten_steps_with_classes),
         cmocka_unit_test(bits_do_not_depend_on_threads_and_recompute),
         cmocka_unit_test(micro_batches_change_rounding_only),
         cmocka_unit_test(a_memory_budget_is_kept),

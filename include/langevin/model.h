@@ -20,12 +20,12 @@ extern "C" {
 typedef struct lgv_model lgv_model;
 
 /* What presets leave open. For a model that comes from a file, resolution replaces its sample size,
-   and channels and classes, when given, must be the file's. */
+   and channels and classes, when given, must be the file's (a U-Net without weights and classes gets a table). */
 typedef struct lgv_model_options {
     int channels;   /* in and out; 0: 3 (or the file's) */
     int resolution; /* height and width; 0: the preset's (or the file's) */
-    int classes;    /* rows of the class table; 0: the preset's (of a U-Net none, of DiT 1001) or the file's;
-                       -1: none (or the file's) */
+    int classes;    /* rows of the class table, the null label included; 0: the preset's (of a U-Net none, of DiT 1001) or
+                       the file's; -1: none (or the file's) */
     lgv_condition condition; /* of a new network; or the file's */
     int condition_scale;     /* of super-resolution */
     int learned_variance; /* 1: twice the channels out, the second half a variance (arXiv 2102.09672, sec. 3.1);
@@ -83,6 +83,8 @@ typedef struct lgv_model_info {
     lgv_class_kind class_kind;
     int class_count;          /* LGV_CLASS_TABLE: labels are 0 .. class_count-1 */
     int null_label;           /* the label that stands for no class; -1: none */
+    int class_names;          /* how many labels have names: 0 .. class_names-1; 0: none is known */
+    const char *const *class_name_of; /* [class_names] */
     int class_width;          /* LGV_CLASS_IDENTITY: length of the class vector */
     int labels;               /* classes a classifier tells apart; 0: the network is none */
     const char *const *label; /* their names */
@@ -104,6 +106,11 @@ LGV_API const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model);
 /* Folder i that networks have in pipelines, training outputs and checkpoints ("unet" ...; averaged weights stand in
    the same with _ema at its end); NULL beyond the last. */
 LGV_API const char *lgv_model_components(int i);
+
+/* Names for the labels 0 .. count-1 of a class-conditional network, and the label that stands for no class (-1: none).
+   A network that was opened has those of langevin.json (a run of ours) or of id2label in model_index.json. Copied. */
+LGV_API lgv_status lgv_model_name_classes(lgv_model *model, int count, const char *const *names,
+                                          int null_label, lgv_error *err);
 
 /* Parameter i < info.tensors in the order of diffusers' constructor: its rank, shape and name. */
 LGV_API const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_t *dim,

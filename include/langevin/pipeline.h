@@ -37,6 +37,9 @@ LGV_API const lgv_model *lgv_pipeline_model(const lgv_pipeline *pipeline);
 LGV_API const lgv_scheduler_config *lgv_pipeline_scheduler(const lgv_pipeline *pipeline);
 /* "ema" or "raw", "" where the model has one set of weights only. */
 LGV_API const char *lgv_pipeline_weights(const lgv_pipeline *pipeline);
+/* Names the label that stands for no class, where the model's folder does not (LGV_CLASS_TABLE only). */
+LGV_API lgv_status lgv_pipeline_set_null_label(lgv_pipeline *pipeline, int label, lgv_error *err);
+LGV_API int lgv_pipeline_null_label(const lgv_pipeline *pipeline); /* -1: none is known */
 /* SHA-256 over the parameters in order of name (name, shape, float32 values): 64 hex digits. */
 LGV_API lgv_status lgv_pipeline_hash(const lgv_pipeline *pipeline, char hex[65], lgv_error *err);
 
@@ -71,7 +74,18 @@ typedef struct lgv_sample_options {
     const uint64_t *seeds; /* [num_images] instead; NULL: none */
     lgv_sample_rng rng;
     lgv_mixed_precision mixed_precision; /* of the network's activations; x stays float32 */
-    const int32_t *labels; /* [num_images]; given exactly when the network has classes */
+    /* [num_images] classes of the pictures, -1 for none; NULL: all classes in turn. Only where the network
+       has classes. */
+    const int32_t *labels;
+    /* Classifier-free guidance (arXiv 2207.12598): the answer for the class, taken `scale` times as far from the
+       answer for no class. 1 is off; 0: 3, or 1 where no label stands for no class. Both answers are rows of one
+       batch of the network. */
+    double guidance_scale;
+    double guidance_rescale; /* 0 to 1 of the way to the unguided answer's contrast (arXiv 2305.08891, sec. 3.4) */
+    /* Only the network calls from start to stop are guided, as shares of them all (arXiv 2404.07724);
+       stop 0: 1. The others cost half. */
+    double guidance_start, guidance_stop;
+    int guidance_channels; /* only the first so many channels are guided; 0: all of the picture's */
     /* [num_images,C,H,W]: pictures to begin with; NULL: none. They are noised as far as `strength` of the steps and denoised
        from there (arXiv 2108.01073). With a mask, what it leaves out stays theirs, noised to the level of each step
        (arXiv 2201.09865, eq. 8), and strength 1 begins with noise alone. */
@@ -96,10 +110,11 @@ typedef struct lgv_samples {
     float *sample;     /* [n,C,H,W], as the sampler left them (about -1 .. 1) */
     float *trajectory; /* [calls,n,C,H,W], x after each network call; NULL unless asked for */
     uint64_t *seeds;   /* [n] */
+    int32_t *labels;   /* [n] as the network was told; NULL: it has no classes */
 } lgv_samples;
 
 /* Samples. options NULL: one picture of seed 0. Plans are made for at most two batch shapes and
-   kept for the next call. Errors: labels, size, sampler or noise that do not fit the model;
+   kept for the next call (two plans for each where only some steps are guided). Errors: labels, size, sampler or noise that do not fit the model;
    LGV_ERR_CANCELLED. */
 LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options,
                                        lgv_samples **out, lgv_error *err);
@@ -108,6 +123,9 @@ LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_
 LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline,
                                       const lgv_sample_options *options, int64_t *calls,
                                       lgv_error *err);
+/* The guidance scale of these options, the default filled in. */
+LGV_API double lgv_pipeline_guidance(const lgv_pipeline *pipeline,
+                                     const lgv_sample_options *options);
 LGV_API void lgv_samples_free(lgv_samples *samples);
 
 /* The noise that the picture of this seed begins with (one picture alone under TORCH_BATCH):

@@ -13,6 +13,7 @@
 #include "dataset.h"
 #include "eval.h"
 #include "model.h"
+#include "pipeline.h"
 #include "plan.h"
 #include "schedule.h"
 
@@ -96,7 +97,9 @@ typedef struct lgv_train_options {
     lgv_loss_kind loss;
     lgv_schedule_sampler schedule_sampler;
     double noise_offset; /* noise += noise_offset * one normal number per row and channel */
-    uint64_t seed;       /* 0 */
+    double class_dropout_prob; /* of a class-conditional network: share of the pictures that lose their label
+                               in a step, 0.1; LGV_OFF: none, and no guidance later */
+    uint64_t seed;             /* 0 */
     lgv_rng_kind rng;
     lgv_mixed_precision mixed_precision; /* no; the saved weights are float32 in any case */
     size_t
@@ -245,6 +248,7 @@ typedef struct lgv_train_event {
     const lgv_train_report *report;
     const lgv_validation *validation;
     const lgv_figures *figures;
+    const lgv_samples *samples; /* LGV_TRAIN_SAMPLED: what the grid shows */
 } lgv_train_event;
 
 /* Return nonzero to stop: the step is finished, a checkpoint is saved, and lgv_trainer_run returns

@@ -26,8 +26,10 @@ static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, 
     if (K)
         inputs.sample = lgv_concat(g, inputs.sample, lgv_input(g, "condition", LGV_F32, 4,
                                                                (const int64_t[]){rows, H, W, K}));
-    lgv_model_inputs_from_step(p->model, g, rows, &inputs);
+    if (kind.guided) inputs.sample = lgv_repeat_rows(g, inputs.sample, 2);
+    lgv_model_inputs_from_step(p->model, g, kind.guided ? 2 * rows : rows, &inputs);
     LGV_TRY(lgv_model_build(p->model, g, &inputs, &out, err));
+    if (kind.guided) out = lgv_guide(g, out, rows, kind.guided);
     if (kind.noise == LGV_NOISE_NODE)
         z = lgv_random_normal(g, 4, dim, lgv_rng_stream("sample.step"));
     if (kind.noise == LGV_NOISE_INPUT) z = lgv_input(g, "z", LGV_F32, 4, dim);
@@ -55,7 +57,8 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
 
 static int same_kind(lgv_step_kind a, lgv_step_kind b)
 {
-    return a.noise == b.noise && a.history == b.history && a.scaled == b.scaled;
+    return a.noise == b.noise && a.history == b.history && a.scaled == b.scaled &&
+           a.guided == b.guided;
 }
 
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
@@ -110,6 +113,7 @@ static lgv_status fill(lgv_pipeline *p, const lgv_model *model, lgv_store *store
     p->store = store;
     p->set = lgv_strdup(set);
     p->weights = "";
+    p->null_label = lgv_model_describe(model)->null_label;
     if (!p->set) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a pipeline");
     return check_model(model, err);
 }
@@ -206,6 +210,24 @@ const lgv_scheduler_config *lgv_pipeline_scheduler(const lgv_pipeline *p)
 const char *lgv_pipeline_weights(const lgv_pipeline *p)
 {
     return p->weights;
+}
+
+lgv_status lgv_pipeline_set_null_label(lgv_pipeline *p, int label, lgv_error *err)
+{
+    const lgv_model_info *info = lgv_model_describe(p->model);
+    if (info->class_kind != LGV_CLASS_TABLE)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model has no table of classes, so none of its "
+                                               "labels can stand for no class");
+    if (label < 0 || label >= info->class_count)
+        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model's labels are 0 to %d; %d is none",
+                        info->class_count - 1, label);
+    p->null_label = label;
+    return LGV_OK;
+}
+
+int lgv_pipeline_null_label(const lgv_pipeline *p)
+{
+    return p->null_label;
 }
 
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,

@@ -14,6 +14,7 @@ typedef struct lgv_step_kind {
     lgv_noise_source noise;
     int history; /* slots */
     int scaled;  /* some step gives the network x times a number that is not 1 */
+    int guided;  /* channels of its output that guidance combines; 0: one row of the network for a picture, else two */
 } lgv_step_kind;
 
 /* One denoising step of `rows` pictures: inputs "x" (and "z", "history"), outputs "x_next", "x0" and
@@ -25,7 +26,7 @@ typedef struct lgv_batch_plan {
     lgv_plan *plan; /* NULL: free slot */
 } lgv_batch_plan;
 
-enum { LGV_BATCH_PLANS = 4 };
+enum { LGV_BATCH_PLANS = 6 };
 
 struct lgv_pipeline {
     lgv_model *own_model; /* NULL when borrowed */
@@ -36,8 +37,25 @@ struct lgv_pipeline {
     const char *weights;
     lgv_scheduler_config cfg;
     lgv_batch_plan plans[LGV_BATCH_PLANS];
-    int next_slot; /* the slot that gives way to a fifth shape */
+    int next_slot; /* the slot that gives way to a new shape when all are taken */
+    int null_label; /* stands for no class; -1: unknown, or there is none */
 };
+
+/* What the pictures of a job show (guidance.c). */
+typedef struct lgv_guidance {
+    const int32_t *labels; /* borrowed; NULL: all classes in turn */
+    int classes, null_label, channels;
+    double scale, rescale;
+    int64_t first, end; /* guided steps */
+} lgv_guidance;
+/* n pictures in `steps` network calls. */
+lgv_status lgv_guidance_make(const lgv_pipeline *p, const lgv_sample_options *o, int64_t n,
+                             int64_t steps, lgv_guidance *out, lgv_error *err);
+int32_t lgv_guidance_label(const lgv_guidance *g, int64_t image);
+/* lgv_step_kind.guided of a step of these pictures. */
+int lgv_guidance_at(const lgv_guidance *g, int64_t step, int64_t first, int64_t count);
+/* The row of a picture whose unconditional answer stands in row `partner`, -1: in none. */
+void lgv_guidance_row(const lgv_guidance *g, int64_t image, int32_t partner, lgv_row *row);
 
 /* A cached or new plan; it belongs to the pipeline. */
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,

@@ -19,6 +19,7 @@ typedef struct job {
     int64_t beside; /* numbers of the image condition of a picture; 0: the network sees none */
     int64_t steps, calls_done, calls_total;
     lgv_step_kind kind;
+    lgv_guidance guidance;
     float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
     float *history;       /* [rows,slots,C,H,W], what the sampler's earlier calls kept */
     float *kept;          /* [rows,C,H,W] */
@@ -174,18 +175,19 @@ static void after_step(const job *j, int64_t i, int64_t first, int64_t count)
 
 /* ---- the loop ---- */
 
-/* Rows beyond count do the first row's work and are thrown away. */
-static void fill_rows(const job *j, lgv_step *step, int64_t i, int64_t first, int64_t count)
+/* Rows beyond count do the first row's work and are thrown away. Rows beyond `rows` are the unconditional halves. */
+static void fill_rows(const job *j, lgv_step *step, int64_t rows, int64_t i, int64_t first,
+                      int64_t count)
 {
     const lgv_step_coef *k = lgv_sampler_coef(j->sampler, i);
     for (int32_t r = 0; r < step->rows; r++) {
-        int64_t image = first + (r < count ? r : 0);
+        int64_t image = first + (r % rows < count ? r % rows : 0);
         lgv_row *row = &step->row[r];
         memset(row, 0, sizeof *row);
         row->seed = seed_of(j->o, image);
         row->step = (uint64_t)i;
-        row->label = j->o->labels ? j->o->labels[image] : 0;
-        row->partner = -1;
+        lgv_guidance_row(&j->guidance, image, step->rows > rows ? (int32_t)(rows + r) : -1, row);
+        if (r >= rows) row->label = j->guidance.null_label;
         row->weight = 1;
         lgv_step_coef_row(k, row);
         row->index = (int32_t)k->t;
@@ -210,12 +212,23 @@ static lgv_status keep(job *j, const lgv_step_coef *k, lgv_plan *plan, int64_t e
     return LGV_OK;
 }
 
-static lgv_status run_step(job *j, lgv_plan *plan, int64_t i, int64_t first, int64_t count,
-                           lgv_error *err)
+/* A short last batch runs at the next power of two, so that few shapes are planned. */
+static int64_t rows_for(const job *j, int64_t count)
 {
-    lgv_step *step = lgv_plan_step(plan);
-    int64_t elements = step->rows * j->pixels;
-    fill_rows(j, step, i, first, count);
+    int64_t rows = 1;
+    if (count == j->batch) return count;
+    while (rows < count) rows *= 2;
+    return lgv_min_i64(rows, j->batch);
+}
+
+static lgv_status run_step(job *j, int64_t i, int64_t first, int64_t count, lgv_error *err)
+{
+    lgv_plan *plan;
+    lgv_step_kind kind = j->kind;
+    int64_t rows = rows_for(j, count), elements = rows * j->pixels;
+    kind.guided = lgv_guidance_at(&j->guidance, i, first, count);
+    LGV_TRY(lgv_pipeline_plan(j->p, rows, j->H, j->W, kind, j->o->mixed_precision, &plan, err));
+    fill_rows(j, lgv_plan_step(plan), rows, i, first, count);
     LGV_TRY(lgv_plan_write_nchw(plan, "x", j->x, elements, err));
     if (j->beside)
         LGV_TRY(lgv_plan_write_nchw(plan, "condition", j->condition,
@@ -252,27 +265,15 @@ static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_er
                     (long long)j->calls_done, (long long)j->calls_total);
 }
 
-/* A short last batch runs at the next power of two, so that few shapes are planned. */
-static int64_t rows_for(const job *j, int64_t count)
-{
-    int64_t rows = 1;
-    if (count == j->batch) return count;
-    while (rows < count) rows *= 2;
-    return lgv_min_i64(rows, j->batch);
-}
-
 static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err)
 {
-    lgv_plan *plan;
     size_t bytes = (size_t)(count * j->pixels) * sizeof(float);
-    LGV_TRY(lgv_pipeline_plan(j->p, rows_for(j, count), j->H, j->W, j->kind, j->o->mixed_precision,
-                              &plan, err));
     draw_init(j, first, count);
     if (j->beside)
         memcpy(j->condition, j->o->condition + first * j->beside,
                (size_t)(count * j->beside) * sizeof(float));
     for (int64_t i = 0; i < j->steps; i++) {
-        LGV_TRY(run_step(j, plan, i, first, count, err));
+        LGV_TRY(run_step(j, i, first, count, err));
         after_step(j, i, first, count);
         if (j->out && j->out->trajectory)
             memcpy(j->out->trajectory + (i * j->n + first) * j->pixels, j->x, bytes);
@@ -283,24 +284,6 @@ static lgv_status run_batch(job *j, int64_t first, int64_t count, lgv_error *err
 }
 
 /* ---- checks ---- */
-
-static lgv_status check_labels(const job *j, lgv_error *err)
-{
-    const lgv_model_info *info = lgv_model_describe(j->p->model);
-    if (info->class_kind == LGV_CLASS_NONE && j->o->labels)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "the model is unconditional and takes no class labels");
-    if (info->class_kind != LGV_CLASS_NONE && !j->o->labels)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "the model is class-conditional: give a class label for each picture");
-    for (int64_t i = 0; info->class_kind == LGV_CLASS_TABLE && i < j->n; i++) {
-        if (j->o->labels[i] < 0 || j->o->labels[i] >= info->class_count)
-            return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "class label %d of picture %lld lies outside 0 .. %d",
-                            (int)j->o->labels[i], (long long)i, info->class_count - 1);
-    }
-    return LGV_OK;
-}
 
 static lgv_status check_condition(job *j, lgv_error *err)
 {
@@ -354,6 +337,7 @@ static lgv_status prepare_size(job *j, lgv_error *err)
 static lgv_status allocate(job *j, lgv_error *err)
 {
     const lgv_sample_options *o = j->o;
+    bool classes = lgv_model_describe(j->p->model)->class_kind != LGV_CLASS_NONE;
     size_t image = (size_t)j->pixels, all = (size_t)j->n * image;
     size_t generators = o->rng == LGV_SAMPLE_PHILOX  ? 0
                         : o->rng == LGV_SAMPLE_TORCH ? (size_t)j->batch
@@ -374,7 +358,8 @@ static lgv_status allocate(job *j, lgv_error *err)
     if (!bad && !o->discard) {
         bad = !(j->out = lgv_zalloc(1, sizeof *j->out)) ||
               !(j->out->sample = lgv_alloc(all, sizeof(float))) ||
-              !(j->out->seeds = lgv_alloc((size_t)j->n, sizeof(uint64_t)));
+              !(j->out->seeds = lgv_alloc((size_t)j->n, sizeof(uint64_t))) ||
+              (classes && !(j->out->labels = lgv_alloc((size_t)j->n, sizeof(int32_t))));
         if (!bad && o->keep_trajectory)
             bad = !(j->out->trajectory = lgv_alloc((size_t)j->steps * all, sizeof(float)));
     }
@@ -417,7 +402,7 @@ static lgv_status run_job(job *j, lgv_error *err)
     LGV_TRY(lgv_pipeline_sampler(j->p, &o, &j->sampler, err));
     j->steps = lgv_sampler_steps(j->sampler);
     LGV_TRY(prepare_size(j, err));
-    LGV_TRY(check_labels(j, err));
+    LGV_TRY(lgv_guidance_make(j->p, j->o, j->n, j->steps, &j->guidance, err));
     LGV_TRY(check_condition(j, err));
     LGV_TRY(check_timesteps(j, err));
     LGV_TRY(check_variance(j, err));
@@ -434,6 +419,8 @@ static lgv_status run_job(job *j, lgv_error *err)
     j->out->width = j->W;
     j->out->calls = j->steps;
     for (int64_t i = 0; i < j->n; i++) j->out->seeds[i] = seed_of(j->o, i);
+    for (int64_t i = 0; i < j->n && j->out->labels; i++)
+        j->out->labels[i] = lgv_guidance_label(&j->guidance, i);
     return LGV_OK;
 }
 
@@ -467,6 +454,7 @@ void lgv_samples_free(lgv_samples *samples)
     lgv_free(samples->sample);
     lgv_free(samples->trajectory);
     lgv_free(samples->seeds);
+    lgv_free(samples->labels);
     lgv_free(samples);
 }
 

@@ -25,74 +25,21 @@ void lgv_classifier_config_default(int resolution, int channels, lgv_unet2d_conf
     *out = c;
 }
 
-lgv_status lgv_class_names_new(int count, const char *const *names, lgv_class_names *out,
-                               lgv_error *err)
-{
-    lgv_class_names l = {.name = lgv_zalloc((size_t)count, sizeof *l.name), .count = count};
-    bool ok = l.name != NULL;
-    for (int i = 0; ok && i < count; i++) {
-        l.name[i] = names ? lgv_strdup(names[i]) : lgv_format("%d", i);
-        ok = l.name[i] != NULL;
-    }
-    if (ok) {
-        *out = l;
-        return LGV_OK;
-    }
-    lgv_class_names_free(&l);
-    return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for %d class names", count);
-}
-
-void lgv_class_names_free(lgv_class_names *labels)
-{
-    for (int i = 0; labels->name && i < labels->count; i++) lgv_free(labels->name[i]);
-    lgv_free(labels->name);
-    *labels = (lgv_class_names){0};
-}
-
-static lgv_status read_labels(const lgv_json *j, lgv_class_names *out, lgv_error *err)
-{
-    enum { MOST = 65536 };
-    const json_t *map = json_object_get(j->root, "id2label");
-    size_t n = json_object_size(map);
-    if (!json_is_object(map) || n < 2 || n > MOST)
-        return lgv_json_wrong(j, "id2label", "an object with 2 to 65536 class names", err);
-    const char **names = lgv_zalloc(n, sizeof *names);
-    if (!names) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for class names");
-    lgv_status status = LGV_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        char key[24];
-        snprintf(key, sizeof key, "%zu", i);
-        names[i] = json_string_value(json_object_get(map, key));
-        if (!names[i])
-            status =
-                lgv_fail(err, LGV_ERR_FORMAT,
-                         "%s: id2label has %zu entries, but no name under \"%s\"", j->name, n, key);
-    }
-    if (!status) status = lgv_class_names_new((int)n, names, out, err);
-    lgv_free(names);
-    return status;
-}
-
 /* --- The kind of network --- */
 static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
 {
     LGV_TRY(lgv_unet2d_config_read(j, m->config, err));
-    return read_labels(j, &m->labels, err);
+    return lgv_class_names_read(j, &m->labels, err);
 }
 
 static json_t *to_json(const lgv_model *m)
 {
-    json_t *root = lgv_unet2d_config_json(m->config), *map = json_object();
+    json_t *root = lgv_unet2d_config_json(m->config);
     bool ok =
-        root && map && !json_object_set_new(root, "_class_name", json_string("UNet2DClassifier"));
-    for (int i = 0; ok && i < m->labels.count; i++) {
-        char key[16], number[32];
-        snprintf(key, sizeof key, "%d", i);
-        snprintf(number, sizeof number, "class %d", i);
-        ok = !json_object_set_new(map, key, lgv_json_text_or(m->labels.name[i], number));
-    }
-    ok = ok && !json_object_set(root, "id2label", map);
-    json_decref(map);
+        root && !json_object_set_new(root, "_class_name", json_string("UNet2DClassifier")) &&
+        !json_object_set_new(root, "id2label",
+                             lgv_class_names_json((const char *const *)m->labels.name,
+                                                  m->labels.count));
     if (ok) return root;
     json_decref(root);
     return NULL;

@@ -44,11 +44,16 @@ typedef struct lgv_class_names {
 lgv_status lgv_class_names_new(int count, const char *const *names, lgv_class_names *out,
                                lgv_error *err);
 void lgv_class_names_free(lgv_class_names *labels);
+/* transformers' id2label: {"0": name, ...}. */
+lgv_status lgv_class_names_read(const lgv_json *j, lgv_class_names *out, lgv_error *err);
+json_t *lgv_class_names_json(const char *const *name, int count); /* NULL: out of memory */
 
 struct lgv_model {
     const struct lgv_model_kind *kind;
     void *config;           /* the kind's own, config_size bytes without pointers */
     lgv_class_names labels; /* of a classifier */
+    lgv_class_names classes; /* of a class-conditional network, where they have names */
+    int null_label;          /* that a file or trainer named; -1: the kind knows */
     lgv_model_info info;    /* its strings are those below or constants */
     char *source, *raw, *ema, *scheduler, *pipeline, *pipeline_class;
     lgv_model_param *param; /* in constructor order */
@@ -89,6 +94,8 @@ typedef struct lgv_model_kind {
 
     /* Another sample size, unchecked. */
     void (*resize)(lgv_model *m, int height, int width);
+    /* A table of so many classes for a network that has none, unchecked; NULL: this kind cannot be without or with. */
+    void (*add_classes)(lgv_model *m, int rows);
     lgv_status (*check)(const lgv_model *m, lgv_error *err);
     /* Fills everything in m->info that the configuration tells. */
     void (*describe)(lgv_model *m);
@@ -119,6 +126,13 @@ extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit;
 /* Of a config.json: by _class_name; absent: UNet2DModel. LGV_ERR_UNSUPPORTED lists what is known. */
 lgv_status lgv_model_kind_of(const lgv_json *j, const lgv_model_kind **out, lgv_error *err);
 
+/* Names of classes and null label from the files beside the network (names.c); then into m->info. */
+lgv_status lgv_model_find_classes(lgv_model *m, const char *folder, lgv_error *err);
+void lgv_model_describe_classes(lgv_model *m);
+
+/* A folder of one network inside a pipeline, or a checkpoint of a run: what belongs to it stands one folder up. */
+bool lgv_folder_inside(const char *folder, lgv_status *status);
+char *lgv_folder_parent(const char *folder); /* NULL: out of memory */
 /* Finds the folders of a network on disk and its config.json (locate.c). config_path: free with
  * lgv_free. */
 lgv_status lgv_model_locate(lgv_model *m, const char *path, char **config_path, lgv_error *err);

@@ -30,7 +30,7 @@ static char *weights_in(const char *folder, const char *name, lgv_status *status
     return NULL;
 }
 
-static char *parent_of(const char *folder)
+char *lgv_folder_parent(const char *folder)
 {
     size_t n = strlen(folder);
     while (n > 1 && folder[n - 1] == '/') n--;
@@ -117,20 +117,27 @@ static lgv_status read_pipeline_class(lgv_model *m, lgv_error *err)
     return status;
 }
 
-/* The scheduler of a checkpoint, or of a network folder inside a pipeline, stands one folder up. */
+bool lgv_folder_inside(const char *folder, lgv_status *status)
+{
+    const char *component;
+    size_t n = strlen(folder), at;
+    while (n > 1 && folder[n - 1] == '/') n--;
+    for (at = n; at > 0 && folder[at - 1] != '/';) at--;
+    bool inside = has_file(folder, "trainer.json", status);
+    for (int i = 0; !inside && (component = lgv_model_components(i)) != NULL; i++)
+        inside = !strncmp(folder + at, component, strlen(component));
+    return inside;
+}
+
 static char *scheduler_of(const char *folder, lgv_status *status)
 {
     char *found = scheduler_in(folder, status);
-    if (found || *status) return found;
-    char *parent = parent_of(folder);
-    if (!parent) *status = LGV_ERR_MEMORY;
-    const char *last = strrchr(folder, '/');
-    last = last ? last + 1 : folder;
-    bool inside = has_file(folder, "trainer.json", status);
-    const char *component;
-    for (int i = 0; !inside && (component = lgv_model_components(i)) != NULL; i++)
-        inside = !strncmp(last, component, strlen(component));
-    if (parent && inside) found = scheduler_in(parent, status);
+    if (found || *status || !lgv_folder_inside(folder, status)) return found;
+    char *parent = lgv_folder_parent(folder);
+    if (parent)
+        found = scheduler_in(parent, status);
+    else
+        *status = LGV_ERR_MEMORY;
     lgv_free(parent);
     return found;
 }

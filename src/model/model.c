@@ -15,6 +15,7 @@ void lgv_model_free(lgv_model *m)
     lgv_free(m->param);
     lgv_free(m->config);
     lgv_class_names_free(&m->labels);
+    lgv_class_names_free(&m->classes);
     lgv_free(m->source);
     lgv_free(m->raw);
     lgv_free(m->ema);
@@ -100,6 +101,11 @@ static lgv_status apply_options(lgv_model *m, const lgv_model_options *o, lgv_er
                         "'%s' is no network for %s; a new one needs a preset, or \"_condition\" and "
                         "more in_channels in its config.json",
                         m->source, lgv_condition_name(o->condition));
+    if (o->classes > 0 && info->class_kind == LGV_CLASS_NONE && !m->raw && !m->ema &&
+        m->kind->add_classes) {
+        m->kind->add_classes(m, o->classes);
+        describe_config(m);
+    }
     if (o->classes > 0 && info->class_kind != LGV_CLASS_TABLE)
         return lgv_fail(
             err, LGV_ERR_ARGUMENT,
@@ -128,6 +134,7 @@ static void describe(lgv_model *m)
     info->pipeline = m->pipeline;
     info->pipeline_class = m->pipeline_class;
     describe_config(m);
+    lgv_model_describe_classes(m);
 }
 
 /* Takes m, whose configuration is set; frees it on failure. */
@@ -148,6 +155,7 @@ static lgv_status finish(lgv_model *m, lgv_status status, lgv_model **out, lgv_e
 static lgv_status model_new(const char *source, lgv_model **out, lgv_error *err)
 {
     lgv_model *m = lgv_zalloc(1, sizeof *m);
+    if (m) m->null_label = -1;
     if (m) m->source = lgv_strdup(source);
     if (m && m->source) {
         *out = m;
@@ -187,6 +195,7 @@ lgv_status lgv_model_open(const char *what, const lgv_model_options *options, lg
     lgv_status status = lgv_model_locate(m, what, &config, err);
     if (!status) status = read_config(m, config, err);
     if (!status) status = apply_options(m, options, err);
+    if (!status) status = lgv_model_find_classes(m, what, err);
     lgv_free(config);
     return finish(m, status, out, err);
 }

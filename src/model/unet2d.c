@@ -222,6 +222,13 @@ void lgv_unet2d_resize(lgv_model *m, int height, int width)
     c->sample_width = width;
 }
 
+static void add_classes(lgv_model *m, int rows)
+{
+    lgv_unet2d_config *c = m->config;
+    c->class_embedding = LGV_CLASS_TABLE;
+    c->num_class_embeds = rows;
+}
+
 lgv_status lgv_unet2d_check(const lgv_model *m, lgv_error *err)
 {
     return lgv_unet2d_config_check(m->config, err);
@@ -314,6 +321,7 @@ const lgv_model_kind lgv_kind_unet2d = {
     .preset = lgv_unet2d_preset,
     .from_preset = lgv_unet2d_from_preset,
     .resize = lgv_unet2d_resize,
+    .add_classes = add_classes,
     .check = lgv_unet2d_check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,

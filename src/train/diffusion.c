@@ -78,10 +78,6 @@ static lgv_status check_family(const lgv_trainer *t, lgv_error *err)
 static lgv_status check(const lgv_trainer *t, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
-    if (m->class_kind != LGV_CLASS_NONE)
-        return lgv_fail(err, LGV_ERR_UNSUPPORTED,
-                        "model '%s' wants class labels; only unconditional models can be trained",
-                        m->source);
     if (m->picture_channels != t->channels)
         return lgv_fail(
             err, LGV_ERR_SHAPE,
@@ -215,6 +211,7 @@ static void draw(lgv_trainer *t)
         draw_torch(t);
     else
         draw_philox(t);
+    lgv_classes_draw(t);
 }
 
 /* ---- rows ---- */
@@ -264,7 +261,8 @@ static void fill_rows(lgv_trainer *t, int64_t first)
         int64_t timestep = t->t[first + i];
         *row = (lgv_row){.seed = t->options.seed,
                          .sample = (uint64_t)(first + i),
-                         .step = (uint64_t)t->state.step};
+                         .step = (uint64_t)t->state.step,
+                         .label = lgv_classes_label(t, t->label[first + i])};
         noising_row(t, timestep, place_within(t, first + i), row);
         double weight = t->options.loss == LGV_LOSS_MSE
                             ? lgv_schedule_loss_weight(t->schedule, timestep, t->options.snr_gamma)
@@ -308,6 +306,7 @@ static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
 
 static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
 {
+    row->label = lgv_classes_label(t, row->label);
     noising_row(t, validation_timestep(t, i), 0.5, row);
 }
 

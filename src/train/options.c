@@ -71,6 +71,7 @@ static lgv_status check(const lgv_train_options *o, lgv_error *err)
     LGV_TRY(check_number("max_grad_norm", o->max_grad_norm, 0, 1e30, true, err));
     LGV_TRY(check_number("max_loss_growth", o->max_loss_growth, 1.1, 1e9, true, err));
     LGV_TRY(check_number("ema_decay", o->ema_decay, 0, 1, true, err));
+    LGV_TRY(check_number("class_dropout_prob", o->class_dropout_prob, 0, 1, true, err));
     LGV_TRY(check_number("snr_gamma", o->snr_gamma, 0, 1e30, false, err));
     LGV_TRY(check_number("noise_offset", o->noise_offset, 0, 1e6, false, err));
     LGV_TRY(check_number("lr_num_cycles", o->lr_num_cycles, 0, 1e6, false, err));
@@ -188,6 +189,7 @@ static const field train_fields[] = {
     T(loss, KIND_LOSS, false),
     T(schedule_sampler, KIND_TIMESTEPS, false),
     T(noise_offset, KIND_DOUBLE, false),
+    T(class_dropout_prob, KIND_DOUBLE, false),
     T(seed, KIND_U64, true),
     T(rng, KIND_RNG, true),
     T(mixed_precision, KIND_PRECISION, true),

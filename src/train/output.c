@@ -182,6 +182,19 @@ static lgv_status save_json(const char *folder, const char *name, json_t *root, 
     return s;
 }
 
+/* The names of classes as transformers and DiTPipeline write them. */
+static json_t *id2label(const lgv_model_info *m)
+{
+    json_t *map = json_object();
+    for (int i = 0; map && i < m->class_names; i++) {
+        char key[16], number[32];
+        snprintf(key, sizeof key, "%d", i);
+        snprintf(number, sizeof number, "class %d", i);
+        json_object_set_new(map, key, lgv_json_text_or(m->class_name_of[i], number));
+    }
+    return map;
+}
+
 static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error *err)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
@@ -189,6 +202,9 @@ static lgv_status save_index(const lgv_trainer *t, const char *folder, lgv_error
                              m->written_as ? m->written_as : "DDPMPipeline", "_diffusers_version",
                              LGV_DIFFUSERS_VERSION, "scheduler", "diffusers", t->cfg.class_name,
                              m->component, "diffusers", m->class_name);
+    /* DDPMPipeline knows no classes, whatever its network does. */
+    if (root && m->class_names && m->written_as && strcmp(m->written_as, "DDPMPipeline"))
+        json_object_set_new(root, "id2label", id2label(m));
     return save_json(folder, "model_index.json", root, err);
 }
 
@@ -241,15 +257,17 @@ static lgv_status write_run(const lgv_trainer *t, lgv_error *err)
     lgv_dataset_options o;
     LGV_TRY(check_paths(t, err));
     lgv_dataset_settings(t->data, &o);
-    json_t *root = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:s, s:i}",
-                             "langevin_version", LGV_VERSION, "model", m->source, "parameters",
-                             (json_int_t)m->parameters, "data", lgv_dataset_path(t->data),
-                             "data_fingerprint", lgv_dataset_fingerprint(t->data), "pictures",
-                             (json_int_t)lgv_dataset_count(t->data), "validation_pictures",
-                             (json_int_t)lgv_dataset_validation_count(t->data), "class_names",
-                             class_names(t->data), "options", lgv_train_options_json(&t->options),
-                             "data_options", lgv_dataset_options_json(&o), "device",
-                             lgv_device_name(t->device), "threads", lgv_device_threads(t->device));
+    json_t *null =
+        lgv_classes_used(t) && m->null_label >= 0 ? json_integer(m->null_label) : json_null();
+    json_t *root = json_pack(
+        "{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:s, s:i}", "langevin_version",
+        LGV_VERSION, "model", m->source, "parameters", (json_int_t)m->parameters, "data",
+        lgv_dataset_path(t->data), "data_fingerprint", lgv_dataset_fingerprint(t->data), "pictures",
+        (json_int_t)lgv_dataset_count(t->data), "validation_pictures",
+        (json_int_t)lgv_dataset_validation_count(t->data), "class_names", class_names(t->data),
+        "null_label", null, "options", lgv_train_options_json(&t->options), "data_options",
+        lgv_dataset_options_json(&o), "device", lgv_device_name(t->device), "threads",
+        lgv_device_threads(t->device));
     return save_json(t->output, "langevin.json", root, err);
 }
 

@@ -105,12 +105,19 @@ lgv_status lgv_trainer_pipeline(lgv_trainer *t, lgv_error *err)
     return lgv_pipeline_new(t->model, t->store, set, &t->cfg, &t->pipeline, err);
 }
 
-static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error *err)
+enum { GRID = 16 };
+
+/* Pictures of fixed seeds; of a class-conditional network some of each class, guided as `langevin sample` does. */
+static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_samples **out,
+                            lgv_error *err)
 {
     LGV_TRY(lgv_trainer_pipeline(t, err));
-    int64_t steps = lgv_min_i64(t->options.sample_steps, t->schedule->T);
-    lgv_sample_options o = {.num_images =
-                                t->options.sample_count > 0 ? t->options.sample_count : 16,
+    int64_t steps = lgv_min_i64(t->options.sample_steps, t->schedule->T),
+            count = t->options.sample_count > 0 ? t->options.sample_count : GRID;
+    int32_t *label = lgv_zalloc((size_t)count, sizeof *label);
+    if (!label) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a sample grid");
+    lgv_sample_options o = {.num_images = lgv_classes_of_grid(t, count, label),
+                            .labels = lgv_classes_used(t) ? label : NULL,
                             .height = t->side,
                             .width = t->side,
                             .sampler = {.sampler = lgv_trainer_sampler(t), .num_inference_steps = steps},
@@ -127,14 +134,19 @@ static lgv_status draw_grid(lgv_trainer *t, run *r, const char *path, lgv_error 
                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory for conditions");
     }
     if (!s) s = lgv_pipeline_sample(t->pipeline, &o, &samples, err);
-    if (!s) s = write_grid(t, samples, path, err);
-    lgv_samples_free(samples);
     lgv_free(condition);
+    lgv_free(label);
+    if (!s) s = write_grid(t, samples, path, err);
+    if (s)
+        lgv_samples_free(samples);
+    else
+        *out = samples;
     return s;
 }
 
 /* *made (may be NULL) is the file; free with lgv_free. */
-static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, lgv_error *err)
+static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, lgv_samples **out,
+                         lgv_error *err)
 {
     char *own = NULL;
     if (!path) {
@@ -152,7 +164,7 @@ static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, 
         }
     }
     double begin = lgv_now();
-    lgv_status s = draw_grid(t, r, path ? path : own, err);
+    lgv_status s = draw_grid(t, r, path ? path : own, out, err);
     t->state.sample_seconds += lgv_now() - begin;
     if (made && !s)
         *made = own;
@@ -163,7 +175,10 @@ static lgv_status sample(lgv_trainer *t, run *r, const char *path, char **made, 
 
 lgv_status lgv_trainer_sample(lgv_trainer *t, const char *path, lgv_error *err)
 {
-    return sample(t, NULL, path, NULL, err);
+    lgv_samples *samples;
+    LGV_TRY(sample(t, NULL, path, NULL, &samples, err));
+    lgv_samples_free(samples);
+    return LGV_OK;
 }
 
 /* Whether a grid now leaves enough of the share for the one at the end. */
@@ -173,9 +188,10 @@ static bool affordable(const run *r)
     double per_step = t->state.step ? t->state.seconds / (double)t->state.step : 0;
     double whole = per_step * (double)t->options.max_train_steps;
     double cost = r->grid_seconds;
-    if (cost == 0) /* unknown: forward passes against steps of about three */
-        cost = per_step * (double)(t->options.sample_count * t->options.sample_steps) /
-               (3 * (double)t->effective);
+    if (cost ==
+        0) /* unknown: forward passes (two where they are guided) against steps of about three */
+        cost = per_step * (double)(t->options.sample_count * t->options.sample_steps) *
+               (lgv_classes_used(t) ? 2 : 1) / (3 * (double)t->effective);
     return t->state.sample_seconds + 2 * cost <= sample_share * whole;
 }
 
@@ -185,7 +201,8 @@ static lgv_status grid(run *r, bool last, lgv_error *err)
     if (t->options.sample_count == LGV_OFF || (!last && !affordable(r))) return LGV_OK;
     double before = t->state.sample_seconds;
     char *path = NULL;
-    lgv_status s = sample(t, r, NULL, &path, err);
+    lgv_samples *samples;
+    lgv_status s = sample(t, r, NULL, &path, &samples, err);
     if (s == LGV_ERR_CANCELLED && r->stop) return LGV_OK;
     if (s == LGV_ERR_IO || s == LGV_ERR_MEMORY) { /* a picture is not worth the run */
         note(r, "no sample grid: ", err ? err->text : lgv_status_name(s), "");
@@ -193,8 +210,10 @@ static lgv_status grid(run *r, bool last, lgv_error *err)
     }
     if (s) return s;
     r->grid_seconds = t->state.sample_seconds - before;
+    /* Told first: whoever listens may put a picture with names of classes in its place. */
+    tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAMPLED, .text = path, .samples = samples});
     s = logged(r, lgv_log_grid(t, path, err), err);
-    tell(r, (lgv_train_event){.kind = LGV_TRAIN_SAMPLED, .text = path});
+    lgv_samples_free(samples);
     lgv_free(path);
     return s;
 }

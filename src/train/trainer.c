@@ -94,8 +94,10 @@ static lgv_status starting_notes(lgv_trainer *t, lgv_error *err)
                                  (long long)n));
     for (int i = 0; i < lgv_dataset_notes(t->data); i++)
         LGV_TRY(lgv_trainer_note(t, err, "%s", lgv_dataset_note_at(t->data, i)));
-    if (t->task->pipeline && lgv_dataset_classes(t->data) > 1)
-        LGV_TRY(lgv_trainer_note(t, err, "%d classes found; the model does not use them",
+    if (t->task->pipeline && lgv_dataset_classes(t->data) > 1 && !lgv_classes_used(t))
+        LGV_TRY(lgv_trainer_note(t, err,
+                                 "%d classes found; the model does not use them (a new run with "
+                                 "--class-conditional does)",
                                  lgv_dataset_classes(t->data)));
     return LGV_OK;
 }
@@ -175,6 +177,7 @@ static lgv_status make(lgv_trainer *t, const lgv_scheduler_config *cfg,
     LGV_TRY(lgv_scheduler_config_switch(cfg, saved_class(cfg), &t->cfg, err));
     LGV_TRY(lgv_schedule_new(&t->cfg, &t->schedule, err));
     LGV_TRY(make_shapes(t, err));
+    LGV_TRY(lgv_classes_prepare(t, err));
     LGV_TRY(t->task->check(t, err));
     LGV_TRY(lgv_trainer_plan(t, err));
     LGV_TRY(make_buffers(t, err));
@@ -271,8 +274,18 @@ static void give_order(lgv_trainer *t)
 
 /* ---- pictures ---- */
 
+/* Which picture row i of the effective batch is, when they come from t->source. */
+static int64_t source_index(const lgv_trainer *t, int64_t i)
+{
+    int64_t sample = t->state.position + i;
+    if (t->source_count) return sample % t->source_count;
+    return t->order ? t->order[sample % t->per_epoch] : sample;
+}
+
 static lgv_status fetch(lgv_trainer *t, double *waited, lgv_error *err)
 {
+    for (int64_t i = 0; i < t->effective && t->source; i++)
+        t->label[i] = lgv_dataset_label(t->data, 0, source_index(t, i));
     if (t->source) return LGV_OK;
     return lgv_loader_next(t->loader, t->effective, t->bytes, t->label, waited, err);
 }
@@ -281,12 +294,8 @@ static lgv_status fetch(lgv_trainer *t, double *waited, lgv_error *err)
 static lgv_status fill_x0(lgv_trainer *t, int64_t first, lgv_error *err)
 {
     for (int64_t i = 0; i < t->batch && t->source; i++) {
-        int64_t sample = t->state.position + first + i, index = sample;
-        if (t->source_count)
-            index = sample % t->source_count;
-        else if (t->order)
-            index = t->order[sample % t->per_epoch];
-        LGV_TRY(t->source(t->source_arg, index, t->x0 + i * t->pixels, err));
+        float *to = t->x0 + i * t->pixels;
+        LGV_TRY(t->source(t->source_arg, source_index(t, first + i), to, err));
     }
     const uint8_t *from = t->bytes + first * t->pixels;
     for (int64_t i = 0; i < t->batch * t->pixels && !t->source; i++)

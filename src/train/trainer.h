@@ -109,6 +109,7 @@ struct lgv_trainer {
     struct lgv_importance *importance; /* NULL: uniform draws */
     int variance;         /* the network gives a variance: twice the channels */
     int32_t *label;       /* [effective], -1 none */
+    int32_t null_label;   /* of a class-conditional network: stands for no class; -1 none */
     float *logits;        /* [batch][classes]; NULL without */
     int64_t *order;       /* LGV_RNG_TORCH: [pictures] */
 
@@ -133,7 +134,16 @@ struct lgv_trainer {
 /* Makes store and plans: program "forward_backward" and "update" of t->train; t->validate. */
 lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err);
 
-/* ---- diffusion.c ---- */
+/* ---- classes.c: nothing without a class-conditional network ---- */
+/* Checks that network and pictures have the same classes, names them, and sets the options' default. */
+lgv_status lgv_classes_prepare(lgv_trainer *t, lgv_error *err);
+/* The labels of the pictures just fetched: some are dropped. */
+void lgv_classes_draw(lgv_trainer *t);
+/* What the network is told of a picture of this class (-1: none). */
+int32_t lgv_classes_label(const lgv_trainer *t, int32_t label);
+/* The pictures of a sample grid, about (and at most) so many, and their classes: label[about], left alone without. */
+int64_t lgv_classes_of_grid(const lgv_trainer *t, int64_t about, int32_t *label);
+bool lgv_classes_used(const lgv_trainer *t);
 
 /* ---- trainer.c ---- */
 extern const uint64_t lgv_validation_seed; /* of everything drawn for validations */

@@ -30,6 +30,9 @@ train_plain.safetensors, train_loader.safetensors, train_hybrid.safetensors
       3. train_loader only, at the start of each epoch: the two int64 of a shuffled DataLoader
          (20 pictures, batch 4, drop_last, so 2 epochs of 5 steps)
       4. each step: torch.randn(4, C, H, W), then torch.randint(0, 1000, (4,))
+      5. train_classes only, each step after that: torch.rand(4) < 0.3 loses the label
+    train_classes has num_class_embeds 4: picture k is of class k // 4, 3 stands for no class (labels int64 [10, 4]:
+    as the network is told).
     Pictures: data [n, C, H, W] = r("train.data"); train_plain has 12 and takes rows (4 s .. 4 s + 3) mod 12
     in step s. Noisy input: DDPMScheduler() defaults (linear betas), epsilon prediction, mean squared error,
     clip 1.0, AdamW (metadata "options"), then the schedule's step, then EMA. train_hybrid: a network of six output
@@ -155,6 +158,9 @@ def with_draw_order(make_model):
     return model, [[names[id(tensor)], name] for tensor, name in draws]
 
 
+DROPOUT = 0.3  # of labels
+
+
 def ten_steps(config, options, seed, loader, dtype):
     """One run; noise, timesteps and weights are drawn in float32 whatever the dtype is."""
     from diffusers import DDPMScheduler, UNet2DModel
@@ -185,12 +191,14 @@ def ten_steps(config, options, seed, loader, dtype):
                 for start in range(0, count, batch):
                     yield torch.arange(start, start + batch)
 
-    indices, times, heads, losses, norms = [], [], [], [], []
+    indices, times, heads, losses, norms, told = [], [], [], [], [], []
+    classes = config.get("num_class_embeds")
     for step, index in zip(range(steps), batches()):
         noise = torch.randn(batch, *size)
         t = torch.randint(0, noise_schedule.config.num_train_timesteps, (batch,))
+        labels = torch.where(torch.rand(batch) < DROPOUT, classes - 1, index // 4) if classes else None
         noisy = noise_schedule.add_noise(data[index], noise, t)
-        answer = model(noisy.to(dtype), t).sample
+        answer = model(noisy.to(dtype), t, class_labels=labels).sample
         loss = torch.nn.functional.mse_loss(answer[:, :size[0]], noise.to(dtype))
         if answer.shape[1] != size[0]:
             loss = loss + torch.stack([
@@ -207,6 +215,7 @@ def ten_steps(config, options, seed, loader, dtype):
         ema.step(model.parameters())
         indices.append(index.clone())
         times.append(t)
+        told.append(labels)
         heads.append(noise.reshape(-1)[:16].clone())
         losses.append(loss.item())
     for (n, p), shadow in zip(model.named_parameters(), ema.shadow_params):
@@ -214,14 +223,16 @@ def ten_steps(config, options, seed, loader, dtype):
         record["ema." + n] = common.gradient_summary(n, shadow)
     record.update(indices=torch.stack(indices), timesteps=torch.stack(times), noise_head=torch.stack(heads),
                   loss=np.array(losses), norm=np.array(norms))
+    if classes:
+        record["labels"] = torch.stack(told)
     return record, draw_order, gradients
 
 
-def training_case(name, seed, loader, out_channels=3):
+def training_case(name, seed, loader, out_channels=3, **more):
     config = dict(sample_size=[16, 16], in_channels=3, out_channels=out_channels, block_out_channels=[16, 16],
                   down_block_types=["DownBlock2D", "AttnDownBlock2D"],
                   up_block_types=["AttnUpBlock2D", "UpBlock2D"], layers_per_block=1, norm_num_groups=4,
-                  attention_head_dim=8)
+                  attention_head_dim=8, **more)
     options = dict(lr=1e-4, lr_scheduler="constant_with_warmup", lr_warmup_steps=3, betas=[0.95, 0.999],
                    weight_decay=1e-6, eps=1e-8, max_grad_norm=1.0,
                    ema=dict(decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75))
@@ -262,6 +273,7 @@ def main():
     training_case("plain", 0, loader=False)
     training_case("loader", 1234, loader=True)
     training_case("hybrid", 5, loader=False, out_channels=6)
+    training_case("classes", 5, loader=False, num_class_embeds=4)
 
 
 if __name__ == "__main__":
