@@ -169,8 +169,9 @@ static lgv_status make_classifier(job *j, lgv_error *err)
     lgv_model *named = NULL;
     const char *what = j->args.model;
     int classes = lgv_dataset_classes(j->data);
-    lgv_classifier_config_default(lgv_dataset_resolution(j->data), lgv_dataset_channels(j->data),
-                                  &config);
+    bool noisy = j->args.noisy;
+    (noisy ? lgv_noisy_classifier_config_default : lgv_classifier_config_default)(
+        lgv_dataset_resolution(j->data), lgv_dataset_channels(j->data), &config);
     if (what) {
         lgv_model_options o = {.channels = lgv_dataset_channels(j->data),
                                .resolution = lgv_dataset_resolution(j->data)};
@@ -199,7 +200,9 @@ static lgv_status make_classifier(job *j, lgv_error *err)
     const char **names = malloc((size_t)classes * sizeof *names);
     if (!names) return cli_status(err, LGV_ERR_MEMORY, "out of memory");
     for (int i = 0; i < classes; i++) names[i] = lgv_dataset_class_name(j->data, i);
-    lgv_status status = lgv_model_new_classifier(&config, classes, names, &j->model, err);
+    if (noisy) config.sample_height = config.sample_width = lgv_dataset_resolution(j->data);
+    lgv_status status = (noisy ? lgv_model_new_noisy_classifier : lgv_model_new_classifier)(
+        &config, classes, names, &j->model, err);
     free(names);
     return status;
 }
@@ -380,7 +383,8 @@ static void print_objective(const job *j, const lgv_train_options *o)
 {
     row("objective");
     if (o->task == LGV_TASK_CLASSIFIER)
-        printf("cross-entropy over %d classes\n", lgv_model_describe(j->model)->labels);
+        printf("cross-entropy over %d classes%s\n", lgv_model_describe(j->model)->labels,
+               lgv_model_describe(j->model)->noisy ? " of pictures with noise" : "");
     else
         print_schedule(j, o);
     print_classes(j, o);

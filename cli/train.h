@@ -17,6 +17,7 @@ typedef struct train_args {
     int condition_scale;
     bool learned_variance; /* a new network gives a variance, too */
     bool class_conditional;
+    bool noisy; /* a classifier of pictures with noise */
     bool preview; /* show new sample grids in the terminal */
 } train_args;
 

@@ -18,7 +18,7 @@ static struct {
     long long steps, epochs, batch, accumulation, warmup, schedule_steps, checkpointing, keep;
     double lr, cycles, power, grad_norm, loss_growth, ema, snr_gamma, noise_offset, class_dropout;
     double beta1, beta2, weight_decay, epsilon;
-    int center_crop, random_flip, strict, class_conditional, allow_data_change, overwrite, preview;
+    int center_crop, random_flip, strict, class_conditional, noisy, allow_data_change, overwrite, preview;
     cli_device_options dev;
 } opt;
 
@@ -80,6 +80,8 @@ static struct poptOption table[] = {
     {"class-conditional", 0, SWITCH, &opt.class_conditional, 0,
      "learn the pictures' classes too, to draw pictures of a class: folders or labels (docs/data.md)",
      NULL},
+    {"noisy", 0, SWITCH, &opt.noisy, 0,
+     "of --task classifier: learn pictures with noise at every timestep, by attention pooling", NULL},
     {"class-dropout-prob", 0, NUMBER, &opt.class_dropout, CLASS_DROPOUT,
      "share of the pictures shown without their class, which guidance needs; 0: none (default: 0.1)",
      "F"},
@@ -300,6 +302,8 @@ static int read_names(const cli_command *self, lgv_train_options *o)
         o->task = LGV_TASK_DIFFUSION;
     else if (opt.task)
         return cli_error(self, CLI_USAGE, "--task is diffusion or classifier, not '%s'", opt.task);
+    if (opt.noisy && o->task != LGV_TASK_CLASSIFIER)
+        return cli_error(self, CLI_USAGE, "--noisy is for --task classifier");
     if (opt.class_conditional && o->task == LGV_TASK_CLASSIFIER)
         return cli_error(self, CLI_USAGE,
                          "--class-conditional trains a network that draws; a classifier learns the "
@@ -411,6 +415,7 @@ int train_args_read(const cli_command *self, int argc, const char **argv, train_
     a.preview = opt.preview;
     a.learned_variance = opt.variance_type && !strcmp(opt.variance_type, "learned_range");
     a.class_conditional = opt.class_conditional;
+    a.noisy = opt.noisy;
     static lgv_data_source *sources; /* lives as long as the program */
     if ((code = cli_read_sources(self, opt.data, &sources, &a.n_data)) >= 0) return code;
     a.data = sources;

@@ -44,6 +44,13 @@ run 0 train --output c --resume-from-checkpoint latest --max-train-steps 32 $one
 says "cross-entropy over 2 classes"
 run 0 info c
 says "tells apart +0, 1"
+refuse 2 "noisy is for --task classifier" train --noisy --data data --output n
+run 0 $classify --noisy --data data --output n --max-train-steps 4 --checkpointing-steps 2
+says "cross-entropy over 2 classes of pictures with noise"
+grep -q '"pool": "attention"' n/unet/config.json && grep -q '"noisy": true' n/unet/config.json || fail "config.json of n"
+run 0 train --output n --resume-from-checkpoint latest --max-train-steps 6 $one
+says "of pictures with noise"
+run 0 eval data --data data --features n $one
 refuse 1 "is a classifier" sample c --output x.png $one
 run 0 train --task classifier --data data --output d --max-train-steps 1 --resolution 16 $one # the default network
 refuse 1 "another network|is a classifier" train --task diffusion --data data --model c --output e --resolution 16 $one

@@ -55,6 +55,15 @@ LGV_API lgv_status lgv_model_new_dit(const lgv_dit_config *config, lgv_model **o
 LGV_API lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
                                             const char *const *names, lgv_model **out,
                                             lgv_error *err);
+/* One for pictures with noise, told its timestep, whose gradient guides sampling (arXiv 2105.05233, sec. 4): attention over
+   the positions (AttentionPool2d of guided-diffusion) in the place of their mean, so pictures have one size, config's
+   sample size. Its config.json says "pool": "attention" and "noisy": true. */
+LGV_API lgv_status lgv_model_new_noisy_classifier(const lgv_unet2d_config *config, int classes,
+                                                  const char *const *names, lgv_model **out,
+                                                  lgv_error *err);
+/* What `--noisy` takes when none is named: that below, with attention at the lowest resolution. */
+LGV_API void lgv_noisy_classifier_config_default(int resolution, int channels,
+                                                 lgv_unet2d_config *out);
 /* The classifier `langevin train --task classifier` takes when none is named: channels 32, 64, 128 (and 128 more for
    each doubling above 32 pixels), no attention. */
 LGV_API void lgv_classifier_config_default(int resolution, int channels, lgv_unet2d_config *out);
@@ -88,6 +97,8 @@ typedef struct lgv_model_info {
     int class_width;          /* LGV_CLASS_IDENTITY: length of the class vector */
     int labels;               /* classes a classifier tells apart; 0: the network is none */
     const char *const *label; /* their names */
+    int noisy;                /* a classifier of pictures with noise */
+    int fixed_size;           /* pictures are height x width, no others */
     int features;             /* length of lgv_model_features' vectors */
     double dropout;
     int tensors;                /* parameters by name; frozen ones included */

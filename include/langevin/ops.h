@@ -89,6 +89,9 @@ LGV_API lgv_id lgv_unpatchify(lgv_graph *g, lgv_id x, int patch);
 /* x[N,H,W,C] + a fixed table: of the position's column (first half of the channels) and row (second half) the sines
    and then the cosines of column*base_w/W (row*base_h/H) times 10000^(-4i/C). C is a multiple of 4; base 0: H, W. */
 LGV_API lgv_id lgv_add_positions(lgv_graph *g, lgv_id x, int base_h, int base_w);
+/* Positions as tokens. */
+LGV_API lgv_id lgv_prepend_mean(lgv_graph *g, lgv_id x);   /* [N,H,W,C] -> [N,1+HW,C], first their mean */
+LGV_API lgv_id lgv_first_position(lgv_graph *g, lgv_id x); /* [N,L,C] -> [N,C] */
 
 /* Embeddings. */
 /* [N] -> [N,dim]: sin and cos of t*exp(-ln(10000) i/(dim/2 - shift)) (arXiv 1706.03762, sec. 3.5); flip puts

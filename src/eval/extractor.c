@@ -37,7 +37,8 @@ static lgv_status build(const lgv_extractor *e, lgv_graph *g, lgv_error *err)
 /* All of the network's parameters: those the features do not need are not read. */
 static lgv_status declare(const lgv_extractor *e, lgv_graph *g, lgv_error *err)
 {
-    const int64_t side = lgv_model_describe(e->model)->divisor,
+    const lgv_model_info *m = lgv_model_describe(e->model);
+    const int64_t side = m->fixed_size ? m->height : m->divisor,
                   dim[4] = {1, side, side, e->channels};
     lgv_model_inputs in;
     lgv_id out;

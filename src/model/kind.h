@@ -126,6 +126,9 @@ extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit;
 /* Of a config.json: by _class_name; absent: UNet2DModel. LGV_ERR_UNSUPPORTED lists what is known. */
 lgv_status lgv_model_kind_of(const lgv_json *j, const lgv_model_kind **out, lgv_error *err);
 
+/* The configuration of a new classifier, checked; noisy: with attention pooling. */
+lgv_status lgv_classifier_set(lgv_model *m, const lgv_unet2d_config *config, bool noisy,
+                              lgv_error *err);
 /* Names of classes and null label from the files beside the network (names.c); then into m->info. */
 lgv_status lgv_model_find_classes(lgv_model *m, const char *folder, lgv_error *err);
 void lgv_model_describe_classes(lgv_model *m);

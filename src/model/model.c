@@ -66,7 +66,9 @@ static lgv_status list_params(lgv_model *m, lgv_error *err)
 {
     lgv_graph *g = NULL;
     int64_t size = 2 * (int64_t)m->info.divisor;
-    LGV_TRY(scratch_graph(m, 1, size, size, NULL, NULL, &g, err));
+    int64_t H = m->info.fixed_size ? m->info.height : size,
+            W = m->info.fixed_size ? m->info.width : size;
+    LGV_TRY(scratch_graph(m, 1, H, W, NULL, NULL, &g, err));
     lgv_status status = LGV_OK;
     for (int i = 0; !status && i < lgv_graph_params(g); i++) status = add_param(m, g, i, err);
     lgv_graph_free(g);
@@ -248,16 +250,32 @@ lgv_status lgv_model_new_dit(const lgv_dit_config *config, lgv_model **out, lgv_
     return finish(m, LGV_OK, out, err);
 }
 
-lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
-                                    const char *const *names, lgv_model **out, lgv_error *err)
+static lgv_status new_classifier(const lgv_unet2d_config *config, bool noisy, int classes,
+                                 const char *const *names, lgv_model **out, lgv_error *err)
 {
     lgv_model *m;
     if (classes < 2 || classes > 65536)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "a classifier tells 2 to 65536 classes apart, not %d", classes);
     LGV_TRY(lgv_unet2d_config_check(config, err));
-    LGV_TRY(new_from(&lgv_kind_classifier, config, &m, err));
-    return finish(m, lgv_class_names_new(classes, names, &m->labels, err), out, err);
+    LGV_TRY(model_new(lgv_kind_classifier.class_name, &m, err));
+    lgv_status status = set_kind(m, &lgv_kind_classifier, err);
+    if (!status) status = lgv_classifier_set(m, config, noisy, err);
+    if (!status) status = lgv_class_names_new(classes, names, &m->labels, err);
+    return finish(m, status, out, err);
+}
+
+lgv_status lgv_model_new_classifier(const lgv_unet2d_config *config, int classes,
+                                    const char *const *names, lgv_model **out, lgv_error *err)
+{
+    return new_classifier(config, false, classes, names, out, err);
+}
+
+lgv_status lgv_model_new_noisy_classifier(const lgv_unet2d_config *config, int classes,
+                                          const char *const *names, lgv_model **out,
+                                          lgv_error *err)
+{
+    return new_classifier(config, true, classes, names, out, err);
 }
 
 const lgv_model_info *lgv_model_describe(const lgv_model *model)
@@ -288,6 +306,10 @@ const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_
 lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W, lgv_error *err)
 {
     int64_t d = model->info.divisor;
+    if (model->info.fixed_size && (H != model->info.height || W != model->info.width))
+        return lgv_fail(err, LGV_ERR_SHAPE, "'%s' takes pictures of %dx%d only, not of %lldx%lld",
+                        model->info.source, model->info.height, model->info.width, (long long)H,
+                        (long long)W);
     if (H >= d && W >= d && H % d == 0 && W % d == 0) return LGV_OK;
     int64_t h = lgv_max_i64(d, (H + d / 2) / d * d), w = lgv_max_i64(d, (W + d / 2) / d * d);
     char reason[64];

@@ -104,9 +104,9 @@ void lgv_net_stage(lgv_net *n, lgv_id v, const char *name, const char *fmt, ...)
 lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g,
                             const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
                             lgv_id *out, lgv_error *err);
-/* The encoder half and its mean over positions; with labels the classifier's norm before and its logits, else
+/* The encoder half and its mean over positions, or with `attention` what attention pooling makes of them; with labels the classifier's norm before and its logits, else
    *logits is LGV_NONE. */
-lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *g,
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, bool attention, lgv_graph *g,
                              const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
                              lgv_id *features, lgv_id *logits, lgv_error *err);
 

@@ -1,5 +1,6 @@
 /* unet2d.c - the whole UNet2DModel: embeddings, down path, middle, up path, output (diffusers,
    models/unets/unet_2d.py; arXiv 2006.11239 app. B, arXiv 2011.13456 app. H). */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -183,7 +184,29 @@ static lgv_id mean_over_positions(lgv_net *n, lgv_id x)
     return lgv_affine(n->g, lgv_sum_hw(n->g, x), positions > 0 ? 1 / positions : 1, 0);
 }
 
-static void head(lgv_net *n, int labels, lgv_id x, lgv_id *features, lgv_id *logits)
+/* AttentionPool2d of guided-diffusion (unet.py; CLIP, arXiv 2103.00020): the mean and the positions, each with an
+   embedding of its own, attend to each other; the answer for the mean is the vector. */
+static void attention_pool(lgv_net *n, int labels, lgv_id x, lgv_id *features, lgv_id *logits)
+{
+    int64_t d[LGV_MAX_RANK], C = n->c->block_out_channels[n->c->levels - 1];
+    int head = n->c->attention_head_dim, heads = head && C % head == 0 ? (int)(C / head) : 1;
+    lgv_shape(n->g, x, d);
+    lgv_graph_push(n->g, "pool");
+    lgv_id place =
+        lgv_param(n->g, "positional_embedding", 3, (int64_t[]){1, 1 + d[1] * d[2], C});
+    lgv_id t = lgv_add(n->g, lgv_prepend_mean(n->g, x), lgv_repeat_rows(n->g, place, d[0]));
+    t = lgv_net_linear(n, "qkv_proj", t, C, 3 * C);
+    t = lgv_attention(n->g, lgv_slice(n->g, t, 0, C), lgv_slice(n->g, t, C, C),
+                      lgv_slice(n->g, t, 2 * C, C), heads, sqrt((double)heads / (double)C));
+    *features = lgv_first_position(n->g, t);
+    lgv_net_stage(n, *features, "pool", "features: attention over positions");
+    *logits = lgv_net_linear(n, "c_proj", *features, C, labels);
+    lgv_graph_pop(n->g);
+    lgv_net_stage(n, *logits, "classifier", "logits");
+}
+
+static void head(lgv_net *n, int labels, bool attention, lgv_id x, lgv_id *features,
+                 lgv_id *logits)
 {
     int64_t C = n->c->block_out_channels[n->c->levels - 1];
     *logits = LGV_NONE;
@@ -192,6 +215,10 @@ static void head(lgv_net *n, int labels, lgv_id x, lgv_id *features, lgv_id *log
         x = lgv_net_module(n, "conv_act", lgv_act(n->g, x, LGV_ACT_SILU));
         lgv_net_stage(n, x, "conv_act", "output GroupNorm and SiLU");
     }
+    if (attention) {
+        attention_pool(n, labels, x, features, logits);
+        return;
+    }
     *features = lgv_net_module(n, "pool", mean_over_positions(n, x));
     lgv_net_stage(n, *features, "pool", "features: mean over positions");
     if (!labels) return;
@@ -199,7 +226,7 @@ static void head(lgv_net *n, int labels, lgv_id x, lgv_id *features, lgv_id *log
     lgv_net_stage(n, *logits, "classifier", "logits");
 }
 
-lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *g,
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, bool attention, lgv_graph *g,
                              const lgv_model_inputs *in, lgv_model_stage *stages, int *n_stages,
                              lgv_id *features, lgv_id *logits, lgv_error *err)
 {
@@ -208,7 +235,7 @@ lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, lgv_graph *
     LGV_TRY(begin(c, g, in, stages, &n, &skips, err));
     lgv_id x = encode(&n, in, &skips);
     lgv_free(skips.value);
-    head(&n, labels, x, features, logits);
+    head(&n, labels, attention, x, features, logits);
     LGV_TRY(lgv_graph_status(g, err));
     if (n_stages) *n_stages = n.n_stages;
     return LGV_OK;
@@ -309,7 +336,7 @@ static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs
 static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
                            lgv_id *out, lgv_id *logits, lgv_error *err)
 {
-    return lgv_unet2d_encode(m->config, 0, g, in, NULL, NULL, out, logits, err);
+    return lgv_unet2d_encode(m->config, 0, false, g, in, NULL, NULL, out, logits, err);
 }
 
 const lgv_model_kind lgv_kind_unet2d = {

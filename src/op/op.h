@@ -59,6 +59,9 @@ lgv_id lgv_cross_entropy_rows_grad(lgv_graph *g, lgv_id logits, lgv_id label,
                                    lgv_id dl);                   /* -> dlogits */
 lgv_id lgv_vb_rows_grad(lgv_graph *g, lgv_id out, lgv_id x_t, lgv_id x0, lgv_id dl,
                         int detach_mean);                        /* -> dout */
+/* [N,1+HW,C] -> the given shape [N,H,W,C] */
+lgv_id lgv_prepend_mean_grad(lgv_graph *g, lgv_id dy, int rank, const int64_t *dim);
+lgv_id lgv_first_position_grad(lgv_graph *g, lgv_id dy, int64_t positions); /* [N,C] -> [N,L,C] */
 lgv_id lgv_fold_rows(lgv_graph *g, lgv_id x,
                      int64_t times); /* [times*N,..] -> [N,..], sums of equal rows */
 lgv_id lgv_weighted_sum_grad(lgv_graph *g, lgv_id dl, lgv_id w); /* [1],[N] -> [N] */

@@ -46,6 +46,11 @@ static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_i
     lgv_model_inputs_none(&in);
     lgv_model_inputs_from_step(t->model, g, N, &in);
     in.sample = lgv_input(g, "x0", LGV_F32, 4, dim);
+    if (lgv_model_describe(t->model)->noisy)
+        in.sample =
+            lgv_row_axpby(g, in.sample, lgv_random_normal(g, 4, dim, lgv_rng_stream("train.noise")),
+                          lgv_step_row(g, N, LGV_FIELD_COEF + LGV_TRAIN_X0),
+                          lgv_step_row(g, N, LGV_FIELD_COEF + LGV_TRAIN_NOISE));
     in.training = training;
     LGV_TRY(lgv_model_build(t->model, g, &in, &logits, err));
     lgv_graph_output(g, logits, "logits");
@@ -53,22 +58,46 @@ static lgv_status build(const lgv_trainer *t, bool training, lgv_graph *g, lgv_i
     return lgv_graph_status(g, err);
 }
 
+/* Timesteps are uniform over the schedule (guided-diffusion, scripts/classifier_train.py). */
+static void draw(lgv_trainer *t)
+{
+    lgv_rng_key key = {.seed = t->options.seed,
+                       .stream = lgv_rng_stream("train.timestep"),
+                       .step = (uint64_t)t->state.step};
+    for (int64_t i = 0; i < t->effective; i++) {
+        key.sample = (uint64_t)i;
+        t->t[i] = (int64_t)lgv_rng_below(&key, 0, (uint64_t)t->schedule->T);
+    }
+}
+
+static void noising_row(const lgv_trainer *t, int64_t timestep, lgv_row *row)
+{
+    if (!lgv_model_describe(t->model)->noisy) return;
+    row->t = (float)timestep;
+    row->index = (int32_t)timestep;
+    lgv_schedule_noise_coef(t->schedule, timestep, &row->coef[LGV_TRAIN_X0],
+                            &row->coef[LGV_TRAIN_NOISE]);
+}
+
 static lgv_status fill(lgv_trainer *t, int64_t first, lgv_error *err)
 {
     lgv_step *step = lgv_plan_step(t->train);
-    for (int64_t i = 0; i < t->batch; i++)
+    for (int64_t i = 0; i < t->batch; i++) {
         step->row[i] = (lgv_row){.seed = t->options.seed,
                                  .sample = (uint64_t)(first + i),
                                  .step = (uint64_t)t->state.step,
                                  .weight = (float)(1.0 / (double)t->effective),
                                  .label = t->label[first + i],
                                  .partner = -1};
+        noising_row(t, t->t[first + i], &step->row[i]);
+    }
     return LGV_OK;
 }
 
 static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
 {
     row->partner = -1;
+    noising_row(t, lgv_validation_timestep(t, i), row);
 }
 
 static lgv_status hits(lgv_trainer *t, lgv_plan *plan, int64_t rows, int64_t *sum, lgv_error *err)
@@ -87,5 +116,9 @@ static lgv_status hits(lgv_trainer *t, lgv_plan *plan, int64_t rows, int64_t *su
     return LGV_OK;
 }
 
-const lgv_task lgv_task_classifier = {
-    .check = check, .build = build, .fill = fill, .validation_row = validation_row, .hits = hits};
+const lgv_task lgv_task_classifier = {.check = check,
+                                      .build = build,
+                                      .draw = draw,
+                                      .fill = fill,
+                                      .validation_row = validation_row,
+                                      .hits = hits};

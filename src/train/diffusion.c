@@ -295,7 +295,7 @@ static lgv_status bin_rows(lgv_trainer *t, int64_t first, lgv_error *err)
 /* ---- validation ---- */
 
 /* Noise and timesteps are the same in every validation: picture i falls into quartile i mod 4. */
-static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
+int64_t lgv_validation_timestep(const lgv_trainer *t, int64_t i)
 {
     lgv_rng_key key = {.seed = lgv_validation_seed,
                        .stream = lgv_rng_stream("validate.timestep"),
@@ -307,7 +307,7 @@ static int64_t validation_timestep(const lgv_trainer *t, int64_t i)
 static void validation_row(const lgv_trainer *t, int64_t i, lgv_row *row)
 {
     row->label = lgv_classes_label(t, row->label);
-    noising_row(t, validation_timestep(t, i), 0.5, row);
+    noising_row(t, lgv_validation_timestep(t, i), 0.5, row);
 }
 
 const lgv_task lgv_task_diffusion = {.pipeline = true,

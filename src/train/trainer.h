@@ -134,6 +134,9 @@ struct lgv_trainer {
 /* Makes store and plans: program "forward_backward" and "update" of t->train; t->validate. */
 lgv_status lgv_trainer_plan(lgv_trainer *t, lgv_error *err);
 
+/* ---- diffusion.c ---- */
+int64_t lgv_validation_timestep(const lgv_trainer *t, int64_t i); /* of picture i */
+
 /* ---- classes.c: nothing without a class-conditional network ---- */
 /* Checks that network and pictures have the same classes, names them, and sets the options' default. */
 lgv_status lgv_classes_prepare(lgv_trainer *t, lgv_error *err);
