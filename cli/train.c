@@ -372,7 +372,7 @@ static void print_classes(const job *j, const lgv_train_options *o)
     row("classes");
     for (int i = 0; i < m->class_names && i < 10; i++)
         printf("%s%s", i ? ", " : "", m->class_name_of[i]);
-    printf(m->class_names > 10 ? " ... (%d)" : "", m->class_names);
+    if (m->class_names > 10) printf(" ... (%d)", m->class_names);
     if (o->class_dropout_prob > 0)
         printf("; %g %% of the labels dropped\n", 100 * o->class_dropout_prob);
     else

@@ -57,6 +57,7 @@ same d/000000.png e/000000.png
 run 0 $sample --output f --class 2 --guidance-scale 1
 differ e/000000.png f/000000.png
 run 0 eval d --data data --features m --num-reference 20 $one
+run 0 eval m --data data --features m --num-images 8 --num-reference 20 --num-inference-steps 1 --guidance-scale 2 $one
 run 0 sample off --output o.png --num-inference-steps 1 $one
 says "^  guidance +off"
 
