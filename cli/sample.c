@@ -196,6 +196,7 @@ static lgv_sample_options sample_options(job *j)
                                 .guidance_rescale = a->guidance_rescale,
                                 .guidance_start = a->guidance_start,
                                 .guidance_stop = a->guidance_stop,
+                                .guidance_channels = a->guidance_channels,
                                 .init_image = j->input.image,
                                 .strength = j->input.image ? a->strength : 0,
                                 .mask = j->input.mask,

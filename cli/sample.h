@@ -21,6 +21,7 @@ typedef struct sample_args {
     double guidance_scale;           /* 0: not stated */
     double guidance_rescale;
     double guidance_start, guidance_stop;
+    int guidance_channels; /* 0: all */
     int64_t null_class; /* -1: not stated */
     bool interpolate, metadata, timings, preview;
     const char *animation;    /* path; NULL: none */

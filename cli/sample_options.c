@@ -20,6 +20,7 @@ static struct {
     char *classes, *guidance_interval;
     double guidance_scale, guidance_rescale;
     long long null_class;
+    long long guidance_channels;
     char *animation, *animation_of;
     long long animation_frames;
     int no_metadata, clipped, timings, preview;
@@ -40,6 +41,7 @@ enum {
     SCALE,
     RESCALE,
     NULL_CLASS,
+    GUIDED,
     STATED
 };
 static bool stated[STATED];
@@ -68,6 +70,8 @@ static struct poptOption table[] = {
      "guide only between two shares of the steps, such as 0.2,0.8; the others take half the time "
      "(default: 0,1)",
      "START,STOP"},
+    {"guidance-channels", 0, COUNT, &opt.guidance_channels, GUIDED,
+     "guide only the first so many channels, such as 3 of 4 as the original DiT does (default: all)", "N"},
     {"null-class", 0, COUNT, &opt.null_class, NULL_CLASS,
      "the label that stands for no class, where the model's folder does not say", "N"},
     {"sampler", 0, TEXT, &opt.sampler, 0,
@@ -296,6 +300,9 @@ static int read_guidance(const cli_command *self, sample_args *a)
     if (stated[RESCALE] && !(opt.guidance_rescale >= 0 && opt.guidance_rescale <= 1))
         return cli_error(self, CLI_USAGE, "--guidance-rescale must be 0 to 1, not %g",
                          opt.guidance_rescale);
+    if (stated[GUIDED] && (opt.guidance_channels < 1 || opt.guidance_channels > 65536))
+        return cli_error(self, CLI_USAGE, "--guidance-channels must be 1 to 65536, not %lld",
+                         opt.guidance_channels);
     if (stated[NULL_CLASS] && (opt.null_class < 0 || opt.null_class > 1000000))
         return cli_error(self, CLI_USAGE, "--null-class is a label from 0 on, not %lld",
                          opt.null_class);
@@ -313,6 +320,7 @@ static int read_guidance(const cli_command *self, sample_args *a)
     a->classes = opt.classes;
     a->guidance_scale = opt.guidance_scale;
     a->guidance_rescale = opt.guidance_rescale;
+    a->guidance_channels = (int)opt.guidance_channels;
     a->null_class = stated[NULL_CLASS] ? opt.null_class : -1;
     return -1;
 }

@@ -26,6 +26,8 @@ done
 grep -q '"DiTPipeline"' whole/model_index.json || fail "the pipeline is none of DiT"
 grep -q '"1": "second"' whole/model_index.json || fail "the classes have no names"
 run 0 sample whole --output one.png --class second --num-inference-steps 2
+run 0 sample whole --output first.png --class second --num-inference-steps 2 --guidance-channels 1
+refuse 2 "guidance-channels must be 1" sample whole --output x.png --guidance-channels 0
 run 0 info whole
 says "DiTTransformer2DModel, 3 channels|DiTTransformer2DModel, 3 to 3"
 
