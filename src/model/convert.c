@@ -126,10 +126,11 @@ static lgv_status add_rows(job *j, const lgv_selection *s, const lgv_file_tensor
                     t->name);
 }
 
-/* diffusers' tensors, by name, as lgv_model_save writes them. */
+/* diffusers' (or the original's) tensors, by name, as lgv_model_save writes them. */
 static lgv_status list_sorted(job *j, const lgv_model *m, const lgv_selection *s, lgv_layout *l)
 {
-    LGV_TRY(lgv_layout_make(m, 0, l, j->err));
+    const int originals = m->kind->original_files && kind_of(j->output) != TO_FOLDER;
+    LGV_TRY(lgv_layout_make(m, originals, l, j->err));
     LGV_TRY(begin_list(j, l->count));
     snprintf(j->report.from, sizeof j->report.from, "%.200s", s->prefix);
     qsort(l->tensor, l->count, sizeof *l->tensor, by_name);

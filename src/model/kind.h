@@ -114,6 +114,7 @@ typedef struct lgv_model_kind {
     /* Files in which parameters do not simply stand under their names, in the order in which they are tried; format 0
        is diffusers'. The members may be NULL. */
     int formats;
+    bool original_files; /* single files are written in format 1, the original program's; folders in format 0 */
     lgv_status (*layout)(const lgv_model *m, int format, lgv_layout *out, lgv_error *err);
     void (*constant)(const lgv_model *m, const lgv_file_tensor *t, float *out);
     /* The name a tensor had in older files, in text or constant; NULL: never another. The member may be NULL. */
@@ -122,7 +123,8 @@ typedef struct lgv_model_kind {
 
 /* The table (kinds.c); NULL beyond the last. */
 const lgv_model_kind *lgv_model_kind_at(int i);
-extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit;
+extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit, lgv_kind_compvis,
+    lgv_kind_guided;
 /* Of a config.json: by _class_name; absent: UNet2DModel. LGV_ERR_UNSUPPORTED lists what is known. */
 lgv_status lgv_model_kind_of(const lgv_json *j, const lgv_model_kind **out, lgv_error *err);
 

@@ -4,8 +4,8 @@
 
 #include "kind.h"
 
-static const lgv_model_kind *const kinds[] = {&lgv_kind_unet2d, &lgv_kind_classifier,
-                                             &lgv_kind_dit};
+static const lgv_model_kind *const kinds[] = {&lgv_kind_unet2d, &lgv_kind_classifier, &lgv_kind_dit,
+                                              &lgv_kind_compvis, &lgv_kind_guided};
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 const lgv_model_kind *lgv_model_kind_at(int i)

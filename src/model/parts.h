@@ -84,6 +84,7 @@ lgv_id lgv_net_norm(lgv_net *n, const char *name, lgv_id x, int64_t channels, in
 lgv_id lgv_net_resnet(lgv_net *n, lgv_id x, const lgv_resnet_plan *r); /* module = the open scope */
 lgv_id lgv_net_attention(lgv_net *n, lgv_id x,
                          const lgv_attention_plan *a); /* module = the open scope */
+lgv_id lgv_net_mean(lgv_net *n, lgv_id x); /* [N,H,W,C] -> [N,C], over positions (unet2d.c) */
 /* Notes the value as the output of module `name` ("" the open scope itself) and returns it. */
 lgv_id lgv_net_module(lgv_net *n, const char *name, lgv_id v);
 

@@ -216,10 +216,9 @@ static lgv_status check_extra(const lgv_selection *s, const char *source, lgv_er
 /* Very old attention blocks were 1x1 convolutions: [out,in,1,1] is then [out,in]. */
 static bool fits(const lgv_file_tensor *p, const lgv_tensor_info *t)
 {
-    if (t->rank != p->rank && !(t->rank == 4 && p->rank == 2 && t->dim[2] == 1 && t->dim[3] == 1))
-        return false;
-    for (int i = 0; i < p->rank; i++)
-        if (t->dim[i] != p->dim[i]) return false;
+    if (t->rank != p->rank && !(p->rank == 2 && t->rank == 4)) return false;
+    for (int i = 0; i < t->rank; i++)
+        if (t->dim[i] != (i < p->rank ? p->dim[i] : 1)) return false;
     return true;
 }
 

@@ -176,7 +176,7 @@ lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_
 }
 
 /* [N,H,W,C] -> [N,C], the mean over positions. */
-static lgv_id mean_over_positions(lgv_net *n, lgv_id x)
+lgv_id lgv_net_mean(lgv_net *n, lgv_id x)
 {
     int64_t d[LGV_MAX_RANK];
     lgv_shape(n->g, x, d);
@@ -219,7 +219,7 @@ static void head(lgv_net *n, int labels, bool attention, lgv_id x, lgv_id *featu
         attention_pool(n, labels, x, features, logits);
         return;
     }
-    *features = lgv_net_module(n, "pool", mean_over_positions(n, x));
+    *features = lgv_net_module(n, "pool", lgv_net_mean(n, x));
     lgv_net_stage(n, *features, "pool", "features: mean over positions");
     if (!labels) return;
     *logits = lgv_net_linear(n, "classifier", *features, C, labels);

@@ -1,0 +1,265 @@
+/* test_originals.c - `Model` of DDPM and CompVis and `UNetModel` of guided-diffusion: outputs and gradients against
+   tools/golden/originals.py, files under the original names, what their configurations refuse.
+   Tolerances as in test_unet2d_golden.c: output 1e-5, gradients 1e-4. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/core.h"
+#include "core/file.h"
+#include "langevin/convert.h"
+#include "langevin/torch_file.h"
+#include "model/layout.h"
+#include "network.h"
+#include "ok.h"
+#include "scratch.h"
+
+static const char *const names[] = {"compvis_article", "ddpm_cifar10", "compvis_small",
+                                    "guided_legacy",   "guided_new",   "guided_fraction"};
+static const char *const levels[] = {"scalar", "avx2", "avx512"};
+enum { NAMES = 6, LEVELS = 3 };
+
+static void open_original(network *r, const char *name)
+{
+    char file[64];
+    snprintf(file, sizeof file, "original_%s", name);
+    network_open_file(r, file);
+}
+
+/* The original program's name of a parameter. */
+static const char *original(const lgv_model *m, const char *name, char text[512])
+{
+    lgv_layout l;
+    MUST(lgv_layout_make(m, lgv_layout_formats(m) - 1, &l, err));
+    for (size_t i = 0; i < l.count; i++)
+        if (!strcmp(m->param[l.tensor[i].param].name, name))
+            snprintf(text, 512, "%s", l.tensor[i].name);
+    lgv_layout_free(&l);
+    return text;
+}
+
+static void fill(network *r)
+{
+    for (int i = 0; i < lgv_store_count(r->store); i++) {
+        char text[512];
+        int rank;
+        int64_t dim[LGV_MAX_RANK], n = 1;
+        const char *name = lgv_store_at(r->store, i, &rank, dim, NULL);
+        for (int k = 0; k < rank; k++) n *= dim[k];
+        float *x = malloc((size_t)n * sizeof *x);
+        golden_parameter(original(r->model, name, text), rank, dim, x);
+        MUST(lgv_store_write(r->store, "weight", i, x, n, err));
+        free(x);
+    }
+}
+
+static double output_error(network *r)
+{
+    int64_t count;
+    float *want = golden_floats(r->file, "output", &count),
+          *have = malloc((size_t)count * sizeof *have);
+    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
+    double error = golden_error(have, want, count, 0);
+    free(want);
+    free(have);
+    return error;
+}
+
+static double gradient_error(network *r)
+{
+    float *G = golden_floats(r->file, "grad_max", NULL);
+    double largest = 0;
+    for (int i = 0; i < lgv_store_count(r->store); i++) {
+        char text[512], entry[600];
+        int rank;
+        int64_t dim[LGV_MAX_RANK], n = 1;
+        const char *name = lgv_store_at(r->store, i, &rank, dim, NULL);
+        for (int k = 0; k < rank; k++) n *= dim[k];
+        name = original(r->model, name, text);
+        snprintf(entry, sizeof entry, "grad.%s", name);
+        float *g = malloc((size_t)n * sizeof *g), *b = golden_floats(r->file, entry, NULL);
+        MUST(lgv_store_read(r->store, "grad", i, g, n, err));
+        double error = golden_gradient_error(name, g, n, b, G[0]);
+        if (!(error <= largest)) largest = error;
+        free(g);
+        free(b);
+    }
+    free(G);
+    return largest;
+}
+
+static void golden(void **state)
+{
+    const char *name = *state;
+    for (int k = 0; k < LEVELS; k++) {
+        network r;
+        char spec[32];
+        if (!lgv_cpu_has(levels[k])) continue;
+        snprintf(spec, sizeof spec, "cpu:%s", levels[k]);
+        open_original(&r, name);
+        network_plan(&r, spec, 2, NULL);
+        fill(&r);
+        network_write_inputs(&r);
+        MUST(lgv_plan_run(r.plan, NULL, err));
+        double out = output_error(&r), grad = gradient_error(&r);
+        print_message("%s, %s: output %.1e, gradients %.1e\n", name, levels[k], out, grad);
+        assert_true(out <= 1e-5);
+        assert_true(grad <= 1e-4);
+        network_close(&r);
+    }
+}
+
+/* --- Files --- */
+static void write_original(const network *r, const char *path)
+{
+    char folder[512];
+    snprintf(folder, sizeof folder, "%s", scratch_path("saved"));
+    MUST(lgv_model_save(r->model, r->store, "weight", folder, err));
+    const char *config = golden_metadata(r->file, "config"), *file = scratch_path("original.json");
+    scratch_write(file, config, strlen(config));
+    MUST(lgv_convert(folder, path, &(lgv_convert_options){.model = file}, NULL, err));
+}
+
+/* Every tensor of a file is one of the original's, with its shape and value. */
+static void check_original(const network *r, const char *path)
+{
+    lgv_torch_file *f = NULL;
+    MUST(lgv_torch_file_open(path, &f, err));
+    assert_int_equal(lgv_torch_file_count(f), lgv_model_describe(r->model)->tensors);
+    for (size_t i = 0; i < lgv_torch_file_count(f); i++) {
+        const lgv_tensor_info *t = lgv_torch_file_at(f, i, NULL);
+        char entry[600];
+        snprintf(entry, sizeof entry, "grad.%s", t->name);
+        if (!lgv_safetensors_find(r->file, entry)) fail_msg("the original has no '%s'", t->name);
+        float *x = malloc(t->bytes);
+        golden_parameter(t->name, t->rank, t->dim, x);
+        assert_memory_equal(x, t->data, t->bytes);
+        free(x);
+        if (strstr(t->name, "qkv.weight")) assert_int_equal(t->rank, 3);
+        if (strstr(t->name, "mid.attn_1.q.weight")) assert_int_equal(t->rank, 4);
+    }
+    lgv_torch_file_close(f);
+}
+
+/* Saved, written under the original names, loaded from there: nothing changes. */
+static void files(void **state)
+{
+    network r;
+    char path[512];
+    snprintf(path, sizeof path, "%s", scratch_path("original.pt"));
+    open_original(&r, *state);
+    network_plan(&r, "cpu:scalar", 1, NULL);
+    fill(&r);
+    write_original(&r, path);
+    check_original(&r, path);
+    MUST(lgv_store_zero(r.store, "weight", err));
+    MUST(lgv_model_load_weights_from(r.model, r.store, "weight", path, err));
+    network_write_inputs(&r);
+    MUST(lgv_plan_run(r.plan, NULL, err));
+    assert_true(output_error(&r) <= 1e-5);
+
+    lgv_model *saved = NULL; /* the folder describes itself */
+    MUST(lgv_model_open(scratch_path("saved"), NULL, &saved, err));
+    assert_string_equal(lgv_model_describe(saved)->class_name,
+                        strncmp(*state, "guided", 6) ? "UNet2DModel" : "UNetModel");
+    assert_int_equal(lgv_model_describe(saved)->parameters,
+                     lgv_model_describe(r.model)->parameters);
+    MUST(lgv_model_load_weights(saved, r.store, "weight", LGV_WEIGHTS_BEST, err));
+    lgv_model_free(saved);
+    network_close(&r);
+}
+
+/* --- Configurations --- */
+static void preset(void **state)
+{
+    lgv_model *m = NULL;
+    MUST(lgv_model_open("CompVis-128", NULL, &m, err));
+    const lgv_model_info *info = lgv_model_describe(m);
+    assert_string_equal(info->class_name, "Model");
+    assert_int_equal(info->parameters, 14406531);
+    assert_int_equal(info->tensors, 220);
+    assert_int_equal(info->height, 128);
+    assert_non_null(lgv_model_unet2d(m));
+    lgv_model_free(m);
+}
+
+#define MODEL                                                                                      \
+    "{\"_class_name\": \"Model\", \"ch\": 32, \"out_ch\": 3, \"num_res_blocks\": 1, "              \
+    "\"in_channels\": 3"
+#define GUIDED                                                                                     \
+    "{\"_class_name\": \"UNetModel\", \"image_size\": 16, \"in_channels\": 3, \"out_channels\": "  \
+    "3, "                                                                                          \
+    "\"num_res_blocks\": 1, \"model_channels\": 32"
+
+static void refusals(void **state)
+{
+    static const struct {
+        const char *config, *says;
+    } cases[] = {
+        {MODEL "}", "'resolution' must be"},
+        {MODEL ", \"resolution\": 15}", "sample_size is 15x15"},
+        {MODEL ", \"resolution\": 16, \"ch_mult\": [1, 0]}", "ch_mult"},
+        {MODEL ", \"resolution\": 16, \"ch_mult\": [2, 2]}", "does not begin with 1"},
+        {MODEL ", \"resolution\": 16, \"use_linear_attn\": true}",
+         "linear attention is not supported"},
+        {MODEL ", \"resolution\": 16, \"attn_type\": \"flash\"}", "attn_type"},
+        {MODEL ", \"resolution\": 16, \"conv_shortcut\": true}", "conv_shortcut"},
+        {MODEL ", \"resolution\": 16, \"resamp_with_conv\": false}", "resamp_with_conv"},
+        {GUIDED ", \"channel_mult\": [1, 1.1]}", "channel_mult[1] * model_channels is 35.2"},
+        {GUIDED ", \"channel_mult\": []}", "channel_mult"},
+        {GUIDED ", \"channel_mult\": [1, 1e9]}", "channel_mult[1]"},
+        {GUIDED ", \"channel_mult\": [1, 2, 1, 1, 1, 1]}", "image_size is 16"},
+        {GUIDED ", \"channel_mult\": [1], \"num_heads\": 5}", "cannot be split into heads"},
+        {GUIDED ", \"channel_mult\": [1], \"num_head_channels\": 64}",
+         "cannot be split into heads"},
+        {GUIDED ", \"dims\": 3}", "dims"},
+        {GUIDED ", \"dropout\": 1.5}", "dropout is 1.5"},
+        {GUIDED ", \"num_classes\": 0}", "num_classes"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lgv_model *m = NULL;
+        lgv_error err = {0};
+        const char *path = scratch_path("refused.json");
+        scratch_write(path, cases[i].config, strlen(cases[i].config));
+        if (!lgv_model_open(path, NULL, &m, &err) || !strstr(err.text, cases[i].says))
+            fail_msg("case %zu says '%s'", i, err.text);
+    }
+}
+
+/* A guided network starts by giving nothing: its last convolution is zero. */
+static void initialisation(void **state)
+{
+    network r;
+    open_original(&r, "guided_new");
+    network_plan(&r, "cpu:scalar", 1, NULL);
+    MUST(lgv_model_init(r.model, r.store, "weight", NULL, 3, err));
+    network_write_inputs(&r);
+    MUST(lgv_plan_run(r.plan, NULL, err));
+    int64_t count = r.N * r.H * r.W * 6;
+    float *y = malloc((size_t)count * sizeof *y);
+    MUST(lgv_plan_read_nchw(r.plan, "output", y, count, err));
+    for (int64_t i = 0; i < count; i++) assert_true(y[i] == 0);
+    free(y);
+    network_close(&r);
+}
+
+int main(void)
+{
+    static struct CMUnitTest tests[2 * NAMES + 3];
+    int n = 0;
+    for (int i = 0; i < NAMES; i++) {
+        void *name = (void *)(uintptr_t)names[i];
+        tests[n++] = (struct CMUnitTest){names[i], golden, NULL, NULL, name};
+        tests[n++] = (struct CMUnitTest){names[i], files, NULL, NULL, name};
+    }
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(preset);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(refusals);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(initialisation);
+    return _cmocka_run_group_tests("originals", tests, (size_t)n, NULL, scratch_remove);
+}
