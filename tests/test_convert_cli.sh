@@ -18,6 +18,8 @@ run 0 convert model.safetensors model.pth
 same model.pt model.pth
 run 0 convert model.pth again.safetensors
 same model.safetensors again.safetensors
+run 0 convert out named.pt --weights raw --model tiny.json
+same named.pt model.pt
 run 0 info folder
 says "weights +folder"
 run 0 sample folder --output a.png --num-inference-steps 2 --threads 1 --no-metadata

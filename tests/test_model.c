@@ -124,8 +124,7 @@ static void presets(void **state)
     lgv_model *m = NULL;
     const char *summary;
     assert_string_equal(lgv_model_presets(0, &summary), "unet-32");
-    assert_null(lgv_model_presets(15, NULL));
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; lgv_model_presets(i, NULL); i++) {
         MUST(lgv_model_open(lgv_model_presets(i, NULL), NULL, &m, err));
         assert_true(lgv_model_describe(m)->from_preset);
         lgv_model_free(m);

@@ -222,7 +222,7 @@ static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs
 static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
                            lgv_id *out, lgv_id *logits, lgv_error *err)
 {
-    return lgv_unet2d_encode(m->config, 0, g, in, NULL, NULL, out, logits, err);
+    return lgv_unet2d_encode(m->config, 0, false, g, in, NULL, NULL, out, logits, err);
 }
 
 const lgv_model_kind lgv_kind_compvis = {

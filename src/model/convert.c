@@ -285,17 +285,32 @@ static lgv_status write_folder(job *j, const lgv_model *m)
     return status;
 }
 
+/* Where the weights lie: the file itself, the folder itself, or where a model folder has them (at, which the caller
+   frees, owns the path then). */
+static lgv_status locate(job *j, lgv_model **at, const char **path)
+{
+    lgv_status status = LGV_OK;
+    *path = j->input;
+    bool plain = !lgv_is_dir(j->input) || (j->o.model && lgv_model_has_weights(j->input, &status));
+    if (status) return lgv_fail(j->err, status, "out of memory while converting '%s'", j->input);
+    if (plain) return LGV_OK;
+    LGV_TRY(lgv_model_open(j->input, NULL, at, j->err));
+    LGV_TRY(lgv_model_weights_path(*at, j->o.weights, path, j->err));
+    j->o.weights = LGV_WEIGHTS_BEST; /* the folder is chosen */
+    return LGV_OK;
+}
+
 static lgv_status convert_model(job *j, output_kind kind)
 {
-    lgv_model *m = NULL;
-    const char *path = j->input;
-    LGV_TRY(lgv_model_open(j->o.model ? j->o.model : j->input, NULL, &m, j->err));
-    lgv_status status =
-        j->o.model ? LGV_OK : lgv_model_weights_path(m, j->o.weights, &path, j->err);
-    if (!j->o.model) j->o.weights = LGV_WEIGHTS_BEST; /* the folder is chosen */
+    lgv_model *named = NULL, *at = NULL;
+    const char *path;
+    lgv_status status = locate(j, &at, &path);
+    if (!status && j->o.model) status = lgv_model_open(j->o.model, NULL, &named, j->err);
+    const lgv_model *m = named ? named : at;
     if (!status) status = list_model(j, m, path);
     if (!status) status = kind == TO_FOLDER ? write_folder(j, m) : write_list(j, kind, j->output);
-    lgv_model_free(m);
+    lgv_model_free(named);
+    lgv_model_free(at);
     return status;
 }
 
