@@ -778,6 +778,86 @@ static void device_step(void **state)
     }
 }
 
+/* And so with a predicted variance, a history that is read, and a value that goes to it: planes in files and
+   on the host, channels last on the device. */
+static void device_step_with_history(void **state)
+{
+    enum { N = 2, C = 3, HW = 5 * 7, IMG = C * HW, SLOTS = 3 };
+    static const int64_t dim[] = {N, 5, 7, C}, wide[] = {N, 5, 7, 2 * C},
+                         past[] = {N, 5, 7, SLOTS * C};
+    static const lgv_step_coef k[N] = {{.a = 1,
+                                        .b = -.5f,
+                                        .clip = 1,
+                                        .c = .5f,
+                                        .d = .1f,
+                                        .e = .2f,
+                                        .s = 1,
+                                        .h = {.3f, 0, -.7f},
+                                        .keep = 2,
+                                        .keep_x0 = .4f,
+                                        .keep_x = -.3f,
+                                        .keep_out = .2f,
+                                        .variance = LGV_PREDICTED_RANGE,
+                                        .v0 = -1,
+                                        .v1 = .5f},
+                                       {.a = 1,
+                                        .b = -.5f,
+                                        .clip = INFINITY,
+                                        .c = .5f,
+                                        .s = .5f,
+                                        .h = {0, 2, 0},
+                                        .keep = 1,
+                                        .keep_out = 1,
+                                        .keep_sample = 3,
+                                        .variance = LGV_PREDICTED_ITSELF}};
+    static float x[N * IMG], out[N * 2 * IMG], z[N * IMG], history[N * SLOTS * IMG],
+        host[N * SLOTS * IMG], want[N * IMG], next[N * IMG], kept[N * IMG];
+    lgv_torch_rng rng;
+    lgv_error err = {0};
+    lgv_torch_seed(&rng, 5);
+    lgv_torch_randn(&rng, N * IMG, x);
+    lgv_torch_randn(&rng, N * 2 * IMG, out);
+    lgv_torch_randn(&rng, N * IMG, z);
+    lgv_torch_randn(&rng, N * SLOTS * IMG, history);
+    for (int i = 0; i < IMG; i++) out[3 * IMG + i] = fabsf(out[3 * IMG + i]); /* a variance */
+    memcpy(host, history, sizeof host);
+    for (int n = 0; n < N; n++)
+        assert_int_equal(lgv_sampler_apply(&k[n], IMG, x + n * IMG, out + n * 2 * IMG, z + n * IMG,
+                                           host + n * SLOTS * IMG, want + n * IMG, NULL, NULL),
+                         LGV_OK);
+    lgv_graph *g = lgv_graph_new();
+    lgv_id step = lgv_sampler_step(
+        g, lgv_input(g, "x", LGV_F32, 4, dim), lgv_input(g, "out", LGV_F32, 4, wide),
+        lgv_input(g, "z", LGV_F32, 4, dim), lgv_input(g, "history", LGV_F32, 4, past));
+    lgv_graph_output(g, step, "next");
+    lgv_graph_output(g, lgv_output_of(g, step, 2), "kept");
+    lgv_program program = {"step", g};
+    lgv_device *device = NULL;
+    lgv_store *store = NULL;
+    lgv_plan *plan = NULL;
+    if (lgv_device_new("cpu", 2, &device, &err) || lgv_store_new(device, &store, &err) ||
+        lgv_plan_new(store, 1, &program, NULL, &plan, &err))
+        fail_msg("%s", err.text);
+    for (int n = 0; n < N; n++) lgv_step_coef_row(&k[n], &lgv_plan_step(plan)->row[n]);
+    if (lgv_plan_write_nchw(plan, "x", x, N * IMG, &err) ||
+        lgv_plan_write_nchw(plan, "out", out, N * 2 * IMG, &err) ||
+        lgv_plan_write_nchw(plan, "z", z, N * IMG, &err) ||
+        lgv_plan_write_nchw(plan, "history", history, N * SLOTS * IMG, &err) ||
+        lgv_plan_run(plan, NULL, &err) || lgv_plan_read_nchw(plan, "next", next, N * IMG, &err) ||
+        lgv_plan_read_nchw(plan, "kept", kept, N * IMG, &err))
+        fail_msg("%s", err.text);
+    for (int i = 0; i < N * IMG; i++) {
+        const int n = i / IMG, slot = k[n].keep - 1;
+        near(next[i], want[i], 4e-6 * (1 + fabs(want[i])));
+        near(kept[i], host[(n * SLOTS + slot) * IMG + i % IMG], 4e-6);
+    }
+    assert_memory_equal(host + (SLOTS + 2) * IMG, x + IMG, sizeof(float) * IMG); /* keep_sample */
+    lgv_plan_free(plan);
+    lgv_store_free(store);
+    lgv_graph_free(g);
+    lgv_device_free(device);
+}
+
 /* Whatever allocation fails, making a sampler reports it and leaves nothing behind (sanitizers
    watch). */
 static void out_of_memory(void **state)
@@ -810,6 +890,7 @@ int main(void)
         cmocka_unit_test(published_sums_of_solvers),
         cmocka_unit_test(orders_of_convergence),
         cmocka_unit_test(brownian_path),
+        cmocka_unit_test(device_step_with_history),
         cmocka_unit_test(defaults),
         cmocka_unit_test(flow_to_solver),
         cmocka_unit_test(table),

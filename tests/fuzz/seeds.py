@@ -64,7 +64,18 @@ for i, change in enumerate([{}, {"beta_schedule": "squaredcos_cap_v2", "predicti
                             {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
                             {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, "steps_offset": 1},
                             {"_class_name": "DDIMInverseScheduler", "timestep_spacing": "linspace"},
-                            {"_class_name": "PNDMScheduler", "skip_prk_steps": True}]):
+                            {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+                            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 3,
+                             "use_lu_lambdas": True, "final_sigmas_type": "sigma_min", "lambda_min_clipped": -5.1},
+                            {"_class_name": "UniPCMultistepScheduler", "disable_corrector": [0, 2], "solver_type": "bh1",
+                             "use_flow_sigmas": True, "prediction_type": "flow_prediction", "shift_terminal": 0.1},
+                            {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear", "use_beta_sigmas": True,
+                             "timestep_type": "continuous", "sigma_min": 0.1, "sigma_max": 9.0},
+                            {"_class_name": "LCMScheduler", "original_inference_steps": 5, "timestep_scaling": 3.0},
+                            {"_class_name": "EDMEulerScheduler", "sigma_schedule": "exponential", "rho": 5.0, "sigma_data": 1.0,
+                             "sigma_min": 0.01, "sigma_max": 20.0},
+                            {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
+                             "time_shift_type": "linear", "invert_sigmas": True, "stochastic_sampling": True}]):
     put("scheduler_config", str(i), json.dumps({**base, **change}))
 
 state = {"step": 200, "updates": 200, "position": 3200, "epoch": 0, "skipped_updates": 0,
