@@ -68,9 +68,22 @@ void sample_animation_free(sample_animation *a)
     a->pixels = NULL;
 }
 
+static int64_t pixels(const sample_animation *a)
+{
+    return a->channels * a->height * a->width;
+}
+
 static uint8_t *picture(const sample_animation *a, int64_t frame, int64_t i)
 {
-    return a->pixels + (frame * a->pictures + i) * a->channels * a->height * a->width;
+    return a->pixels + (frame * a->pictures + i) * pixels(a);
+}
+
+/* NULL: no memory; then x is shown as it is. */
+static float *divided(const float *x, int64_t n, double by)
+{
+    float *out = malloc((size_t)n * sizeof *out);
+    for (int64_t i = 0; out && i < n; i++) out[i] = (float)(x[i] / by);
+    return out;
 }
 
 /* Frame k shows call (k+1)*steps/frames, so the last frame is the last call. */
@@ -80,8 +93,12 @@ void sample_animation_add(sample_animation *a, const lgv_sample_progress *p)
     int64_t k = (p->step * a->frames + a->steps - 1) / a->steps - 1;
     if ((k + 1) * a->steps / a->frames != p->step) return;
     int64_t n = least(p->images, a->pictures - p->first_image);
-    lgv_images_u8(n, a->channels, a->height, a->width, a->args->animation_noisy ? p->x : p->x0,
+    const float *shown = a->args->animation_noisy ? p->x : p->x0;
+    float *scaled = NULL;
+    if (a->args->animation_noisy && p->spread > 1) scaled = divided(p->x, n * pixels(a), p->spread);
+    lgv_images_u8(n, a->channels, a->height, a->width, scaled ? scaled : shown,
                   picture(a, k, p->first_image));
+    free(scaled);
 }
 
 /* ---- writing ---- */

@@ -82,8 +82,9 @@ static void against(lgv_pipeline *p, const char *name, lgv_sample_options o)
 static void equals_diffusers(void **state)
 {
     lgv_pipeline *p = open_golden("config");
-    lgv_sample_options o = {
-        .seed = 7, .rng = LGV_SAMPLE_TORCH, .sampler = {.sampler = "ddim", .num_inference_steps = 5}};
+    lgv_sample_options o = {.seed = 7,
+                            .rng = LGV_SAMPLE_TORCH,
+                            .sampler = {.sampler = "ddim", .num_inference_steps = 5}};
     against(p, "ddim", o);
     o.batch_size = 2; /* one generator per picture: batches do not matter */
     against(p, "ddim", o);
@@ -94,10 +95,11 @@ static void equals_diffusers(void **state)
             (lgv_sample_options){.seed = 7,
                                  .rng = LGV_SAMPLE_TORCH,
                                  .sampler = {.sampler = "model", .num_inference_steps = 12}});
-    against(p, "ddim_batch",
-            (lgv_sample_options){.seed = 7,
-                                 .rng = LGV_SAMPLE_TORCH_BATCH,
-                                 .sampler = {.sampler = "ddim", .num_inference_steps = 5, .eta = 0.7}});
+    against(
+        p, "ddim_batch",
+        (lgv_sample_options){.seed = 7,
+                             .rng = LGV_SAMPLE_TORCH_BATCH,
+                             .sampler = {.sampler = "ddim", .num_inference_steps = 5, .eta = 0.7}});
     lgv_safetensors *f = golden_open("pipeline");
     float *noise = golden_floats(f, "noise", NULL),
           *step_noise = golden_floats(f, "step_noise", NULL);
@@ -147,14 +149,27 @@ static void pixels(void **state)
     assert_int_equal(t->count, N * IMAGE);
     const uint8_t *want = t->data;
     uint8_t got[N * IMAGE];
-    lgv_samples *s = sample(p, &(lgv_sample_options){.num_images = N,
-                                                     .seed = 7,
-                                                     .rng = LGV_SAMPLE_TORCH,
-                                                     .sampler = {.sampler = "ddim", .num_inference_steps = 5}});
+    lgv_samples *s =
+        sample(p, &(lgv_sample_options){.num_images = N,
+                                        .seed = 7,
+                                        .rng = LGV_SAMPLE_TORCH,
+                                        .sampler = {.sampler = "ddim", .num_inference_steps = 5}});
     lgv_images_u8(N, 3, 8, 8, s->sample, got);
     for (int i = 0; i < N * IMAGE; i++) assert_true(abs(got[i] - want[i]) <= 1);
     lgv_samples_free(s);
     lgv_safetensors_close(f);
+    lgv_pipeline_free(p);
+}
+
+/* A network that predicts its variance: ddpm draws with it, others leave it out. */
+static void learned_variance(void **state)
+{
+    lgv_pipeline *p = open_golden("config_learned");
+    lgv_sample_options o = {.seed = 7, .rng = LGV_SAMPLE_TORCH};
+    o.sampler = (lgv_sampler_options){.sampler = "model", .num_inference_steps = 6};
+    against(p, "learned", o);
+    o.sampler.sampler = NULL;
+    against(p, "learned_solver", o);
     lgv_pipeline_free(p);
 }
 
@@ -382,6 +397,7 @@ int main(void)
         cmocka_unit_test(equals_diffusers),
         cmocka_unit_test(labels),
         cmocka_unit_test(pixels),
+        cmocka_unit_test(learned_variance),
         cmocka_unit_test(independent),
         cmocka_unit_test(every_sampler_is_independent),
         cmocka_unit_test(progress),

@@ -57,6 +57,7 @@ typedef struct lgv_sample_progress {
     /* [images,C,H,W], valid in the callback: x after the call, and the finished picture that the
        call predicts (x0, clipped where the scheduler clips) */
     const float *x, *x0;
+    double spread;       /* of x: divided by it, image and noise have unit variance together */
     const float *sample; /* x with the last call of the batch, else NULL */
     double began;        /* when the first network call began, in seconds of CLOCK_MONOTONIC */
 } lgv_sample_progress;

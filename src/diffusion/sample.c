@@ -246,6 +246,13 @@ static lgv_status run_step(job *j, int64_t i, int64_t first, int64_t count, lgv_
     return lgv_plan_read_nchw(plan, "x_next", j->x, elements, err);
 }
 
+/* Samplers after k-diffusion have an x of image + sigma noise: too wide for the eye. */
+static double spread_after(const job *j, int64_t i)
+{
+    const lgv_step_coef *k = lgv_sampler_coef(j->sampler, i + 1);
+    return k ? sqrt((double)k->image * k->image + (double)k->noise * k->noise) : 1;
+}
+
 static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_error *err)
 {
     j->calls_done++;
@@ -258,6 +265,7 @@ static lgv_status report(job *j, int64_t i, int64_t first, int64_t count, lgv_er
                                     .images = count,
                                     .x = j->x,
                                     .x0 = j->x0,
+                                    .spread = spread_after(j, i),
                                     .sample = i + 1 == j->steps ? j->x : NULL,
                                     .began = j->began};
     if (!j->o->callback(j->o->user, &progress)) return LGV_OK;

@@ -39,7 +39,8 @@ const char *golden_model_folder(lgv_device *device, const char *name, const char
 {
     lgv_safetensors *f = golden_open("pipeline");
     const char *folder = scratch_path(name), *config = golden_metadata(f, config_key);
-    const char *scheduler = golden_metadata(f, "scheduler");
+    const char *scheduler = golden_metadata(
+        f, strcmp(config_key, "config_learned") ? "scheduler" : "scheduler_learned");
     lgv_unet2d_config unet;
     lgv_model *model;
     char path[4096];

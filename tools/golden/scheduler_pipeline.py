@@ -10,15 +10,18 @@ ddim_batch    eta 0.7, one generator manual_seed(7) for the whole batch
 ddpm          [12,...]: DDPMScheduler, 12 steps, a list of generators as above
 pixels        uint8 [3,8,8,3]: DDIMPipeline(batch_size=3, generator=list, num_inference_steps=5), as PIL
 labels        ddim with the class-conditional network ("config_labels"), labels 4, 0, 2
+learned, learned_solver   [6,...]: a network with 6 channels ("config_learned", "scheduler_learned"): DDPMScheduler with its variance,
+              DPMSolverMultistepScheduler without
 noise, step_noise   given noise of the case "given" (ddpm, 12 steps): [3,3,8,8], [12,3,3,8,8]
 """
 
+import json
 import os
 
 import numpy as np
 import torch
 from common import GOLDEN_DIR, fill_model, hash_unit, save
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.schedulers import scheduling_ddpm
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -26,7 +29,8 @@ SHAPE = (3, 3, 8, 8)
 
 
 def network(**options):
-    model = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(16, 32),
+    options.setdefault("out_channels", 3)
+    model = UNet2DModel(sample_size=8, in_channels=3, layers_per_block=1, block_out_channels=(16, 32),
                         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
                         norm_num_groups=8, **options).eval()
     fill_model(model)
@@ -66,7 +70,12 @@ def main():
     pipeline = DDIMPipeline(unet=model, scheduler=ddim)
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(batch_size=3, generator=generators(), num_inference_steps=5).images
+    variance = network(out_channels=6)
+    learned = DDPMScheduler(variance_type="learned_range")
+    solver = DPMSolverMultistepScheduler.from_config(json.loads(learned.to_json_string()))  # as from a folder
     tensors = {
+        "learned": loop(variance, learned, 6, generators()),
+        "learned_solver": loop(variance, solver, 6, generators()),
         "ddim": loop(model, ddim, 5, generators()),
         "ddim_eta": loop(model, ddim, 5, generators(), eta=0.7, use_clipped_model_output=True),
         "ddim_batch": loop(model, ddim, 5, torch.Generator().manual_seed(7), eta=0.7),
@@ -78,7 +87,8 @@ def main():
     }
     size = save(os.path.join(GOLDEN_DIR, "pipeline.safetensors"), tensors,
                 {"config": model.to_json_string(), "config_labels": labelled.to_json_string(),
-                 "scheduler": ddpm.to_json_string()})
+                 "config_learned": variance.to_json_string(), "scheduler": ddpm.to_json_string(),
+                 "scheduler_learned": learned.to_json_string()})
     print(size, "bytes", tensors["ddim"][-1].abs().max().item(), tensors["ddpm"][-1].abs().max().item())
 
 
