@@ -348,10 +348,11 @@ lgv_status lgv_scheduler_config_set(lgv_scheduler_config *cfg, const char *key, 
         lgv_json j = {json_object(), NULL};
         j.name = lgv_strdup("the scheduler's options");
         lgv_status status = LGV_ERR_MEMORY;
-        if (j.root && j.name && !json_object_set_new(j.root, key, v))
+        if (j.root && j.name && !json_object_set(j.root, key, v))
             status = read_field(&j, f, cfg, err);
         else
             lgv_fail(err, status, "out of memory for scheduler field '%s'", key);
+        json_decref(v);
         lgv_json_free(&j);
         if (status == LGV_OK) cfg->given |= UINT64_C(1) << i;
         return status;
