@@ -95,20 +95,8 @@ static void pack_task(void *arg, int64_t step, int thread)
 static void multiply(tiles *s, const uint16_t *a, const uint16_t *b, int64_t steps, bool add,
                      float *y, int64_t ld)
 {
-    float *low = y + TILE_ROWS * ld;
-    const int64_t bytes = ld * (int64_t)sizeof(float);
     tile_memory_ready();
-    if (add) {
-        tile_load(s, 0, y, bytes);
-        tile_load(s, 1, y + TILE_F32, bytes);
-        tile_load(s, 2, low, bytes);
-        tile_load(s, 3, low + TILE_F32, bytes);
-    } else {
-        tile_zero(s, 0);
-        tile_zero(s, 1);
-        tile_zero(s, 2);
-        tile_zero(s, 3);
-    }
+    sums_begin(s, add, y, ld);
     for (int64_t i = 0; i < steps; i++, a += STEP_ELEMENTS, b += STEP_ELEMENTS) {
         tile_load(s, 4, a, TILE_BYTES);
         tile_load(s, 6, b, TILE_BYTES);
@@ -119,10 +107,7 @@ static void multiply(tiles *s, const uint16_t *a, const uint16_t *b, int64_t ste
         tile_dot(s, 2, 5, 6);
         tile_dot(s, 3, 5, 7);
     }
-    tile_store(s, 0, y, bytes);
-    tile_store(s, 1, y + TILE_F32, bytes);
-    tile_store(s, 2, low, bytes);
-    tile_store(s, 3, low + TILE_F32, bytes);
+    sums_end(s, y, ld);
     tile_memory_ready();
 }
 

@@ -3,8 +3,6 @@
    from L2, and prefetching it into L1 costs more load slots than it saves; the left one stays in L1. */
 #include "amx_product.h"
 
-enum { ROW_BYTES = BLOCK_COLUMNS * 4 };
-
 /* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */
 static inline vreal epilogue(const amx_result *r, vreal v, const void *residual, int64_t picture,
                              int64_t k, int64_t n)
@@ -127,19 +125,8 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
                  amx_finishing *f)
 {
     const uint16_t *b = right.b;
-    float *low = sum + TILE_ROWS * BLOCK_COLUMNS;
     tile_memory_ready();
-    if (add) {
-        tile_load(s, 0, sum, ROW_BYTES);
-        tile_load(s, 1, sum + TILE_F32, ROW_BYTES);
-        tile_load(s, 2, low, ROW_BYTES);
-        tile_load(s, 3, low + TILE_F32, ROW_BYTES);
-    } else {
-        tile_zero(s, 0);
-        tile_zero(s, 1);
-        tile_zero(s, 2);
-        tile_zero(s, 3);
-    }
+    sums_begin(s, add, sum, BLOCK_COLUMNS);
     const int64_t all = inner->steps * inner->taps;
     const int rows = f && all ? (int)lgv_ceil_div(BLOCK_ROWS, all) : 0;
     for (int64_t i = 0; i < inner->steps; i++) {
@@ -163,8 +150,5 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
         a0 += TILE_BF16;
         a1 += TILE_BF16;
     }
-    tile_store(s, 0, sum, ROW_BYTES);
-    tile_store(s, 1, sum + TILE_F32, ROW_BYTES);
-    tile_store(s, 2, low, ROW_BYTES);
-    tile_store(s, 3, low + TILE_F32, ROW_BYTES);
+    sums_end(s, sum, BLOCK_COLUMNS);
 }

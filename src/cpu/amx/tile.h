@@ -186,4 +186,31 @@ static inline void transpose16(const void *from, int64_t from_stride, void *to, 
 }
 #endif
 
+/* A block of sums y[32][32], rows of ld floats, lies in tiles 0 to 3 while products are added. */
+static inline void sums_begin(tiles *s, bool add, const float *y, int64_t ld)
+{
+    const float *low = y + TILE_ROWS * ld;
+    const int64_t bytes = ld * (int64_t)sizeof(float);
+    if (add) {
+        tile_load(s, 0, y, bytes);
+        tile_load(s, 1, y + TILE_F32, bytes);
+        tile_load(s, 2, low, bytes);
+        tile_load(s, 3, low + TILE_F32, bytes);
+    } else {
+        tile_zero(s, 0);
+        tile_zero(s, 1);
+        tile_zero(s, 2);
+        tile_zero(s, 3);
+    }
+}
+static inline void sums_end(tiles *s, float *y, int64_t ld)
+{
+    float *low = y + TILE_ROWS * ld;
+    const int64_t bytes = ld * (int64_t)sizeof(float);
+    tile_store(s, 0, y, bytes);
+    tile_store(s, 1, y + TILE_F32, bytes);
+    tile_store(s, 2, low, bytes);
+    tile_store(s, 3, low + TILE_F32, bytes);
+}
+
 #endif
