@@ -76,18 +76,6 @@ static void fill(lgv_store *store, const lgv_model *m, int format)
     lgv_layout_free(&l);
 }
 
-static double output_error(network *r)
-{
-    int64_t count;
-    float *want = golden_floats(r->file, "output", &count),
-          *have = malloc((size_t)count * sizeof *have);
-    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
-    double error = golden_error(have, want, count, 0);
-    free(want);
-    free(have);
-    return error;
-}
-
 static double gradient_error(network *r, char worst[128])
 {
     lgv_layout l;
@@ -145,7 +133,7 @@ static void golden(void **state)
     open_case(&r, c->name, c->level, c->no_fusion);
     network_write_inputs(&r);
     MUST(lgv_plan_run(r.plan, NULL, err));
-    double out = output_error(&r), grad = gradient_error(&r, worst);
+    double out = network_output_error(&r), grad = gradient_error(&r, worst);
     print_message("%s: output %.1e, gradients %.1e (%s)\n", c->title, out, grad, worst);
     assert_true(out <= 1e-5);
     assert_true(grad <= 1e-4);

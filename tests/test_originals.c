@@ -59,18 +59,6 @@ static void fill(network *r)
     }
 }
 
-static double output_error(network *r)
-{
-    int64_t count;
-    float *want = golden_floats(r->file, "output", &count),
-          *have = malloc((size_t)count * sizeof *have);
-    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
-    double error = golden_error(have, want, count, 0);
-    free(want);
-    free(have);
-    return error;
-}
-
 static double gradient_error(network *r)
 {
     float *G = golden_floats(r->file, "grad_max", NULL);
@@ -107,7 +95,7 @@ static void golden(void **state)
         fill(&r);
         network_write_inputs(&r);
         MUST(lgv_plan_run(r.plan, NULL, err));
-        double out = output_error(&r), grad = gradient_error(&r);
+        double out = network_output_error(&r), grad = gradient_error(&r);
         print_message("%s, %s: output %.1e, gradients %.1e\n", name, levels[k], out, grad);
         assert_true(out <= 1e-5);
         assert_true(grad <= 1e-4);
@@ -162,7 +150,7 @@ static void files(void **state)
     MUST(lgv_model_load_weights_from(r.model, r.store, "weight", path, err));
     network_write_inputs(&r);
     MUST(lgv_plan_run(r.plan, NULL, err));
-    assert_true(output_error(&r) <= 1e-5);
+    assert_true(network_output_error(&r) <= 1e-5);
 
     lgv_model *saved = NULL; /* the folder describes itself */
     MUST(lgv_model_open(scratch_path("saved"), NULL, &saved, err));

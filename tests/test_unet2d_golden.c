@@ -52,18 +52,6 @@ typedef struct one_case {
     char title[64];
 } one_case;
 
-static double output_error(network *r)
-{
-    int64_t count;
-    float *want = golden_floats(r->file, "output", &count),
-          *have = malloc((size_t)count * sizeof *have);
-    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
-    double error = golden_error(have, want, count, 0);
-    free(want);
-    free(have);
-    return error;
-}
-
 /* The largest error over all recorded gradients; every trained parameter must have one. */
 static double gradient_error(network *r, const char **worst)
 {
@@ -106,7 +94,7 @@ static void golden(void **state)
     network_plan(&r, spec, 1, &(lgv_plan_options){.no_fusion = c->no_fusion});
     network_write_inputs(&r);
     MUST(lgv_plan_run(r.plan, NULL, err));
-    double out = output_error(&r), grad = gradient_error(&r, &worst);
+    double out = network_output_error(&r), grad = gradient_error(&r, &worst);
     print_message("%s: output %.1e, gradients %.1e (%s)\n", c->title, out, grad, worst);
     assert_true(out <= 1e-5);
     assert_true(grad <= 1e-4);

@@ -115,6 +115,18 @@ void network_write_inputs(network *r)
     free(label);
 }
 
+double network_output_error(network *r)
+{
+    int64_t count;
+    float *want = golden_floats(r->file, "output", &count),
+          *have = malloc((size_t)count * sizeof *have);
+    MUST(lgv_plan_read_nchw(r->plan, "output", have, count, err));
+    double error = golden_error(have, want, count, 0);
+    free(want);
+    free(have);
+    return error;
+}
+
 void network_unplan(network *r)
 {
     lgv_plan_free(r->plan);

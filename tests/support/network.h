@@ -21,6 +21,8 @@ void network_open_file(network *r, const char *file); /* the same of any golden 
 /* Device, store and plan. */
 void network_plan(network *r, const char *device, int threads, const lgv_plan_options *options);
 void network_write_inputs(network *r); /* and the step block */
+/* Of the plan that has run, by golden_error. */
+double network_output_error(network *r);
 void network_unplan(network *r);       /* drops what network_plan made */
 void network_close(network *r);
 

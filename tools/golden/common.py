@@ -33,6 +33,7 @@ Every file's metadata holds "torch", "diffusers" and "script" beside what the sc
 Usage: imported by the scripts beside it; no command line of its own.
 """
 
+import argparse
 import json
 import os
 import struct
@@ -120,6 +121,33 @@ def model_gradient_summaries(model):
         largest = max(largest, parameter.grad.abs().max().item())
     tensors["grad_max"] = np.array([largest], dtype=np.float32)
     return tensors
+
+
+def float32_errors(o32, g32, o64, g64):
+    """(output_error, gradient_error, G): how far a float32 run is from a float64 one; g: {parameter: gradient}."""
+    largest = max(g.abs().max().item() for g in g64.values())
+    gradients = max((g32[k] - g64[k]).abs().max().item() / max(g64[k].abs().max().item(), 0.01 * largest)
+                    for k in g64)
+    return ((o32.double() - o64).abs().max() / o64.abs().max()).item(), gradients, largest
+
+
+def gradients_of(model):
+    return {name: p.grad.to(torch.float64).clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def make_all(doc, configurations, make):
+    """The command line of a script that makes one file per configuration; make(name) returns its size."""
+    parser = argparse.ArgumentParser(description=doc.split("\n", 1)[0])
+    parser.add_argument("--only", help="comma-separated configuration names")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names = args.only.split(",") if args.only else list(configurations)
+    if args.list:
+        print("\n".join(names))
+        return
+    total = sum(make(name) for name in names)
+    print(f"{len(names)} files, {total} bytes")
 
 
 def versions():

@@ -9,7 +9,6 @@ metadata "format" is "diffusers" or "original".  Labels are inputs as they are: 
 Hash values of modulations are scaled by a tenth, since twelve blocks of whole ones leave float32's range of trust.
 """
 
-import argparse
 import json
 import os
 import warnings
@@ -85,10 +84,6 @@ def run(model, dtype, sample, timestep, labels, target):
     return output.detach()
 
 
-def gradients(model):
-    return {name: p.grad.to(torch.float64).clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def original_config(o):
     h, w = o["size"]
     config = {"_class_name": "DiTTransformer2DModel", "sample_size": [h, w], "patch_size": o["patch"],
@@ -128,15 +123,12 @@ def make(name):
     inputs = [tensors["input.sample"], tensors["input.timestep"], tensors.get("input.class_labels"),
               tensors["input.target"]]
     o32 = run(model, torch.float32, *inputs)
-    g32 = gradients(model)
+    g32 = common.gradients_of(model)
     o64 = run(model, torch.float64, *inputs)
-    g64 = gradients(model)
+    g64 = common.gradients_of(model)
     tensors["output"] = o32
     tensors.update(common.model_gradient_summaries(model))
-    largest = max(g.abs().max().item() for g in g64.values())
-    gradient_error = max((g32[k] - g64[k]).abs().max().item() / max(g64[k].abs().max().item(), 0.01 * largest)
-                         for k in g64)
-    output_error = ((o32.double() - o64).abs().max() / o64.abs().max()).item()
+    output_error, gradient_error, largest = common.float32_errors(o32, g32, o64, g64)
     path = os.path.join(GOLDEN_DIR, f"dit_{name}.safetensors")
     written = common.save(path, tensors, {
         "config": json.dumps(config), "format": sort, "output_error": f"{output_error:.3g}",
@@ -147,19 +139,5 @@ def make(name):
     return written
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", help="comma-separated configuration names")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    names = args.only.split(",") if args.only else list(CONFIGURATIONS)
-    if args.list:
-        print("\n".join(names))
-        return
-    total = sum(make(name) for name in names)
-    print(f"{len(names)} files, {total} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    common.make_all(__doc__, CONFIGURATIONS, make)

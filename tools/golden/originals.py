@@ -10,7 +10,6 @@ The networks below are written for this script from the facts: layers, names, or
 names and results is meant to agree with the originals.
 """
 
-import argparse
 import json
 import math
 import os
@@ -354,13 +353,10 @@ def make(name):
     inputs = [tensors["input.sample"], tensors["input.timestep"], tensors.get("input.class_labels"),
               tensors["input.target"]]
     o32 = run(network, torch.float32, *inputs)
-    g32 = {n: p.grad.double().clone() for n, p in network.named_parameters()}
+    g32 = common.gradients_of(network)
     o64 = run(network, torch.float64, *inputs)
-    g64 = {n: p.grad.clone() for n, p in network.named_parameters()}
-    largest = max(g.abs().max().item() for g in g64.values())
-    gradient_error = max((g32[n] - g64[n]).abs().max().item() / max(g64[n].abs().max().item(), 0.01 * largest)
-                         for n in g64)
-    output_error = ((o32.double() - o64).abs().max() / o64.abs().max()).item()
+    g64 = common.gradients_of(network)
+    output_error, gradient_error, _ = common.float32_errors(o32, g32, o64, g64)
     tensors["output"] = o32
     tensors.update(common.model_gradient_summaries(network))
     config = {"_class_name": cls.__name__, **options}
@@ -371,14 +367,5 @@ def make(name):
     return written
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", help="comma-separated configuration names")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    total = sum(make(name) for name in (args.only.split(",") if args.only else CONFIGURATIONS))
-    print(f"{total} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    common.make_all(__doc__, CONFIGURATIONS, make)

@@ -41,7 +41,6 @@ Accepted and without effect: any mid_block_type string means UNetMidBlock2D; an 
   "timestep" class embedding sends the labels through time_proj, whatever its kind.
 """
 
-import argparse
 import json
 import os
 import warnings
@@ -156,11 +155,6 @@ def run(model, dtype, sample, timestep, labels, target):
     return output.detach()
 
 
-def gradients(model):
-    return {name: p.grad.to(torch.float64).clone() for name, p in model.named_parameters()
-            if p.grad is not None}
-
-
 def make(name):
     import diffusers
     from diffusers import UNet2DModel
@@ -184,16 +178,13 @@ def make(name):
               tensors["input.target"]]
 
     o32 = run(model, torch.float32, *inputs)
-    g32 = gradients(model)
+    g32 = common.gradients_of(model)
     o64 = run(model, torch.float64, *inputs)
-    g64 = gradients(model)
+    g64 = common.gradients_of(model)
     tensors["output"] = o32
     tensors.update(common.model_gradient_summaries(model))
 
-    largest = max(g.abs().max().item() for g in g64.values())
-    gradient_error = max((g32[k] - g64[k]).abs().max().item() / max(g64[k].abs().max().item(), 0.01 * largest)
-                         for k in g64)
-    output_error = ((o32.double() - o64).abs().max() / o64.abs().max()).item()
+    output_error, gradient_error, largest = common.float32_errors(o32, g32, o64, g64)
     zero = [k for k in g64 if g64[k].abs().max().item() < 1e-9 * largest]
     full_config = {"_class_name": "UNet2DModel"}
     full_config.update({k: v for k, v in model.config.items() if not k.startswith("_")})
@@ -208,19 +199,5 @@ def make(name):
     return size_written
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", help="comma-separated configuration names")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    names = args.only.split(",") if args.only else list(CONFIGURATIONS)
-    if args.list:
-        print("\n".join(names))
-        return
-    total = sum(make(name) for name in names)
-    print(f"{len(names)} files, {total} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    common.make_all(__doc__, CONFIGURATIONS, make)

@@ -57,9 +57,9 @@ def make(name):
     common.fill_model(model)
     sample, timestep, target = inputs_of(name)
     low = autocast_run(model, sample, timestep, target)
-    g_low = unet2d.gradients(model)
+    g_low = common.gradients_of(model)
     exact = unet2d.run(model, torch.float64, sample, timestep, None, target)
-    g = unet2d.gradients(model)
+    g = common.gradients_of(model)
     largest = max(v.abs().max().item() for v in g.values())
     live = [k for k in g if g[k].abs().max().item() >= 1e-9 * largest]
     flat = lambda d: torch.cat([d[k].flatten() for k in g])
