@@ -53,6 +53,8 @@ lgv_status sample_input_make(const sample_args *a, lgv_pipeline *pipeline, bool 
 lgv_status sample_picture_make(const sample_args *a, const lgv_model *model, bool inverse,
                                sample_input *in, lgv_error *err);
 void sample_input_free(sample_input *in);
+/* Room for count floats; NULL, with *err filled, when there is none or the product is absurd. */
+float *sample_floats(int64_t count, lgv_error *err);
 
 /* ---- pictures ---- */
 typedef struct sample_output {

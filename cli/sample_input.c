@@ -7,8 +7,7 @@
 #include "langevin/safetensors.h"
 #include "sample.h"
 
-/* Room for count floats; false when there is none or the product is absurd. */
-static float *floats(int64_t count, lgv_error *err)
+float *sample_floats(int64_t count, lgv_error *err)
 {
     float *p = count > 0 && count < INT64_MAX / 8 ? malloc((size_t)count * sizeof *p) : NULL;
     if (!p) cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)count);
@@ -24,7 +23,7 @@ static int64_t pixels(const sample_input *in)
 
 static lgv_status read_tensor(const lgv_tensor_info *t, float **out, lgv_error *err)
 {
-    float *p = floats(t->count, err);
+    float *p = sample_floats(t->count, err);
     if (!p) return err->status;
     lgv_status status = lgv_tensor_to_f32(t, p, err);
     if (status)
@@ -112,8 +111,8 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
     if (status) return status;
     int64_t n = pixels(in);
     in->n = a->num_images ? a->num_images : 8;
-    float *ends = floats(2 * n, err);
-    in->noise = ends ? floats(in->n * n, err) : NULL;
+    float *ends = sample_floats(2 * n, err);
+    in->noise = ends ? sample_floats(in->n * n, err) : NULL;
     in->weight = malloc((size_t)in->n * sizeof *in->weight);
     if (!ends || !in->noise || !in->weight)
         status = cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld frames", (long long)in->n);

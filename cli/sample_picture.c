@@ -43,19 +43,12 @@ static lgv_status load(const char *path, const char *what, int channels, int wid
     return status;
 }
 
-static float *room(int64_t count, lgv_error *err)
-{
-    float *p = count > 0 && count < INT64_MAX / 8 ? malloc((size_t)count * sizeof *p) : NULL;
-    if (!p) cli_status(err, LGV_ERR_MEMORY, "out of memory for %lld numbers", (long long)count);
-    return p;
-}
-
 /* Bytes HWC as floats -1 .. 1 of the same order. */
 static float *as_floats(const lgv_image *image, lgv_error *err)
 {
     const int64_t n = (int64_t)image->width * image->height * image->channels;
     const uint8_t *from = image->pixels;
-    float *x = room(n, err);
+    float *x = sample_floats(n, err);
     for (int64_t i = 0; x && i < n; i++) x[i] = (float)from[i] / 127.5f - 1;
     return x;
 }
@@ -63,7 +56,7 @@ static float *as_floats(const lgv_image *image, lgv_error *err)
 /* x[H][W][C] as n planes-first pictures, all the same. */
 static float *repeated(const float *x, int64_t n, int64_t C, int64_t HW, lgv_error *err)
 {
-    float *out = room(n * C * HW, err);
+    float *out = sample_floats(n * C * HW, err);
     for (int64_t i = 0; out && i < n; i++)
         for (int64_t c = 0; c < C; c++)
             for (int64_t p = 0; p < HW; p++) out[(i * C + c) * HW + p] = x[p * C + c];
@@ -104,7 +97,7 @@ static lgv_status enlarge(const sample_args *a, const lgv_model *model, sample_i
     in->width = (int64_t)image.width * scale;
     status = lgv_model_check_size(model, in->height, in->width, err);
     const int64_t C = in->channels, HW = in->height * in->width;
-    float *small = status ? NULL : as_floats(&image, err), *large = small ? room(HW * C, err) : NULL;
+    float *small = status ? NULL : as_floats(&image, err), *large = small ? sample_floats(HW * C, err) : NULL;
     if (large) {
         lgv_condition_enlarge(image.height, image.width, C, small, in->height, in->width, large);
         in->condition = repeated(large, in->n, C, HW, err);
@@ -141,7 +134,7 @@ static lgv_status read_mask(const sample_args *a, sample_input *in, lgv_error *e
 static lgv_status masked_condition(const float *x, sample_input *in, lgv_error *err)
 {
     const int64_t C = in->channels, HW = in->height * in->width;
-    float *beside = room((C + 1) * HW, err);
+    float *beside = sample_floats((C + 1) * HW, err);
     if (beside) {
         lgv_condition_mask(in->height, in->width, C, x, in->mask, beside);
         in->condition = repeated(beside, in->n, C + 1, HW, err);

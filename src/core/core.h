@@ -75,6 +75,17 @@ static inline int64_t lgv_max_i64(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
+/* Bytes of a picture as numbers from -1 to 1. */
+static inline void lgv_pixels_to_f32(int64_t n, const uint8_t *from, float *to)
+{
+    for (int64_t i = 0; i < n; i++) to[i] = (float)(from[i] / 127.5 - 1.0);
+}
+/* [HW][C] as [C][HW]. */
+static inline void lgv_to_planes(int64_t C, int64_t HW, const float *from, float *to)
+{
+    for (int64_t i = 0; i < HW; i++)
+        for (int64_t c = 0; c < C; c++) to[c * HW + i] = from[i * C + c];
+}
 static inline int64_t lgv_ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;

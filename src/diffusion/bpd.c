@@ -88,10 +88,8 @@ static lgv_status run_rows(job *j, int64_t first, int64_t count, lgv_error *err)
     lgv_step *step = lgv_plan_step(j->plan);
     for (int64_t b = 0; b < j->batch; b++) {
         int64_t r = first + (b < count ? b : 0);
-        const uint8_t *from = j->pixels + r % j->n * j->each;
         fill_row(j, r, &step->row[b]);
-        for (int64_t i = 0; i < j->each; i++)
-            j->x0[b * j->each + i] = (float)(from[i] / 127.5 - 1.0);
+        lgv_pixels_to_f32(j->each, j->pixels + r % j->n * j->each, j->x0 + b * j->each);
         if (j->o->noise)
             memcpy(j->noise + b * j->each, j->o->noise + r * j->each,
                    (size_t)j->each * sizeof(float));
@@ -129,8 +127,7 @@ static void add_prior(job *j)
 {
     lgv_bpd *b = j->out;
     for (int64_t k = 0; k < j->n; k++) {
-        for (int64_t i = 0; i < j->each; i++)
-            j->x0[i] = (float)(j->pixels[k * j->each + i] / 127.5 - 1.0);
+        lgv_pixels_to_f32(j->each, j->pixels + k * j->each, j->x0);
         double bits = lgv_schedule_prior_bits(j->schedule, j->each, j->x0);
         b->picture[k] += bits;
         b->prior += bits / (double)j->n;

@@ -54,10 +54,9 @@ void lgv_known_begin(const lgv_step_coef *k, int64_t n, const float *image, floa
     for (int64_t i = 0; i < n; i++) x[i] = k->image * image[i] + k->noise * x[i];
 }
 
-void lgv_known_keep(const lgv_sampler *sampler, int64_t i, int64_t planes, int64_t HW,
-                    const uint8_t *mask, const float *image, const float *noise, float *x)
+void lgv_known_keep(const lgv_step_coef *k, int64_t planes, int64_t HW, const uint8_t *mask,
+                    const float *image, const float *noise, float *x)
 {
-    const lgv_step_coef *k = lgv_sampler_coef(sampler, i);
     const float a = k->after_image, b = k->after_noise;
     for (int64_t c = 0; c < planes; c++, image += HW, noise += HW, x += HW)
         for (int64_t p = 0; p < HW; p++)

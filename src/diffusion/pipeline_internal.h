@@ -72,8 +72,8 @@ lgv_status lgv_known_skip(const lgv_pipeline *p, const lgv_sample_options *o,
                           lgv_sampler_options *sampler, bool *from_noise, lgv_error *err);
 /* x[n], noise, becomes the picture at the level of this step. */
 void lgv_known_begin(const lgv_step_coef *k, int64_t n, const float *image, float *x);
-/* Where mask[HW] is 0, x [planes][HW] after step i becomes the picture at that level. */
-void lgv_known_keep(const lgv_sampler *sampler, int64_t i, int64_t planes, int64_t HW,
-                    const uint8_t *mask, const float *image, const float *noise, float *x);
+/* Where mask[HW] is 0, x [planes][HW] after this step becomes the picture at that level. */
+void lgv_known_keep(const lgv_step_coef *k, int64_t planes, int64_t HW, const uint8_t *mask,
+                    const float *image, const float *noise, float *x);
 
 #endif

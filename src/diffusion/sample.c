@@ -46,19 +46,12 @@ static uint64_t seed_of(const lgv_sample_options *o, int64_t image)
 
 /* ---- noise ---- */
 
-/* Our own streams count elements in the [H,W,C] order of lgv_random_normal. */
-static void to_planes(int64_t C, int64_t HW, const float *from, float *x)
-{
-    for (int64_t i = 0; i < HW; i++)
-        for (int64_t c = 0; c < C; c++) x[c * HW + i] = from[i * C + c];
-}
-
-/* The first x of one picture. scratch: C*HW. */
+/* The first x of one picture from our own stream, counted in the [H,W,C] order of lgv_random_normal. scratch: C*HW. */
 static void philox_init(uint64_t seed, int64_t C, int64_t HW, float *scratch, float *x)
 {
     lgv_rng_key key = {.seed = seed, .stream = lgv_rng_stream("sample.init")};
     lgv_rng_normal(&key, 0, C * HW, scratch);
-    to_planes(C, HW, scratch, x);
+    lgv_to_planes(C, HW, scratch, x);
 }
 
 /* z of a step that walks along each picture's own Brownian path, whatever the generator. */
@@ -67,7 +60,7 @@ static void draw_path(const job *j, const lgv_step_coef *k, int64_t first, int64
     for (int64_t i = 0; i < count; i++) {
         lgv_brownian_step(seed_of(j->o, first + i), k->path_from, k->path_to, j->pixels, j->scratch,
                           j->path, j->scratch);
-        to_planes(j->C, j->H * j->W, j->scratch, j->z + i * j->pixels);
+        lgv_to_planes(j->C, j->H * j->W, j->scratch, j->z + i * j->pixels);
     }
 }
 
@@ -164,7 +157,7 @@ static void after_step(const job *j, int64_t i, int64_t first, int64_t count)
     const lgv_step_coef *k = lgv_sampler_coef(j->sampler, i);
     if (j->o->mask) {
         draw_extra(j, "sample.known", i, first, count);
-        lgv_known_keep(j->sampler, i, count * j->C, j->H * j->W, j->o->mask,
+        lgv_known_keep(k, count * j->C, j->H * j->W, j->o->mask,
                        j->o->init_image + first * j->pixels, j->extra, j->x);
     }
     if (k->jump_x == 0) return;

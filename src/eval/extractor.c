@@ -163,7 +163,7 @@ static lgv_status run_batch(lgv_extractor *e, int64_t count, const uint8_t *pixe
                             int32_t *label, lgv_error *err)
 {
     const int64_t one = (int64_t)e->side * e->side * e->channels;
-    for (int64_t i = 0; i < count * one; i++) e->x[i] = (float)(pixels[i] / 127.5 - 1.0);
+    lgv_pixels_to_f32(count * one, pixels, e->x);
     for (int64_t i = count * one; i < BATCH * one; i++) e->x[i] = 0;
     LGV_TRY(lgv_plan_write(e->plan, "x", e->x, BATCH * one, err));
     LGV_TRY(lgv_plan_run(e->plan, NULL, err));

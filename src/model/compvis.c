@@ -208,23 +208,6 @@ static lgv_status layout(const lgv_model *m, int format, lgv_layout *out, lgv_er
 }
 
 /* --- The kind of network --- */
-static json_t *to_json(const lgv_model *m)
-{
-    return lgv_unet2d_config_json(m->config);
-}
-
-static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
-{
-    return lgv_unet2d_build(m->config, g, in, stages, n_stages, out, err);
-}
-
-static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                           lgv_id *out, lgv_id *logits, lgv_error *err)
-{
-    return lgv_unet2d_encode(m->config, 0, false, g, in, NULL, NULL, out, logits, err);
-}
-
 const lgv_model_kind lgv_kind_compvis = {
     .class_name = "Model",
     .component = "unet",
@@ -237,9 +220,9 @@ const lgv_model_kind lgv_kind_compvis = {
     .check = lgv_unet2d_check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,
-    .json = to_json,
-    .build = build,
-    .features = features,
+    .json = lgv_unet2d_json,
+    .build = lgv_unet2d_build_model,
+    .features = lgv_unet2d_features,
     .init = lgv_unet2d_init,
     .formats = 2,
     .original_files = true,

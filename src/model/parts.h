@@ -123,6 +123,12 @@ void lgv_unet2d_describe(lgv_model *m);
 int lgv_unet2d_picture(const lgv_unet2d_config *c); /* channels of the picture; 0: none fit */
 void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64]);
 lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
+json_t *lgv_unet2d_json(const lgv_model *m);
+lgv_status lgv_unet2d_build_model(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                                  lgv_model_stage *stages, int *n_stages, lgv_id *out,
+                                  lgv_error *err);
+lgv_status lgv_unet2d_features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                               lgv_id *out, lgv_id *logits, lgv_error *err);
 const char *lgv_unet2d_old_name(const char *name, char *text, size_t size);
 /* presets.c */
 const char *lgv_unet2d_preset(int i, const char **summary);

@@ -322,19 +322,20 @@ static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     return lgv_unet2d_config_read(j, m->config, err);
 }
 
-static json_t *to_json(const lgv_model *m)
+json_t *lgv_unet2d_json(const lgv_model *m)
 {
     return lgv_unet2d_config_json(m->config);
 }
 
-static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+lgv_status lgv_unet2d_build_model(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                                  lgv_model_stage *stages, int *n_stages, lgv_id *out,
+                                  lgv_error *err)
 {
     return lgv_unet2d_build(m->config, g, in, stages, n_stages, out, err);
 }
 
-static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                           lgv_id *out, lgv_id *logits, lgv_error *err)
+lgv_status lgv_unet2d_features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                               lgv_id *out, lgv_id *logits, lgv_error *err)
 {
     return lgv_unet2d_encode(m->config, 0, false, g, in, NULL, NULL, out, logits, err);
 }
@@ -352,9 +353,9 @@ const lgv_model_kind lgv_kind_unet2d = {
     .check = lgv_unet2d_check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,
-    .json = to_json,
-    .build = build,
-    .features = features,
+    .json = lgv_unet2d_json,
+    .build = lgv_unet2d_build_model,
+    .features = lgv_unet2d_features,
     .init = lgv_unet2d_init,
     .old_name = lgv_unet2d_old_name,
 };

@@ -64,10 +64,9 @@ lgv_status lgv_conditions_example(lgv_trainer *t, int64_t n, float *out, lgv_err
         const lgv_row row = {.seed = lgv_validation_seed, .sample = (uint64_t)i};
         s = lgv_dataset_read(t->data, validation, i % count, lgv_validation_seed, (uint64_t)i,
                              pixels, NULL, err);
-        for (int64_t k = 0; k < t->pixels && !s; k++) x0[k] = (float)(pixels[k] / 127.5 - 1.0);
+        if (!s) lgv_pixels_to_f32(t->pixels, pixels, x0);
         if (!s) s = make(t, &row, x0, condition, err);
-        for (int64_t p = 0; p < area && !s; p++)
-            for (int64_t k = 0; k < C; k++) out[k * area + p] = condition[p * C + k];
+        if (!s) lgv_to_planes(C, area, condition, out);
     }
     lgv_free(x0);
     lgv_free(condition);

@@ -17,7 +17,7 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
     const lgv_train_options *o = &t->options;
     bool learned = t->cfg.variance_type == LGV_VARIANCE_LEARNED ||
                    t->cfg.variance_type == LGV_VARIANCE_LEARNED_RANGE;
-    if (m->out_channels != m->picture_channels && !t->variance)
+    if (m->out_channels != m->picture_channels && !m->learned_variance)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "model '%s' gives %d channels for %d; it must be as many, or twice as many "
                         "for a learned variance",
@@ -25,17 +25,17 @@ static lgv_status check_variance(const lgv_trainer *t, lgv_error *err)
     if (t->cfg.variance_type == LGV_VARIANCE_LEARNED)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "variance_type learned can be sampled but not trained; use learned_range");
-    if (learned && !t->variance)
+    if (learned && !m->learned_variance)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "model '%s' gives no variance: variance_type learned_range needs a network "
                         "of %d output channels",
                         m->source, 2 * m->picture_channels);
-    if (o->loss == LGV_LOSS_HYBRID && !t->variance)
+    if (o->loss == LGV_LOSS_HYBRID && !m->learned_variance)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the hybrid loss trains a variance, and model '%s' gives none; "
                         "use variance_type learned_range",
                         m->source);
-    if (o->loss == LGV_LOSS_MSE && t->variance)
+    if (o->loss == LGV_LOSS_MSE && m->learned_variance)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "model '%s' gives a variance, which the mse loss would never train; "
                         "use the hybrid loss",

@@ -118,8 +118,7 @@ static lgv_status choose_task(lgv_trainer *t, lgv_error *err)
 static void choose_variance(lgv_trainer *t)
 {
     const lgv_model_info *m = lgv_model_describe(t->model);
-    t->variance = t->task->pipeline && m->learned_variance;
-    if (!t->variance) return;
+    if (!t->task->pipeline || !m->learned_variance) return;
     if (t->cfg.variance_type != LGV_VARIANCE_LEARNED)
         t->cfg.variance_type = LGV_VARIANCE_LEARNED_RANGE;
     if (!t->options.loss) t->options.loss = LGV_LOSS_HYBRID;
@@ -297,9 +296,8 @@ static lgv_status fill_x0(lgv_trainer *t, int64_t first, lgv_error *err)
         float *to = t->x0 + i * t->pixels;
         LGV_TRY(t->source(t->source_arg, source_index(t, first + i), to, err));
     }
-    const uint8_t *from = t->bytes + first * t->pixels;
-    for (int64_t i = 0; i < t->batch * t->pixels && !t->source; i++)
-        t->x0[i] = (float)(from[i] / 127.5 - 1.0);
+    if (!t->source)
+        lgv_pixels_to_f32(t->batch * t->pixels, t->bytes + first * t->pixels, t->x0);
     return lgv_plan_write(t->train, "x0", t->x0, t->batch * t->pixels, err);
 }
 
@@ -417,8 +415,7 @@ static lgv_status validation_batch(lgv_trainer *t, int64_t first, int64_t count,
             i < count ? first + i : first; /* rows beyond the end repeat one and are not counted */
         int64_t used;
         LGV_TRY(lgv_dataset_read(t->data, 1, picture, 0, 0, t->bytes, &used, err));
-        for (int64_t k = 0; k < t->pixels; k++)
-            t->x0[i * t->pixels + k] = (float)(t->bytes[k] / 127.5 - 1.0);
+        lgv_pixels_to_f32(t->pixels, t->bytes, t->x0 + i * t->pixels);
         step->row[i] =
             (lgv_row){.seed = lgv_validation_seed, .sample = (uint64_t)picture, .weight = 1};
         step->row[i].label = lgv_dataset_label(t->data, 1, used);

@@ -107,7 +107,6 @@ struct lgv_trainer {
     int64_t *t;           /* [effective] */
     double *t_weight;     /* [effective] what the draw of t asks of the loss: 1 for uniform draws */
     struct lgv_importance *importance; /* NULL: uniform draws */
-    int variance;         /* the network gives a variance: twice the channels */
     int32_t *label;       /* [effective], -1 none */
     int32_t null_label;   /* of a class-conditional network: stands for no class; -1 none */
     float *logits;        /* [batch][classes]; NULL without */
