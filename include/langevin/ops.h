@@ -68,6 +68,11 @@ LGV_API lgv_id lgv_layer_norm(lgv_graph *g, lgv_id x, lgv_id gamma, lgv_id beta,
    equal shape with any number of positions. Outputs: y like q, lse[N,heads,L] (log-sum-exp). */
 LGV_API lgv_id lgv_attention(lgv_graph *g, lgv_id q, lgv_id k, lgv_id v, int heads, double scale);
 
+/* q (p^T v) with p the softmax of k over the positions, channel by channel: attention of one head whose cost grows
+   linearly with the positions (arXiv 1812.01243, sec. 3.2, without the softmax of q; LinearAttention of
+   ldm/modules/attention.py in CompVis' latent diffusion). q, k, v of one shape [N,H,W,C] or [N,L,C]. Outputs: y, p. */
+LGV_API lgv_id lgv_linear_attention(lgv_graph *g, lgv_id q, lgv_id k, lgv_id v);
+
 typedef enum lgv_resample_kind {
     LGV_UP_NEAREST,   /* [N,H,W,C] -> [N,2H,2W,C] */
     LGV_DOWN_AVERAGE, /* -> [N,H/2,W/2,C] */
