@@ -117,14 +117,32 @@ lgv_id lgv_net_resnet(lgv_net *n, lgv_id x, const lgv_resnet_plan *r)
     h = lgv_net_conv(n, "conv1", h, r->in, r->out, 3, 1, NULL, true);
     h = dropout(n, act(n, second_norm(n, h, r)));
     h = lgv_net_conv(n, "conv2", h, r->out, r->out, 3, 1, NULL, true);
-    if (r->shortcut) x = lgv_net_conv(n, "conv_shortcut", x, r->in, r->out, 1, 1, NULL, !r->ada);
+    if (r->shortcut)
+        x = lgv_net_conv(n, "conv_shortcut", x, r->in, r->out, n->variant.wide_shortcut ? 3 : 1, 1,
+                         NULL, !r->ada);
     lgv_id y = lgv_net_module(n, "", scale_by(n, lgv_add(n->g, x, h), r->scale));
+    lgv_graph_block_end(n->g);
+    return y;
+}
+
+/* LinAttnBlock of CompVis (ldm/modules/diffusionmodules/model.py, attention.py): one head of all channels, no norm before
+   and no sum after, q, k and v from one layer without bias. */
+static lgv_id linear_attention(lgv_net *n, lgv_id x, int64_t channels)
+{
+    lgv_graph_block_begin(n->g);
+    lgv_id w = lgv_param(n->g, "to_qkv.weight", 2, (int64_t[]){3 * channels, channels});
+    lgv_id h = lgv_net_module(n, "to_qkv", lgv_linear(n->g, x, w, LGV_NONE));
+    h = lgv_linear_attention(n->g, lgv_slice(n->g, h, 0, channels),
+                             lgv_slice(n->g, h, channels, channels),
+                             lgv_slice(n->g, h, 2 * channels, channels));
+    lgv_id y = lgv_net_module(n, "", lgv_net_linear(n, "to_out", h, channels, channels));
     lgv_graph_block_end(n->g);
     return y;
 }
 
 lgv_id lgv_net_attention(lgv_net *n, lgv_id x, const lgv_attention_plan *a)
 {
+    if (n->variant.linear_attention) return linear_attention(n, x, a->channels);
     int64_t inner = (int64_t)a->heads * a->head_dim;
     lgv_graph_block_begin(n->g);
     lgv_id h = a->groups ? lgv_net_norm(n, "group_norm", x, a->channels, a->groups) : x;

@@ -100,7 +100,7 @@ static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs
 {
     const classifier_config *c = m->config;
     lgv_id features;
-    return lgv_unet2d_encode(&c->unet, m->labels.count, c->attention_pool, g, in, stages, n_stages,
+    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool, g, in, stages, n_stages,
                              &features, out, err);
 }
 
@@ -108,7 +108,7 @@ static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inp
                            lgv_id *out, lgv_id *logits, lgv_error *err)
 {
     const classifier_config *c = m->config;
-    return lgv_unet2d_encode(&c->unet, m->labels.count, c->attention_pool, g, in, NULL, NULL, out,
+    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool, g, in, NULL, NULL, out,
                              logits, err);
 }
 

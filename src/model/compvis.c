@@ -2,7 +2,13 @@
    (ldm/modules/diffusionmodules/model.py) have it. It is a UNet2DModel under other names: sines before cosines with
    half - 1 frequencies, norms with eps 1e-6, zeros at the bottom and right before a stride of 2, one attention head. So
    a configuration with the original's fields becomes one of UNet2DModel, and original names are found by a map; what
-   is saved is a folder of diffusers. */
+   is saved is a folder of diffusers.
+   Linear attention, resampling without convolutions and 3x3 shortcuts are in no UNet2DModel: a network with any of them
+   is saved under the original's fields and names.
+
+   Linear attention (LinAttnBlock): with q, k, v [positions, channels] of one layer without bias,
+     y[n,e] = sum over d of q[n,d] sum over m of softmax(k[.,d])[m] v[m,e], then a layer with bias,
+   in place of the whole attention block, its norm and its sum with the input included. */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,26 +16,44 @@
 #include "parts.h"
 
 /* --- Configuration --- */
+typedef struct config {
+    lgv_unet2d_config unet; /* first, because the U-Net's functions take a model's configuration for theirs */
+    lgv_unet2d_variant variant;
+} config;
+
+static bool differs(const config *c)
+{
+    return c->variant.linear_attention || c->variant.pooled || c->variant.wide_shortcut;
+}
+
+bool lgv_compvis_differs(const lgv_model *m)
+{
+    return differs(m->config);
+}
+
 static lgv_status unsupported(const lgv_json *j, const char *what, lgv_error *err)
 {
     return lgv_fail(err, LGV_ERR_UNSUPPORTED, "%s: Model with %s is not supported", j->name, what);
 }
 
-/* The options that no UNet2DModel has. */
-static lgv_status check_options(const lgv_json *j, const char **attention, lgv_error *err)
+/* The options that no UNet2DModel has, and whether there is attention at all. */
+static lgv_status read_options(const lgv_json *j, config *c, lgv_error *err)
 {
-    bool resamp_with_conv, conv_shortcut, use_timestep, linear;
-    LGV_TRY(lgv_json_bool(j, "resamp_with_conv", true, &resamp_with_conv, err));
-    LGV_TRY(lgv_json_bool(j, "conv_shortcut", false, &conv_shortcut, err));
+    const char *attention;
+    bool convolutions, use_timestep, linear;
+    LGV_TRY(lgv_json_bool(j, "resamp_with_conv", true, &convolutions, err));
+    LGV_TRY(lgv_json_bool(j, "conv_shortcut", false, &c->variant.wide_shortcut, err));
     LGV_TRY(lgv_json_bool(j, "use_timestep", true, &use_timestep, err));
     LGV_TRY(lgv_json_bool(j, "use_linear_attn", false, &linear, err));
-    LGV_TRY(lgv_json_string(j, "attn_type", "vanilla", attention, err));
-    if (!resamp_with_conv) return unsupported(j, "resamp_with_conv false (pooling)", err);
-    if (conv_shortcut) return unsupported(j, "conv_shortcut (3x3 shortcuts)", err);
-    if (!use_timestep) return unsupported(j, "use_timestep false", err);
-    if (linear || !strcmp(*attention, "linear")) return unsupported(j, "linear attention", err);
-    if (strcmp(*attention, "vanilla") && strcmp(*attention, "none"))
-        return lgv_json_wrong(j, "attn_type", "\"vanilla\" or \"none\"", err);
+    LGV_TRY(lgv_json_string(j, "attn_type", "vanilla", &attention, err));
+    if (linear) attention = "linear"; /* whatever attn_type says */
+    if (!use_timestep)
+        return unsupported(j, "use_timestep false (which does not see how noisy a picture is)", err);
+    if (strcmp(attention, "vanilla") && strcmp(attention, "linear") && strcmp(attention, "none"))
+        return lgv_json_wrong(j, "attn_type", "\"vanilla\", \"linear\" or \"none\"", err);
+    c->variant.pooled = !convolutions;
+    c->unet.add_attention = strcmp(attention, "none") != 0;
+    c->variant.linear_attention = !strcmp(attention, "linear");
     return LGV_OK;
 }
 
@@ -63,8 +87,7 @@ static void common_config(lgv_unet2d_config *c)
     c->attention_head_dim = 0;
 }
 
-static lgv_status read_levels(const lgv_json *j, int ch, bool attention, lgv_unet2d_config *c,
-                              lgv_error *err)
+static lgv_status read_levels(const lgv_json *j, int ch, lgv_unet2d_config *c, lgv_error *err)
 {
     int64_t mult[LGV_UNET2D_LEVELS] = {1, 2, 4, 8}, at[RESOLUTIONS];
     size_t levels = 4, n = 0;
@@ -76,18 +99,18 @@ static lgv_status read_levels(const lgv_json *j, int ch, bool attention, lgv_une
         for (size_t k = 0; k < n; k++) here = here || at[k] == c->sample_height >> i;
         int64_t channels = ch * mult[i];
         if (channels > MOST) return lgv_json_wrong(j, "ch_mult", "at most 65536 channels", err);
-        set_level(c, i, (int)channels, here && attention);
+        set_level(c, i, (int)channels, here && c->add_attention);
     }
     return LGV_OK;
 }
 
 static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
 {
-    lgv_unet2d_config *c = m->config;
-    const char *attention;
+    config *own = m->config;
+    lgv_unet2d_config *c = &own->unet;
     int ch;
     common_config(c);
-    LGV_TRY(check_options(j, &attention, err));
+    LGV_TRY(read_options(j, own, err));
     LGV_TRY(read_int(j, "ch", MOST, &ch, err));
     LGV_TRY(read_int(j, "in_channels", MOST, &c->in_channels, err));
     LGV_TRY(read_int(j, "out_ch", MOST, &c->out_channels, err));
@@ -95,12 +118,61 @@ static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     LGV_TRY(read_int(j, "resolution", MOST, &c->sample_height, err));
     c->sample_width = c->sample_height;
     LGV_TRY(lgv_json_double(j, "dropout", 0, &c->dropout, err));
-    c->add_attention = !strcmp(attention, "vanilla");
-    LGV_TRY(read_levels(j, ch, c->add_attention, c, err));
+    LGV_TRY(read_levels(j, ch, c, err));
     if (c->levels && c->block_out_channels[0] != ch)
         return unsupported(j, "a ch_mult that does not begin with 1", err);
     lgv_status status = lgv_unet2d_config_check(c, err);
     return status ? lgv_fail_prefix(err, status, "%s (as a UNet2DModel)", j->name) : LGV_OK;
+}
+
+/* Appends to *list, which becomes NULL when there is no memory. */
+static void append(json_t **list, int64_t value)
+{
+    if (*list && !json_array_append_new(*list, json_integer(value))) return;
+    json_decref(*list);
+    *list = NULL;
+}
+
+/* The original's fields; a picture that is not square is one of its longer side. */
+static json_t *original_json(const config *own)
+{
+    const lgv_unet2d_config *c = &own->unet;
+    const char *attention = !c->add_attention               ? "none"
+                            : own->variant.linear_attention ? "linear"
+                                                            : "vanilla";
+    const int resolution = c->sample_height > c->sample_width ? c->sample_height : c->sample_width;
+    json_t *mult = json_array(), *at = json_array();
+    for (int i = 0; i < c->levels; i++) {
+        append(&mult, c->block_out_channels[i] / c->block_out_channels[0]);
+        if (c->down_block_types[i] == LGV_BLOCK_ATTN) append(&at, resolution >> i);
+    }
+    return json_pack("{s:s, s:i, s:i, s:o, s:i, s:o, s:f, s:b, s:b, s:i, s:i, s:s}", "_class_name",
+                     "Model", "ch", c->block_out_channels[0], "out_ch", c->out_channels, "ch_mult",
+                     mult, "num_res_blocks", c->layers_per_block, "attn_resolutions", at,
+                     "dropout", c->dropout, "resamp_with_conv", (int)!own->variant.pooled,
+                     "conv_shortcut", (int)own->variant.wide_shortcut, "in_channels",
+                     c->in_channels, "resolution", resolution, "attn_type", attention);
+}
+
+static json_t *to_json(const lgv_model *m)
+{
+    const config *c = m->config;
+    return differs(c) ? original_json(c) : lgv_unet2d_config_json(&c->unet);
+}
+
+/* --- The graph --- */
+static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+{
+    const config *c = m->config;
+    return lgv_unet2d_build(&c->unet, c->variant, g, in, stages, n_stages, out, err);
+}
+
+static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                           lgv_id *out, lgv_id *logits, lgv_error *err)
+{
+    const config *c = m->config;
+    return lgv_unet2d_encode(&c->unet, c->variant, 0, false, g, in, NULL, NULL, out, logits, err);
 }
 
 /* --- Presets --- */
@@ -134,7 +206,7 @@ static lgv_status from_preset(int i, const lgv_model_options *o, lgv_model *m, l
 /* The original's word for a module of diffusers, in a block or at the end of a name. */
 static const char *const words[][2] = {
     {"time_emb_proj", "temb_proj"},
-    {"conv_shortcut", "nin_shortcut"},
+    {"conv_shortcut", "nin_shortcut"}, /* 1x1; a 3x3 one has diffusers' name there too */
     {"group_norm", "norm"},
     {"to_q", "q"},
     {"to_k", "k"},
@@ -149,11 +221,13 @@ static const char *const tops[][2] = {
 };
 
 /* head and then rest with its first word translated. */
-static const char *join(const char *head, const char *rest, char *text, size_t size)
+static const char *join(const config *c, const char *head, const char *rest, char *text,
+                        size_t size)
 {
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         size_t n = strlen(words[i][0]);
         if (strncmp(rest, words[i][0], n) || rest[n] != '.') continue;
+        if (c->variant.wide_shortcut && !strcmp(words[i][0], "conv_shortcut")) break;
         snprintf(text, size, "%s%s%s", head, words[i][1], rest + n);
         return text;
     }
@@ -162,7 +236,7 @@ static const char *join(const char *head, const char *rest, char *text, size_t s
 }
 
 /* "down_blocks.2.resnets.1.conv1.weight" is "down.2.block.1.conv1.weight"; up blocks are counted from the other end. */
-static const char *in_block(const char *name, int levels, char *text, size_t size)
+static const char *in_block(const config *c, const char *name, char *text, size_t size)
 {
     bool up = !strncmp(name, "up_blocks.", 10);
     int level, layer, used = 0;
@@ -172,7 +246,7 @@ static const char *in_block(const char *name, int levels, char *text, size_t siz
         !used)
         return NULL;
     const char *rest = name + (up ? 10 : 12) + used;
-    if (up) level = levels - 1 - level;
+    if (up) level = c->unet.levels - 1 - level;
     if (!strcmp(kind, "resnets"))
         snprintf(head, sizeof head, "%s.%d.block.%d.", up ? "up" : "down", level, layer);
     else if (!strcmp(kind, "attentions"))
@@ -180,28 +254,30 @@ static const char *in_block(const char *name, int levels, char *text, size_t siz
     else
         snprintf(head, sizeof head, "%s.%d.%s.", up ? "up" : "down", level,
                  up ? "upsample" : "downsample");
-    return join(head, rest, text, size);
+    return join(c, head, rest, text, size);
 }
 
 static const char *original_name(const lgv_model *m, const char *name, char *text, size_t size)
 {
-    const lgv_unet2d_config *c = m->config;
+    const config *c = m->config;
     for (size_t i = 0; i < sizeof tops / sizeof tops[0]; i++)
         if (!strncmp(name, tops[i][0], strlen(tops[i][0])))
-            return join(tops[i][1], name + strlen(tops[i][0]), text, size);
-    const char *in = in_block(name, c->levels, text, size);
+            return join(c, tops[i][1], name + strlen(tops[i][0]), text, size);
+    const char *in = in_block(c, name, text, size);
     return in ? in : name;
 }
 
-/* Format 0 is diffusers'. In the original's files q, k, v and proj_out are 1x1 convolutions. */
+/* Format 0 is diffusers', of networks that are a UNet2DModel. In the original's files all of attention's layers are 1x1
+   convolutions. */
 static lgv_status layout(const lgv_model *m, int format, lgv_layout *out, lgv_error *err)
 {
+    const bool original = format || lgv_compvis_differs(m);
     for (size_t i = 0; i < m->n_params; i++) {
         char text[512];
         const lgv_model_param *p = &m->param[i];
-        const char *name = format ? original_name(m, p->name, text, sizeof text) : p->name;
+        const char *name = original ? original_name(m, p->name, text, sizeof text) : p->name;
         LGV_TRY(lgv_layout_add_param(out, m, i, lgv_strdup(name), err));
-        if (format && p->rank == 2 && strstr(p->name, "attentions."))
+        if (original && p->rank == 2 && strstr(p->name, "attentions."))
             out->tensor[out->count - 1].rank = 4;
     }
     return LGV_OK;
@@ -212,7 +288,7 @@ const lgv_model_kind lgv_kind_compvis = {
     .class_name = "Model",
     .component = "unet",
     .pipeline = "DDPMPipeline",
-    .config_size = sizeof(lgv_unet2d_config),
+    .config_size = sizeof(config),
     .parse = parse,
     .preset = preset,
     .from_preset = from_preset,
@@ -220,9 +296,9 @@ const lgv_model_kind lgv_kind_compvis = {
     .check = lgv_unet2d_check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,
-    .json = lgv_unet2d_json,
-    .build = lgv_unet2d_build_model,
-    .features = lgv_unet2d_features,
+    .json = to_json,
+    .build = build,
+    .features = features,
     .init = lgv_unet2d_init,
     .formats = 2,
     .original_files = true,

@@ -128,6 +128,8 @@ extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit, 
 /* Of a config.json: by _class_name; absent: UNet2DModel. LGV_ERR_UNSUPPORTED lists what is known. */
 lgv_status lgv_model_kind_of(const lgv_json *j, const lgv_model_kind **out, lgv_error *err);
 
+/* A Model that is no UNet2DModel (compvis.c). */
+bool lgv_compvis_differs(const lgv_model *m);
 /* The configuration of a new classifier, checked; noisy: with attention pooling. */
 lgv_status lgv_classifier_set(lgv_model *m, const lgv_unet2d_config *config, bool noisy,
                               lgv_error *err);

@@ -285,7 +285,7 @@ const lgv_model_info *lgv_model_describe(const lgv_model *model)
 const lgv_unet2d_config *lgv_model_unet2d(const lgv_model *model)
 {
     bool unet = model->kind == &lgv_kind_unet2d || model->kind == &lgv_kind_classifier ||
-                model->kind == &lgv_kind_compvis;
+                (model->kind == &lgv_kind_compvis && !lgv_compvis_differs(model));
     return unet ? model->config : NULL;
 }
 

@@ -65,10 +65,18 @@ static inline bool lgv_block_has_skip(lgv_unet2d_block kind)
 /* "AttnDownBlock2D" ... */
 const char *lgv_block_name(lgv_unet2d_block kind, bool up);
 
+/* What `Model` of CompVis may have and no UNet2DModel has (compvis.c). */
+typedef struct lgv_unet2d_variant {
+    bool linear_attention; /* y = to_out(q (softmax over positions of k)^T v), instead of a norm, softmax(q k^T) v and a sum */
+    bool pooled;           /* averages of 2x2 pixels down, nearest neighbours up, without convolutions */
+    bool wide_shortcut;    /* 3x3 convolutions where channels change, not 1x1 */
+} lgv_unet2d_variant;
+
 /* --- Blocks (blocks.c) --- */
 typedef struct lgv_net {
     lgv_graph *g;
     const lgv_unet2d_config *c;
+    lgv_unet2d_variant variant;
     bool training;
     lgv_id emb;             /* [N,E] time (and class) embedding */
     lgv_id emb_act;         /* act_fn(emb), shared by all residual blocks */
@@ -102,14 +110,15 @@ lgv_id lgv_net_up(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *pic
 void lgv_net_stage(lgv_net *n, lgv_id v, const char *name, const char *fmt, ...) LGV_PRINTF(4, 5);
 
 /* --- The network (unet2d.c) --- */
-lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g,
+lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_unet2d_variant variant, lgv_graph *g,
                             const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
                             lgv_id *out, lgv_error *err);
 /* The encoder half and its mean over positions, or with `attention` what attention pooling makes of them; with labels the classifier's norm before and its logits, else
    *logits is LGV_NONE. */
-lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, bool attention, lgv_graph *g,
-                             const lgv_model_inputs *inputs, lgv_model_stage *stages, int *n_stages,
-                             lgv_id *features, lgv_id *logits, lgv_error *err);
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, lgv_unet2d_variant variant, int labels,
+                             bool attention, lgv_graph *g, const lgv_model_inputs *inputs,
+                             lgv_model_stage *stages, int *n_stages, lgv_id *features,
+                             lgv_id *logits, lgv_error *err);
 
 /* --- Configuration (config.c) --- */
 /* From a config.json of either class. Checked. */
@@ -123,12 +132,6 @@ void lgv_unet2d_describe(lgv_model *m);
 int lgv_unet2d_picture(const lgv_unet2d_config *c); /* channels of the picture; 0: none fit */
 void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64]);
 lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
-json_t *lgv_unet2d_json(const lgv_model *m);
-lgv_status lgv_unet2d_build_model(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                                  lgv_model_stage *stages, int *n_stages, lgv_id *out,
-                                  lgv_error *err);
-lgv_status lgv_unet2d_features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                               lgv_id *out, lgv_id *logits, lgv_error *err);
 const char *lgv_unet2d_old_name(const char *name, char *text, size_t size);
 /* presets.c */
 const char *lgv_unet2d_preset(int i, const char **summary);

@@ -84,6 +84,7 @@ static lgv_id conv_down(lgv_net *n, const lgv_stage_plan *s, lgv_id x)
     /* Padding 0 means one row and one column of zeros, at the bottom and right (downsampling.py).
      */
     static const int pads[2][4] = {{0, 0, 1, 1}, {1, 1, 1, 1}};
+    if (n->variant.pooled) return weightless(n, "downsamplers.0", x, LGV_DOWN_AVERAGE);
     lgv_graph_push(n->g, "downsamplers.0");
     x = lgv_net_conv(n, "conv", x, s->out, s->out, 3, 2, pads[n->c->downsample_padding], true);
     x = lgv_net_module(n, "", x);
@@ -154,6 +155,7 @@ lgv_id lgv_net_mid(lgv_net *n, lgv_id x)
 /* --- Up --- */
 static lgv_id conv_up(lgv_net *n, const lgv_stage_plan *s, lgv_id x)
 {
+    if (n->variant.pooled) return weightless(n, "upsamplers.0", x, LGV_UP_NEAREST);
     lgv_graph_push(n->g, "upsamplers.0");
     x = lgv_net_conv(n, "conv", lgv_resample(n->g, x, LGV_UP_NEAREST), s->out, s->out, 3, 1, NULL,
                      true);

@@ -148,25 +148,28 @@ static lgv_status skips_new(const lgv_unet2d_config *c, lgv_skips *out, lgv_erro
                       : lgv_fail(err, LGV_ERR_MEMORY, "out of memory while building a UNet2DModel");
 }
 
-static lgv_status begin(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
-                        lgv_model_stage *stages, lgv_net *n, lgv_skips *skips, lgv_error *err)
+static lgv_status begin(const lgv_unet2d_config *c, lgv_unet2d_variant variant, lgv_graph *g,
+                        const lgv_model_inputs *in, lgv_model_stage *stages, lgv_net *n,
+                        lgv_skips *skips, lgv_error *err)
 {
     LGV_TRY(lgv_graph_status(g, err));
     LGV_TRY(check_inputs(c, g, in, err));
     *n = (lgv_net){.g = g,
                    .c = c,
+                   .variant = variant,
                    .training = in->training != 0,
                    .stage = stages,
                    .cap_stages = stages ? LGV_MAX_STAGES : 0};
     return skips_new(c, skips, err);
 }
 
-lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_graph *g, const lgv_model_inputs *in,
-                            lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
+lgv_status lgv_unet2d_build(const lgv_unet2d_config *c, lgv_unet2d_variant variant, lgv_graph *g,
+                            const lgv_model_inputs *in, lgv_model_stage *stages, int *n_stages,
+                            lgv_id *out, lgv_error *err)
 {
     lgv_net n;
     lgv_skips skips;
-    LGV_TRY(begin(c, g, in, stages, &n, &skips, err));
+    LGV_TRY(begin(c, variant, g, in, stages, &n, &skips, err));
     lgv_id y = network(&n, in, &skips);
     lgv_free(skips.value);
     LGV_TRY(lgv_graph_status(g, err));
@@ -226,13 +229,14 @@ static void head(lgv_net *n, int labels, bool attention, lgv_id x, lgv_id *featu
     lgv_net_stage(n, *logits, "classifier", "logits");
 }
 
-lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, int labels, bool attention, lgv_graph *g,
-                             const lgv_model_inputs *in, lgv_model_stage *stages, int *n_stages,
-                             lgv_id *features, lgv_id *logits, lgv_error *err)
+lgv_status lgv_unet2d_encode(const lgv_unet2d_config *c, lgv_unet2d_variant variant, int labels,
+                             bool attention, lgv_graph *g, const lgv_model_inputs *in,
+                             lgv_model_stage *stages, int *n_stages, lgv_id *features,
+                             lgv_id *logits, lgv_error *err)
 {
     lgv_net n;
     lgv_skips skips;
-    LGV_TRY(begin(c, g, in, stages, &n, &skips, err));
+    LGV_TRY(begin(c, variant, g, in, stages, &n, &skips, err));
     lgv_id x = encode(&n, in, &skips);
     lgv_free(skips.value);
     head(&n, labels, attention, x, features, logits);
@@ -322,22 +326,22 @@ static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     return lgv_unet2d_config_read(j, m->config, err);
 }
 
-json_t *lgv_unet2d_json(const lgv_model *m)
+static json_t *to_json(const lgv_model *m)
 {
     return lgv_unet2d_config_json(m->config);
 }
 
-lgv_status lgv_unet2d_build_model(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                                  lgv_model_stage *stages, int *n_stages, lgv_id *out,
-                                  lgv_error *err)
+static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                        lgv_model_stage *stages, int *n_stages, lgv_id *out, lgv_error *err)
 {
-    return lgv_unet2d_build(m->config, g, in, stages, n_stages, out, err);
+    return lgv_unet2d_build(m->config, (lgv_unet2d_variant){0}, g, in, stages, n_stages, out, err);
 }
 
-lgv_status lgv_unet2d_features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
-                               lgv_id *out, lgv_id *logits, lgv_error *err)
+static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
+                           lgv_id *out, lgv_id *logits, lgv_error *err)
 {
-    return lgv_unet2d_encode(m->config, 0, false, g, in, NULL, NULL, out, logits, err);
+    return lgv_unet2d_encode(m->config, (lgv_unet2d_variant){0}, 0, false, g, in, NULL, NULL, out,
+                             logits, err);
 }
 
 const lgv_model_kind lgv_kind_unet2d = {
@@ -353,9 +357,9 @@ const lgv_model_kind lgv_kind_unet2d = {
     .check = lgv_unet2d_check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,
-    .json = lgv_unet2d_json,
-    .build = lgv_unet2d_build_model,
-    .features = lgv_unet2d_features,
+    .json = to_json,
+    .build = build,
+    .features = features,
     .init = lgv_unet2d_init,
     .old_name = lgv_unet2d_old_name,
 };

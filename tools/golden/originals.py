@@ -65,6 +65,18 @@ class Attn(nn.Module):
         return x + self.proj_out(torch.bmm(v, a.transpose(1, 2)).reshape(b, c, h, w))
 
 
+class LinAttn(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.to_qkv, self.to_out = nn.Conv2d(c, 3 * c, 1, bias=False), nn.Conv2d(c, c, 1)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        q, k, v = self.to_qkv(x).reshape(b, 3, c, h * w).unbind(1)
+        context = torch.einsum("bdn,ben->bde", k.softmax(dim=-1), v)
+        return self.to_out(torch.einsum("bde,bdn->ben", context, q).reshape(b, c, h, w))
+
+
 class Resample(nn.Module):
     def __init__(self, c, up, with_conv):
         super().__init__()
@@ -89,7 +101,8 @@ class Model(nn.Module):
         super().__init__()
         self.ch, self.blocks = ch, num_res_blocks
         temb = 4 * ch
-        attn = Attn if attn_type == "vanilla" else lambda c: nn.Identity()
+        attn = {"vanilla": Attn, "linear": LinAttn, "none": lambda c: nn.Identity()}[
+            "linear" if use_linear_attn else attn_type]
         self.temb = nn.Module()
         self.temb.dense = nn.ModuleList([nn.Linear(ch, temb), nn.Linear(temb, temb)])
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
@@ -316,6 +329,13 @@ CONFIGURATIONS = {
     # Attention at two levels, other channels in and out, not square.
     "compvis_small": (model(ch_mult=[1, 1, 2], attn_resolutions=[16, 4], in_channels=4, out_ch=2), (16, 8), [7, 500],
                       None),
+    # Linear attention at both levels and in the middle, 3x3 shortcuts. 64 channels, because norms with one channel a group
+    # enlarge what little the positions of linear attention differ by, and float32 with it.
+    "compvis_linear": (model(ch=64, attn_resolutions=[16, 8], use_linear_attn=True, conv_shortcut=True),
+                       (16, 8), [11, 800], None),
+    # No convolutions where the resolution changes, attention by its other name.
+    "compvis_pooled": (model(ch_mult=[1, 2, 2], attn_resolutions=[8], resamp_with_conv=False, attn_type="linear"),
+                       (16, 16), [1, 420], None),
     # improved-diffusion: scale-shift, legacy order, learned variance.
     "guided_legacy": (unet(use_scale_shift_norm=True, out_channels=6, num_res_blocks=2, attention_resolutions=[1, 2],
                            num_heads=4), (16, 16), [3, 977], None),
@@ -323,6 +343,9 @@ CONFIGURATIONS = {
     "guided_new": (unet(use_scale_shift_norm=True, out_channels=6, resblock_updown=True, use_new_attention_order=True,
                         num_head_channels=16, num_classes=10, channel_mult=[1, 2, 2], attention_resolutions=[2, 4]),
                    (16, 8), [0, 640], [9, 0]),
+    # New order with several heads, resampling without convolutions, labels, embedding added.
+    "guided_pooled": (unet(channel_mult=[1, 1, 2], attention_resolutions=[2, 4], num_heads=4, num_classes=3,
+                           conv_resample=False, use_new_attention_order=True), (16, 16), [5, 333], [2, 1]),
     # Fractional channels, embedding added, other heads on the way up, resampling without convolutions.
     "guided_fraction": (unet(model_channels=64, channel_mult=[0.5, 1.5, 2], conv_resample=False, num_heads=1,
                              num_heads_upsample=2, attention_resolutions=[4]), (16, 16), [10, 600], None),
