@@ -14,7 +14,6 @@
 #include <cmocka.h>
 
 #include "model/dit.h"
-#include "model/layout.h"
 #include "network.h"
 #include "ok.h"
 #include "scratch.h"
@@ -27,83 +26,6 @@ enum {
     LEVELS = sizeof levels / sizeof levels[0],
     CASES = NAMES * (LEVELS + 1)
 };
-
-/* --- Hash weights and gradients, by the names of the file --- */
-static int format_of(const network *r)
-{
-    return !strcmp(golden_metadata(r->file, "format"), "original");
-}
-
-static bool is_modulation(const char *name)
-{
-    return strstr(name, "norm1.linear") || strstr(name, "adaLN_modulation") ||
-           strstr(name, "proj_out_1");
-}
-
-static int64_t elements_of(const int64_t *dim)
-{
-    return dim[0] * dim[1] * dim[2] * dim[3];
-}
-
-/* What the tensors of the layout make of parameter `index`. */
-static void fill_param(const lgv_model *m, const lgv_layout *l, int index, float *out)
-{
-    const lgv_model_param *p = &m->param[index];
-    const int64_t width = elements_of(p->dim) / p->dim[0];
-    for (size_t i = 0; i < l->count; i++) {
-        const lgv_file_tensor *t = &l->tensor[i];
-        if (t->param != index) continue;
-        float *x = malloc((size_t)elements_of(t->dim) * sizeof *x);
-        golden_parameter(t->name, t->rank, t->dim, x);
-        for (int64_t k = 0; k < t->rows * width; k++)
-            out[t->row * width + k] = is_modulation(t->name) ? x[k] * 0.1f : x[k];
-        free(x);
-    }
-}
-
-static void fill(lgv_store *store, const lgv_model *m, int format)
-{
-    lgv_layout l;
-    MUST(lgv_layout_make(m, format, &l, err));
-    for (size_t i = 0; i < m->n_params; i++) {
-        const lgv_model_param *p = &m->param[i];
-        float *x = calloc((size_t)elements_of(p->dim), sizeof *x);
-        fill_param(m, &l, (int)i, x);
-        MUST(lgv_store_write(store, "weight", lgv_store_find(store, p->name), x,
-                             elements_of(p->dim), err));
-        free(x);
-    }
-    lgv_layout_free(&l);
-}
-
-static double gradient_error(network *r, char worst[128])
-{
-    lgv_layout l;
-    float *G = golden_floats(r->file, "grad_max", NULL);
-    double largest = 0;
-    MUST(lgv_layout_make(r->model, format_of(r), &l, err));
-    for (size_t i = 0; i < l.count; i++) {
-        const lgv_file_tensor *t = &l.tensor[i];
-        if (t->param < 0) continue;
-        const lgv_model_param *p = &r->model->param[t->param];
-        const int64_t n = elements_of(p->dim), width = n / p->dim[0];
-        char text[200];
-        snprintf(text, sizeof text, "grad.%s", t->name);
-        float *g = malloc((size_t)n * sizeof *g), *b = golden_floats(r->file, text, NULL);
-        MUST(lgv_store_read(r->store, "grad", lgv_store_find(r->store, p->name), g, n, err));
-        double error =
-            golden_gradient_error(t->name, g + t->row * width, t->rows * width, b, G[0]);
-        if (!(error <= largest)) {
-            largest = error;
-            snprintf(worst, 128, "%s", t->name);
-        }
-        free(g);
-        free(b);
-    }
-    lgv_layout_free(&l);
-    free(G);
-    return largest;
-}
 
 typedef struct one_case {
     const char *name, *level;
@@ -118,14 +40,13 @@ static void open_case(network *r, const char *name, const char *level, int no_fu
     snprintf(spec, sizeof spec, "cpu:%s", level);
     network_open_file(r, file);
     network_plan(r, spec, 1, &(lgv_plan_options){.no_fusion = no_fusion});
-    fill(r->store, r->model, format_of(r));
 }
 
 static void golden(void **state)
 {
     const one_case *c = *state;
     network r;
-    char worst[128] = "-";
+    char worst[128];
     if (!lgv_cpu_has(c->level)) {
         print_message("this processor has no %s\n", c->level);
         skip();
@@ -133,7 +54,7 @@ static void golden(void **state)
     open_case(&r, c->name, c->level, c->no_fusion);
     network_write_inputs(&r);
     MUST(lgv_plan_run(r.plan, NULL, err));
-    double out = network_output_error(&r), grad = gradient_error(&r, worst);
+    double out = network_output_error(&r), grad = network_gradient_error(&r, worst);
     print_message("%s: output %.1e, gradients %.1e (%s)\n", c->title, out, grad, worst);
     assert_true(out <= 1e-5);
     assert_true(grad <= 1e-4);

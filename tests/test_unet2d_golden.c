@@ -52,39 +52,11 @@ typedef struct one_case {
     char title[64];
 } one_case;
 
-/* The largest error over all recorded gradients; every trained parameter must have one. */
-static double gradient_error(network *r, const char **worst)
-{
-    float *G = golden_floats(r->file, "grad_max", NULL);
-    double largest = 0;
-    for (int i = 0; i < lgv_store_count(r->store); i++) {
-        int rank, frozen;
-        int64_t dim[LGV_MAX_RANK], n = 1;
-        char text[512];
-        const char *name = lgv_store_at(r->store, i, &rank, dim, &frozen);
-        if (frozen) continue;
-        for (int k = 0; k < rank; k++) n *= dim[k];
-        snprintf(text, sizeof text, "grad.%s", name);
-        float *g = malloc((size_t)n * sizeof *g), *b = golden_floats(r->file, text, NULL);
-        MUST(lgv_store_read(r->store, "grad", i, g, n, err));
-        double error = golden_gradient_error(name, g, n, b, G[0]);
-        if (!(error <= largest)) {
-            largest = error;
-            *worst = name;
-        }
-        free(g);
-        free(b);
-    }
-    free(G);
-    return largest;
-}
-
 static void golden(void **state)
 {
     const one_case *c = *state;
     network r;
-    const char *worst = "-";
-    char spec[32];
+    char worst[128], spec[32];
     if (!lgv_cpu_has(c->level)) {
         print_message("this processor has no %s\n", c->level);
         skip();
@@ -94,7 +66,7 @@ static void golden(void **state)
     network_plan(&r, spec, 1, &(lgv_plan_options){.no_fusion = c->no_fusion});
     network_write_inputs(&r);
     MUST(lgv_plan_run(r.plan, NULL, err));
-    double out = network_output_error(&r), grad = gradient_error(&r, &worst);
+    double out = network_output_error(&r), grad = network_gradient_error(&r, worst);
     print_message("%s: output %.1e, gradients %.1e (%s)\n", c->title, out, grad, worst);
     assert_true(out <= 1e-5);
     assert_true(grad <= 1e-4);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "langevin/ops.h"
+#include "model/layout.h"
 #include "network.h"
 #include "ok.h"
 #include "scratch.h"
@@ -25,6 +26,30 @@ static void open_model(network *r, const char *file)
     r->N = sample->dim[0];
     r->H = sample->dim[2];
     r->W = sample->dim[3];
+}
+
+/* The entry of the file for a tensor's gradient. */
+static const char *gradient_entry(const lgv_file_tensor *t, char text[600])
+{
+    snprintf(text, 600, "grad.%s", t->name);
+    return text;
+}
+
+static int find_format(const network *r)
+{
+    char text[600];
+    for (int format = 0; format < lgv_layout_formats(r->model); format++) {
+        lgv_layout l;
+        MUST(lgv_layout_make(r->model, format, &l, err));
+        bool found = true;
+        for (size_t i = 0; i < l.count && found; i++)
+            if (l.tensor[i].param >= 0 && !r->model->param[l.tensor[i].param].frozen)
+                found = lgv_safetensors_find(r->file, gradient_entry(&l.tensor[i], text)) != NULL;
+        lgv_layout_free(&l);
+        if (found) return format;
+    }
+    fail_msg("the file lacks gradients of this network");
+    return -1;
 }
 
 /* The network, its loss against input.target and the gradients of all trained parameters. */
@@ -65,6 +90,7 @@ void network_open_file(network *r, const char *file)
     *r = (network){0};
     open_model(r, file);
     build(r);
+    r->format = find_format(r);
 }
 
 void network_open(network *r, const char *name)
@@ -74,6 +100,44 @@ void network_open(network *r, const char *name)
     network_open_file(r, file);
 }
 
+/* Layers of a DiT whose output scales and gates others; with whole hash weights the network would explode. */
+static bool is_modulation(const char *name)
+{
+    return strstr(name, "norm1.linear") || strstr(name, "adaLN_modulation") ||
+           strstr(name, "proj_out_1");
+}
+
+/* What the tensors of the layout make of parameter `index`. */
+static void fill_param(const lgv_model *m, const lgv_layout *l, int index, float *out)
+{
+    const lgv_model_param *p = &m->param[index];
+    const int64_t width = lgv_param_elements(p) / p->dim[0];
+    for (size_t i = 0; i < l->count; i++) {
+        const lgv_file_tensor *t = &l->tensor[i];
+        if (t->param != index) continue;
+        const float factor = lgv_model_dit(m) && is_modulation(t->name) ? 0.1f : 1;
+        float *x = malloc((size_t)(t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]) * sizeof *x);
+        golden_parameter(t->name, t->rank, t->dim, x);
+        for (int64_t k = 0; k < t->rows * width; k++) out[t->row * width + k] = x[k] * factor;
+        free(x);
+    }
+}
+
+void network_fill(const network *r, lgv_store *store)
+{
+    lgv_layout l;
+    MUST(lgv_layout_make(r->model, r->format, &l, err));
+    for (size_t i = 0; i < r->model->n_params; i++) {
+        const lgv_model_param *p = &r->model->param[i];
+        const int64_t n = lgv_param_elements(p);
+        float *x = calloc((size_t)n, sizeof *x);
+        fill_param(r->model, &l, (int)i, x);
+        MUST(lgv_store_write(store, "weight", lgv_store_find(store, p->name), x, n, err));
+        free(x);
+    }
+    lgv_layout_free(&l);
+}
+
 void network_plan(network *r, const char *device, int threads, const lgv_plan_options *options)
 {
     MUST(lgv_device_new(device, threads, &r->device, err));
@@ -81,7 +145,7 @@ void network_plan(network *r, const char *device, int threads, const lgv_plan_op
     MUST(lgv_store_declare(r->store, r->graph, err));
     MUST(lgv_store_add_set(r->store, "weight", err));
     MUST(lgv_store_add_set(r->store, "grad", err));
-    MUST(golden_fill(r->store, "weight", err));
+    network_fill(r, r->store);
     lgv_program program = {"all", r->graph};
     MUST(lgv_plan_new(r->store, 1, &program, options, &r->plan, err));
 }
@@ -125,6 +189,42 @@ double network_output_error(network *r)
     free(want);
     free(have);
     return error;
+}
+
+/* Rows [row, row + rows) of the parameter's gradient are the tensor's. */
+static double tensor_error(const network *r, const lgv_file_tensor *t, double largest)
+{
+    const lgv_model_param *p = &r->model->param[t->param];
+    const int64_t n = lgv_param_elements(p), width = n / p->dim[0];
+    char text[600];
+    float *g = malloc((size_t)n * sizeof *g),
+          *b = golden_floats(r->file, gradient_entry(t, text), NULL);
+    MUST(lgv_store_read(r->store, "grad", lgv_store_find(r->store, p->name), g, n, err));
+    double error =
+        golden_gradient_error(t->name, g + t->row * width, t->rows * width, b, largest);
+    free(g);
+    free(b);
+    return error;
+}
+
+double network_gradient_error(network *r, char worst[128])
+{
+    lgv_layout l;
+    float *G = golden_floats(r->file, "grad_max", NULL);
+    double most = 0;
+    snprintf(worst, 128, "-");
+    MUST(lgv_layout_make(r->model, r->format, &l, err));
+    for (size_t i = 0; i < l.count; i++) {
+        const lgv_file_tensor *t = &l.tensor[i];
+        if (t->param < 0 || r->model->param[t->param].frozen) continue;
+        double error = tensor_error(r, t, (double)G[0]);
+        if (error <= most) continue;
+        most = error;
+        snprintf(worst, 128, "%s", t->name);
+    }
+    lgv_layout_free(&l);
+    free(G);
+    return most;
 }
 
 void network_unplan(network *r)
