@@ -36,17 +36,29 @@ def inputs_of(name):
             torch.from_numpy(common.hash_unit("input.target", (batch, options["out_channels"], *size))))
 
 
-def autocast_run(model, sample, timestep, target):
-    model.to(torch.float32)
-    model.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = model(sample, timestep).sample
-    torch.nn.functional.mse_loss(output.float(), target).backward()
-    return output.detach().double()
-
-
 def relative(a, b):
     return ((a - b).square().sum() / b.square().sum()).sqrt().item()
+
+
+def run(model, output_of, inputs, target):
+    model.zero_grad(set_to_none=True)
+    output = output_of(*inputs)
+    torch.nn.functional.mse_loss(output.to(target.dtype), target).backward()
+    return output.detach().double(), common.gradients_of(model)
+
+
+def figures(name, model, output_of, inputs, target):
+    """The three figures of a network whose output is output_of(*inputs), the sample being the first input."""
+    with torch.autocast("cpu", torch.bfloat16):
+        low, g_low = run(model.to(torch.float32), output_of, inputs, target)
+    exact, g = run(model.to(torch.float64), output_of, [inputs[0].double(), *inputs[1:]], target.double())
+    largest = max(v.abs().max().item() for v in g.values())
+    live = [k for k in g if g[k].abs().max().item() >= 1e-9 * largest]
+    flat = lambda d: torch.cat([d[k].flatten() for k in g])
+    typical = torch.tensor([relative(g_low[k], g[k]) for k in live]).log().mean().exp().item()
+    result = [relative(low, exact), relative(flat(g_low), flat(g)), typical]
+    print(f"{name}: output {result[0]:.2e}, gradients {result[1]:.2e}, typical {result[2]:.2e}")
+    return torch.tensor(result, dtype=torch.float32)
 
 
 def make(name):
@@ -56,17 +68,13 @@ def make(name):
     model = UNet2DModel(sample_size=list(size), **options).eval()
     common.fill_model(model)
     sample, timestep, target = inputs_of(name)
-    low = autocast_run(model, sample, timestep, target)
-    g_low = common.gradients_of(model)
-    exact = unet2d.run(model, torch.float64, sample, timestep, None, target)
-    g = common.gradients_of(model)
-    largest = max(v.abs().max().item() for v in g.values())
-    live = [k for k in g if g[k].abs().max().item() >= 1e-9 * largest]
-    flat = lambda d: torch.cat([d[k].flatten() for k in g])
-    typical = torch.tensor([relative(g_low[k], g[k]) for k in live]).log().mean().exp().item()
-    figures = [relative(low, exact), relative(flat(g_low), flat(g)), typical]
-    print(f"{name}: output {figures[0]:.2e}, gradients {figures[1]:.2e}, typical {figures[2]:.2e}")
-    return torch.tensor(figures, dtype=torch.float32)
+    return figures(name, model, lambda x, t: model(x, t).sample, [sample, timestep], target)
+
+
+def save(file, tensors):
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    common.save(os.path.join(GOLDEN_DIR, file), tensors,
+                {"native_bf16": str(bool(native)), "processor": torch.backends.cpu.get_cpu_capability()})
 
 
 def main():
@@ -74,10 +82,7 @@ def main():
 
     diffusers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    tensors = {name: make(name) for name in NAMES}
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    common.save(os.path.join(GOLDEN_DIR, "unet2d_bf16.safetensors"), tensors,
-                {"native_bf16": str(bool(native)), "processor": torch.backends.cpu.get_cpu_capability()})
+    save("unet2d_bf16.safetensors", {name: make(name) for name in NAMES})
 
 
 if __name__ == "__main__":
