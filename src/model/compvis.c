@@ -301,7 +301,6 @@ const lgv_model_kind lgv_kind_compvis = {
     .features = features,
     .init = lgv_unet2d_init,
     .formats = 2,
-    .original_files = true,
     .layout = layout,
     .old_name = lgv_unet2d_old_name,
 };

@@ -12,9 +12,12 @@
 #include "layout.h"
 #include "select.h"
 
+enum { PARTS = 3 }; /* queries, keys and values */
+
 typedef struct item {
-    const lgv_tensor_info *from; /* NULL: zeros */
-    lgv_tensor_info part;        /* rows of it; from may point here */
+    lgv_tensor_info part[PARTS]; /* one after the other; what they do not fill is zeros */
+    int parts;
+    float *constant; /* the data of part 0, where that is no tensor of the file */
     lgv_dtype dtype;
 } item;
 
@@ -71,8 +74,13 @@ static bool is_float(lgv_dtype dtype)
 static lgv_status read_item(void *arg, void *dst, size_t bytes, lgv_error *err)
 {
     const item *it = arg;
-    memset(dst, 0, bytes); /* there may be rows that the file does not have */
-    return it->from ? lgv_tensor_convert(it->from, it->dtype, dst, err) : LGV_OK;
+    memset(dst, 0, bytes);
+    char *to = dst;
+    for (int i = 0; i < it->parts; i++) {
+        LGV_TRY(lgv_tensor_convert(&it->part[i], it->dtype, to, err));
+        to += (size_t)it->part[i].count * lgv_dtype_size(it->dtype);
+    }
+    return LGV_OK;
 }
 
 static lgv_status begin_list(job *j, size_t most)
@@ -83,14 +91,13 @@ static lgv_status begin_list(job *j, size_t most)
     return lgv_safetensors_writer_new(&j->writer, j->err);
 }
 
-static lgv_status add_item(job *j, const char *name, int rank, const int64_t *dim,
-                           const lgv_tensor_info *from)
+/* The next item, whose parts are there. */
+static lgv_status add_item(job *j, const char *name, int rank, const int64_t *dim, lgv_dtype dtype)
 {
     item *it = &j->item[j->items++];
     int64_t count = 1;
     for (int i = 0; i < rank; i++) count *= dim[i];
-    it->from = from;
-    it->dtype = j->typed && is_float(from->dtype) ? j->dtype : from->dtype;
+    it->dtype = j->typed && is_float(dtype) ? j->dtype : dtype;
     j->report.tensors++;
     j->report.elements += count;
     j->report.bytes += count * (int64_t)lgv_dtype_size(it->dtype);
@@ -103,56 +110,98 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const lgv_file_tensor *)a)->name, ((const lgv_file_tensor *)b)->name);
 }
 
-/* The rows of parameter t->param that t has, from the tensor of the file that holds them. */
-static lgv_status add_rows(job *j, const lgv_selection *s, const lgv_file_tensor *t)
+/* The tensor of the file that holds a row of a parameter; NULL: none does. */
+static const lgv_tensor_info *holder(const lgv_selection *s, int param, int64_t row,
+                                     const lgv_file_tensor **at)
 {
     for (size_t i = 0; i < s->layout.count; i++) {
         const lgv_file_tensor *f = &s->layout.tensor[i];
-        const lgv_tensor_info *from = lgv_selected(s, i);
-        if (!from || f->param != t->param || t->row < f->row || t->row + t->rows > f->row + f->rows)
+        if (f->param != param || row < f->row || row >= f->row + f->rows || !lgv_selected(s, i))
             continue;
-        lgv_tensor_info *part = &j->item[j->items].part;
-        const int64_t width = from->count / from->dim[0];
+        *at = f;
+        return lgv_selected(s, i);
+    }
+    return NULL;
+}
+
+/* The rows of parameter t->param that t has, from the tensors of the file that hold them. */
+static lgv_status add_rows(job *j, const lgv_selection *s, const lgv_file_tensor *t)
+{
+    item *it = &j->item[j->items];
+    const int64_t end = t->row + t->rows;
+    for (int64_t row = t->row; row < end;) {
+        const lgv_file_tensor *f;
+        const lgv_tensor_info *from = holder(s, t->param, row, &f);
+        if (!from || it->parts == PARTS)
+            return lgv_fail(j->err, LGV_ERR_UNSUPPORTED,
+                            "'%s' does not hold what '%s' is made of", j->input, t->name);
+        lgv_tensor_info *part = &it->part[it->parts++];
+        const int64_t width = from->count / from->dim[0],
+                      rows = lgv_min_i64(end, f->row + f->rows) - row;
         *part = *from;
         part->data = (const char *)from->data +
-                     (size_t)((t->row - f->row) * width) * lgv_dtype_size(from->dtype);
-        part->dim[0] = t->rows;
-        part->count = t->rows * width;
+                     (size_t)((row - f->row) * width) * lgv_dtype_size(from->dtype);
+        part->dim[0] = rows;
+        part->count = rows * width;
         part->bytes = (size_t)part->count * lgv_dtype_size(from->dtype);
-        return add_item(j, t->name, t->rank, t->dim, part);
+        row += rows;
     }
-    return lgv_fail(j->err, LGV_ERR_UNSUPPORTED,
-                    "'%s' cannot be written as diffusers' tensors: '%s' is not in it", j->input,
-                    t->name);
+    return add_item(j, t->name, t->rank, t->dim, it->part[0].dtype);
+}
+
+/* What is no parameter, in the type of the file's first tensor when that is a short one. */
+static lgv_status add_constant(job *j, const lgv_model *m, const lgv_file_tensor *t)
+{
+    const lgv_dtype dtype = lgv_weights_at(j->w, 0)->dtype;
+    item *it = &j->item[j->items];
+    lgv_tensor_info *part = &it->part[0];
+    *part = (lgv_tensor_info){.name = t->name, .dtype = LGV_F32, .rank = t->rank, .count = 1};
+    for (int i = 0; i < t->rank; i++) part->count *= part->dim[i] = t->dim[i];
+    part->bytes = (size_t)part->count * sizeof *it->constant;
+    part->data = it->constant = lgv_alloc((size_t)part->count, sizeof *it->constant);
+    if (!it->constant)
+        return lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
+    m->kind->constant(m, t, it->constant);
+    it->parts = 1;
+    return add_item(j, t->name, t->rank, t->dim,
+                    dtype == LGV_F16 || dtype == LGV_BF16 ? dtype : LGV_F32);
 }
 
 /* diffusers' (or the original's) tensors, by name, as lgv_model_save writes them. */
 static lgv_status list_sorted(job *j, const lgv_model *m, const lgv_selection *s, lgv_layout *l)
 {
-    const int originals = m->kind->original_files && kind_of(j->output) != TO_FOLDER;
+    const int originals = kind_of(j->output) != TO_FOLDER && !lgv_layout_not_original(m);
     LGV_TRY(lgv_layout_make(m, originals, l, j->err));
     LGV_TRY(begin_list(j, l->count));
     snprintf(j->report.from, sizeof j->report.from, "%.200s", s->prefix);
     qsort(l->tensor, l->count, sizeof *l->tensor, by_name);
     for (size_t i = 0; i < l->count; i++) {
         const lgv_file_tensor *t = &l->tensor[i];
-        if (t->param >= 0) {
-            LGV_TRY(add_rows(j, s, t));
-            continue;
-        }
-        LGV_TRY(add_item(j, t->name, t->rank, t->dim, lgv_weights_at(j->w, 0)));
-        j->item[j->items - 1].from = NULL;
+        LGV_TRY(t->param >= 0 ? add_rows(j, s, t) : add_constant(j, m, t));
     }
     return LGV_OK;
 }
 
-static lgv_status list_model(job *j, const lgv_model *m, const char *path)
+/* Files of the original program are of networks with its constants, whatever *m says: then *same becomes such a
+   network, and *m that. */
+static lgv_status take_constants(job *j, const lgv_model **m, lgv_selection *s, lgv_model **same)
+{
+    const lgv_model_kind *kind = (*m)->kind;
+    if (!kind->differs || !kind->differs(*m, s->format)) return LGV_OK;
+    LGV_TRY(kind->same(*m, s->format, same, j->err));
+    *m = *same;
+    lgv_selection_free(s);
+    return lgv_select(*m, j->w, j->o.weights, j->input, s, j->err);
+}
+
+static lgv_status list_model(job *j, const lgv_model **m, const char *path, lgv_model **same)
 {
     lgv_selection s;
     lgv_layout l = {0};
     LGV_TRY(lgv_model_open_weights(path, &j->w, j->err));
-    lgv_status status = lgv_select(m, j->w, j->o.weights, j->input, &s, j->err);
-    if (!status) status = list_sorted(j, m, &s, &l);
+    lgv_status status = lgv_select(*m, j->w, j->o.weights, j->input, &s, j->err);
+    if (!status) status = take_constants(j, m, &s, same);
+    if (!status) status = list_sorted(j, *m, &s, &l);
     lgv_layout_free(&l);
     lgv_selection_free(&s);
     return status;
@@ -240,7 +289,9 @@ static lgv_status list_dictionary(job *j)
         const lgv_tensor_info *t = lgv_weights_at(j->w, i);
         if (lgv_weights_stem(j->w, i) != d.stem || strncmp(t->name, d.name, d.stem)) continue;
         snprintf(j->report.from, sizeof j->report.from, "%.*s", (int)skip, t->name);
-        LGV_TRY(add_item(j, t->name + skip, t->rank, t->dim, t));
+        j->item[j->items].part[0] = *t;
+        j->item[j->items].parts = 1;
+        LGV_TRY(add_item(j, t->name + skip, t->rank, t->dim, t->dtype));
     }
     return LGV_OK;
 }
@@ -268,7 +319,8 @@ static lgv_status copy_scheduler(const job *j, const lgv_model *m)
     return status;
 }
 
-static lgv_status write_folder(job *j, const lgv_model *m)
+/* m: what is written; from: the model whose scheduler stands beside. */
+static lgv_status write_folder(job *j, const lgv_model *m, const lgv_model *from)
 {
     LGV_TRY(lgv_make_dir(j->output, j->err));
     char *config = lgv_path_join(j->output, "config.json"),
@@ -279,7 +331,7 @@ static lgv_status write_folder(job *j, const lgv_model *m)
             : lgv_fail(j->err, LGV_ERR_MEMORY, "out of memory while converting '%s'", j->input);
     if (!status) status = lgv_model_save_config(m, config, j->err);
     if (!status) status = write_list(j, TO_SAFETENSORS, weights);
-    if (!status) status = copy_scheduler(j, m);
+    if (!status) status = copy_scheduler(j, from);
     lgv_free(config);
     lgv_free(weights);
     return status;
@@ -302,13 +354,16 @@ static lgv_status locate(job *j, lgv_model **at, const char **path)
 
 static lgv_status convert_model(job *j, output_kind kind)
 {
-    lgv_model *named = NULL, *at = NULL;
+    lgv_model *named = NULL, *at = NULL, *same = NULL;
     const char *path;
     lgv_status status = locate(j, &at, &path);
     if (!status && j->o.model) status = lgv_model_open(j->o.model, NULL, &named, j->err);
-    const lgv_model *m = named ? named : at;
-    if (!status) status = list_model(j, m, path);
-    if (!status) status = kind == TO_FOLDER ? write_folder(j, m) : write_list(j, kind, j->output);
+    const lgv_model *from = named ? named : at, *m = from;
+    if (!status) status = list_model(j, &m, path, &same);
+    if (!status)
+        status =
+            kind == TO_FOLDER ? write_folder(j, m, from) : write_list(j, kind, j->output);
+    lgv_model_free(same);
     lgv_model_free(named);
     lgv_model_free(at);
     return status;
@@ -336,6 +391,7 @@ lgv_status lgv_convert(const char *input, const char *output, const lgv_convert_
     if (options) j.o = *options;
     lgv_status status = convert(&j);
     lgv_safetensors_writer_free(j.writer);
+    for (size_t i = 0; i < j.items; i++) lgv_free(j.item[i].constant);
     lgv_free(j.item);
     lgv_weights_close(j.w);
     if (!status && report) *report = j.report;

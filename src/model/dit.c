@@ -316,5 +316,7 @@ const lgv_model_kind lgv_kind_dit = {
     .init = init,
     .formats = 2,
     .layout = lgv_dit_layout,
+    .differs = lgv_dit_differs,
+    .same = lgv_dit_same,
     .constant = lgv_dit_constant,
 };

@@ -24,6 +24,8 @@ lgv_status lgv_dit_from_preset(int i, const lgv_model_options *options, lgv_mode
 
 /* --- dit_files.c --- */
 lgv_status lgv_dit_layout(const lgv_model *m, int format, lgv_layout *out, lgv_error *err);
+const char *lgv_dit_differs(const lgv_model *m, int format);
+lgv_status lgv_dit_same(const lgv_model *m, int format, lgv_model **same, lgv_error *err);
 void lgv_dit_constant(const lgv_model *m, const lgv_file_tensor *t, float *out);
 
 #endif

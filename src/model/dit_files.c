@@ -6,6 +6,7 @@
 
 #include "core/elementary.h"
 #include "dit.h"
+#include "langevin/ops.h"
 #include "layout.h"
 
 typedef struct files {
@@ -158,6 +159,34 @@ lgv_status lgv_dit_layout(const lgv_model *m, int format, lgv_layout *out, lgv_e
 {
     files f = {m, m->config, out, err};
     return format == 0 ? diffusers_layout(&f) : original_layout(&f);
+}
+
+/* The constants of facebookresearch/DiT, models.py. */
+static lgv_dit_config original_config(const lgv_dit_config *c)
+{
+    lgv_dit_config o = *c;
+    o.freq_shift = 0;
+    o.norm_eps = 1e-6;
+    o.activation_fn = LGV_ACT_GELU_TANH;
+    o.shared_embedding = 1;
+    return o;
+}
+
+const char *lgv_dit_differs(const lgv_model *m, int format)
+{
+    const lgv_dit_config *c = m->config, o = original_config(c);
+    if (format == 0) return NULL;
+    if (c->freq_shift != o.freq_shift) return "its freq_shift is not 0";
+    if (c->norm_eps != o.norm_eps) return "its norm_eps is not 1e-6";
+    if (c->activation_fn != o.activation_fn) return "its activation_fn is not gelu-approximate";
+    return c->shared_embedding ? NULL : "each of its blocks has an embedding of its own";
+}
+
+lgv_status lgv_dit_same(const lgv_model *m, int format, lgv_model **same, lgv_error *err)
+{
+    const lgv_dit_config o = original_config(m->config);
+    (void)format;
+    return lgv_model_new_dit(&o, same, err);
 }
 
 /* The original's table of positions; everything else that is no parameter is zeros. */

@@ -113,9 +113,12 @@ typedef struct lgv_model_kind {
     lgv_init_rule (*init)(const lgv_model *m, const lgv_model_param *p, int64_t *fan_in);
     /* Files in which parameters do not simply stand under their names, in the order in which they are tried; format 0
        is diffusers'. The members may be NULL. */
-    int formats;
-    bool original_files; /* single files are written in format 1, the original program's; folders in format 0 */
+    int formats; /* 2: the second is the original program's, in which lgv_convert writes single files */
     lgv_status (*layout)(const lgv_model *m, int format, lgv_layout *out, lgv_error *err);
+    /* What is different in the networks that files of a format are of, as the end of a sentence; NULL: nothing. *same, when
+       something is: such a network of this one's sizes. The member may be NULL. */
+    const char *(*differs)(const lgv_model *m, int format);
+    lgv_status (*same)(const lgv_model *m, int format, lgv_model **same, lgv_error *err);
     void (*constant)(const lgv_model *m, const lgv_file_tensor *t, float *out);
     /* The name a tensor had in older files, in text or constant; NULL: never another. The member may be NULL. */
     const char *(*old_name)(const char *name, char *text, size_t size);

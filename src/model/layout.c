@@ -58,6 +58,12 @@ int lgv_layout_formats(const lgv_model *m)
     return m->kind->layout ? m->kind->formats : 1;
 }
 
+const char *lgv_layout_not_original(const lgv_model *m)
+{
+    if (lgv_layout_formats(m) < 2) return "there is no such form";
+    return m->kind->differs ? m->kind->differs(m, 1) : NULL;
+}
+
 int lgv_model_file_tensor(const lgv_model *m, const char *name, int *param, int64_t *row,
                           int64_t *rows, int *copies)
 {

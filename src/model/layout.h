@@ -14,5 +14,7 @@ lgv_status lgv_layout_make(const lgv_model *m, int format, lgv_layout *out, lgv_
 void lgv_layout_free(lgv_layout *l);
 /* How many there are. */
 int lgv_layout_formats(const lgv_model *m);
+/* Why the network cannot stand in a file of the original program, as the end of a sentence; NULL: it can. */
+const char *lgv_layout_not_original(const lgv_model *m);
 
 #endif

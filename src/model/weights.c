@@ -86,6 +86,19 @@ static lgv_status load(const lgv_selection *s, lgv_store *store, const char *set
     return status;
 }
 
+/* Weights of a network that computes otherwise would load and give wrong results. */
+static lgv_status check_format(const lgv_selection *s, const char *source, lgv_error *err)
+{
+    const lgv_model_kind *kind = s->model->kind;
+    const char *why = kind->differs ? kind->differs(s->model, s->format) : NULL;
+    if (!why) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_FORMAT,
+                    "'%s' holds tensors of the original code, and the configuration is of another "
+                    "network: %s; `langevin convert '%s' FOLDER --model CONFIG` writes the right "
+                    "one",
+                    source, why, source);
+}
+
 /* Whether folder/STEM.safetensors, STEM.bin or an index of either is there. */
 static bool holds(const char *folder, const char *stem, lgv_status *status)
 {
@@ -125,6 +138,7 @@ lgv_status lgv_model_load_weights_from(const lgv_model *model, lgv_store *store,
     lgv_selection s;
     LGV_TRY(lgv_model_open_weights(path, &w, err));
     lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
+    if (!status) status = check_format(&s, path, err);
     if (!status) status = load(&s, store, set, path, err);
     lgv_selection_free(&s);
     lgv_weights_close(w);
@@ -210,6 +224,7 @@ lgv_status lgv_model_map_weights(const lgv_model *model, lgv_store *store, const
     LGV_TRY(lgv_model_weights_path(model, which, &path, err));
     LGV_TRY(lgv_model_open_weights(path, &w, err));
     lgv_status status = lgv_select(model, w, LGV_WEIGHTS_BEST, path, &s, err);
+    if (!status) status = check_format(&s, path, err);
     if (!status) status = map(&s, w, store, set, &mapped, err);
     if (!status && !mapped) status = load(&s, store, set, path, err);
     lgv_selection_free(&s);
@@ -291,14 +306,11 @@ static lgv_status save_weights(const lgv_model *m, int format, const lgv_store *
 lgv_status lgv_model_save_original(const lgv_model *model, const lgv_store *store, const char *set,
                                    const char *path, lgv_error *err)
 {
-    if (model->kind->layout && model->kind->formats > 1 &&
-        !(model->kind == &lgv_kind_dit && !lgv_model_dit(model)->shared_embedding))
-        return save_weights(model, 1, store, set, path, err);
+    const char *why = lgv_layout_not_original(model);
+    if (!why) return save_weights(model, 1, store, set, path, err);
     return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                     "'%s' (%s) cannot be written as the original code's tensors: %s", model->source,
-                    model->kind->class_name,
-                    model->kind->formats > 1 ? "each of its blocks has an embedding of its own"
-                                             : "there is no such form");
+                    model->kind->class_name, why);
 }
 
 lgv_status lgv_model_save_config(const lgv_model *m, const char *path, lgv_error *err)

@@ -47,6 +47,8 @@ CONFIGURATIONS = {
     # Patches of 8 of pictures of one channel, exact GELU.
     "diffusers_8": (diffusers(patch_size=8, in_channels=1, out_channels=1, activation_fn="gelu", norm_eps=1e-3,
                               sample_size=32), (32, 32), [1, 999], [5, 10]),
+    # Pictures larger than those that the network was made for: positions are stretched.
+    "stretched": (diffusers(num_layers=1), (24, 24), [40, 720], [2, 10]),
     # DiT-S/4 as in the article.
     "s_4": (original((32, 32), patch=4, width=384, depth=12, heads=6, classes=1000), (32, 32), [250, 980],
             [207, 1000]),
