@@ -46,6 +46,12 @@ for path in sorted(golden.glob("unet2d_*.safetensors")):
         put("unet_config", path.stem, config)
         put("unet_build", path.stem, config)
         put("json", path.stem, config)
+for path in sorted([*golden.glob("original_*.safetensors"), *golden.glob("dit_*.safetensors")]):
+    config = metadata(path).get("config")
+    if config:
+        kind = {"Model": "compvis", "UNetModel": "guided", "DiTTransformer2DModel": "dit"}[json.loads(config)["_class_name"]]
+        put(f"{kind}_config", path.stem, config)
+        put("model_build", path.stem, config)
 put("unet_config", "verify", (golden / "verify/model/config.json").read_bytes())
 put("json", "nested", '{"a":[1,2.5,-1e-7,1e300,true,false,null,"\\u00e9\\ud83d\\ude00",{"b":{}}],"_class_name":"x",'
     '"unet":["diffusers","UNet2DModel"],"list":[1,2,3,4]}')
@@ -170,10 +176,13 @@ put("torch_file", "stream-none", torch_stream(b"\x80\x02}.", [], b""))
 words = {"{", "}", "[", "]", ",", ":", '"', "\\u0000", "\\ud800", "null", "true", "false", "-1", "0", "1e999",
          "1e-400", "0.5", "2147483648", "9223372036854775807", "-9223372036854775808", "NaN", "Infinity", '""', "[]", "{}"}
 for target, source in [("unet_config", "model/config.c"), ("unet_build", "model/config.c"),
+                       ("dit_config", "model/dit_config.c"), ("compvis_config", "model/compvis.c"),
+                       ("guided_config", "model/guided.c"),
+                       ("model_build", "model/dit_config.c model/compvis.c model/guided.c"),
                        ("scheduler_config", "diffusion/scheduler_config.c"),
                        ("trainer_json", "train/options.c"), ("metadata", "io/metadata.c"), ("json", "io/json.c"),
                        ("safetensors", "io/safetensors.c")]:
-    text = (root / "src" / source).read_text()
+    text = "".join((root / "src" / name).read_text() for name in source.split())
     keys = {w for w in re.findall(r'"([A-Za-z_][A-Za-z0-9_]{1,40})"', text)}
     lines = sorted('"' + w.replace("\\", "\\\\").replace('"', '\\"') + '"' for w in words | keys)
     (out / f"{target}.dict").write_text("\n".join(lines) + "\n")

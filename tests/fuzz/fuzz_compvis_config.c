@@ -1,0 +1,9 @@
+/* fuzz_compvis_config.c - config.json of a Model of DDPM and CompVis. */
+#include "model_config.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    lgv_model m;
+    if (fuzz_model_config(&lgv_kind_compvis, data, size, &m)) fuzz_model_free(&m);
+    return 0;
+}
