@@ -38,21 +38,6 @@ static lgv_status make_chain(bpd_job *j, lgv_error *err)
     return lgv_timesteps_respace(T, j->args->respacing, j->chain, &j->steps, err);
 }
 
-/* The classes of the pictures, for a network that wants them. */
-static lgv_status check_classes(const bpd_job *j, lgv_error *err)
-{
-    const lgv_model_info *m = lgv_model_describe(lgv_pipeline_model(j->pipeline));
-    if (m->class_kind == LGV_CLASS_NONE) return LGV_OK;
-    if (!j->set.label)
-        return cli_status(err, LGV_ERR_ARGUMENT,
-                          "the model is class-conditional, and '%s' has no classes", j->set.path);
-    for (int64_t i = 0; i < j->set.n; i++)
-        if (j->set.label[i] < 0)
-            return cli_status(err, LGV_ERR_ARGUMENT, "picture %lld of '%s' has no class",
-                              (long long)i, j->set.path);
-    return LGV_OK;
-}
-
 static lgv_status open_all(bpd_job *j, lgv_error *err)
 {
     const eval_args *a = j->args;
@@ -65,10 +50,9 @@ static lgv_status open_all(bpd_job *j, lgv_error *err)
         .resolution = m->height, .channels = m->picture_channels, .center_crop = 1};
     j->set.path = a->data;
     status = lgv_dataset_open(a->data, &o, &j->data, err);
-    if (!status)
-        status = eval_read_pictures(j->data, a->validation,
-                                    a->num_images ? a->num_images : DEFAULT_PICTURES, &j->set, err);
-    return status ? status : check_classes(j, err);
+    if (status) return status;
+    return eval_read_pictures(j->data, a->validation,
+                              a->num_images ? a->num_images : DEFAULT_PICTURES, &j->set, err);
 }
 
 static lgv_status measure(bpd_job *j, lgv_error *err)

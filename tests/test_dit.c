@@ -27,7 +27,7 @@ enum {
     NAMES = sizeof names / sizeof names[0],
     LEVELS = sizeof levels / sizeof levels[0],
     CASES = NAMES * (LEVELS + 1),
-    OTHERS = 8
+    OTHERS = 9
 };
 
 typedef struct one_case {
@@ -238,6 +238,34 @@ static void test_differing_copies(void **state)
     network_close(&r);
 }
 
+static lgv_id module_of(const lgv_graph *g, const char *name)
+{
+    const char *path;
+    for (int i = 0; i < lgv_graph_modules(g); i++) {
+        lgv_id v = lgv_graph_module_at(g, i, &path);
+        if (!strcmp(path, name)) return v;
+    }
+    fail_msg("there is no module '%s'", name);
+    return LGV_NONE;
+}
+
+/* References of diffusers (langevin verify) have the embedding's modules in each block, so a shared one has them too. */
+static void test_modules(void **state)
+{
+    static const char *const modules[] = {"emb.timestep_embedder.linear_2", "emb.time_proj", "emb",
+                                          "emb.class_embedder.embedding_table", "silu"};
+    (void)state;
+    network r;
+    open_case(&r, "wide", "scalar", 0);
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
+        char first[128], second[128];
+        snprintf(first, sizeof first, "transformer_blocks.0.norm1.%s", modules[i]);
+        snprintf(second, sizeof second, "transformer_blocks.1.norm1.%s", modules[i]);
+        assert_int_equal(module_of(r.graph, first), module_of(r.graph, second));
+    }
+    network_close(&r);
+}
+
 /* --- Presets, shapes, initial values --- */
 static void test_article(void **state)
 {
@@ -399,7 +427,7 @@ int main(void)
     }
     const struct CMUnitTest others[] = {
         cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_original_file),
-        cmocka_unit_test(test_convert),
+        cmocka_unit_test(test_convert),          cmocka_unit_test(test_modules),
         cmocka_unit_test(test_differing_copies), cmocka_unit_test(test_article),
         cmocka_unit_test(test_presets),          cmocka_unit_test(test_init),
         cmocka_unit_test(test_refused)};

@@ -141,16 +141,22 @@ static void add_prior(job *j)
 static lgv_status check_labels(const job *j, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(j->p->model);
-    if ((info->class_kind != LGV_CLASS_NONE) != (j->o->labels != NULL))
+    const int32_t *label = j->o->labels;
+    if ((info->class_kind != LGV_CLASS_NONE) != (label != NULL))
         return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        j->o->labels ? "the model is unconditional and takes no class labels"
-                                     : "the model is class-conditional: the bound needs the class "
-                                       "of each picture");
-    for (int64_t k = 0; info->class_kind == LGV_CLASS_TABLE && k < j->n; k++)
-        if (j->o->labels[k] < 0 || j->o->labels[k] >= info->class_count)
+                        label ? "the model is unconditional and takes no class labels"
+                              : "the model is class-conditional: the bound needs the class of each "
+                                "picture (folders of classes, or labels beside the pictures)");
+    for (int64_t k = 0; label && k < j->n; k++) {
+        if (label[k] < 0)
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "class label %d of picture %lld lies outside 0 .. %d",
-                            (int)j->o->labels[k], (long long)k, info->class_count - 1);
+                            "picture %lld has no class, and the model is class-conditional",
+                            (long long)k);
+        if (info->class_kind == LGV_CLASS_TABLE && label[k] >= info->class_count)
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "class label %d of picture %lld lies outside 0 .. %d", (int)label[k],
+                            (long long)k, info->class_count - 1);
+    }
     return LGV_OK;
 }
 

@@ -20,6 +20,8 @@ typedef struct net {
     int64_t width;
     lgv_id time;  /* sines and cosines */
     lgv_id first; /* SiLU of block 0's embedding */
+    int modules[2]; /* those of that embedding, from and to, among the graph's */
+    size_t scope;   /* characters of their names that say where they stand */
     int64_t rows, positions;
 } net;
 
@@ -115,6 +117,34 @@ static lgv_id feed_forward(net *d, lgv_id x)
     return x;
 }
 
+/* SiLU(embedding) of block i, in the open scope "transformer_blocks.i.norm1". With one embedding for all, a block's modules
+   are block 0's under its own name. */
+static lgv_id block_embedding(net *d, int i)
+{
+    lgv_graph *g = d->n.g;
+    if (i && d->c->shared_embedding) {
+        for (int k = d->modules[0]; k < d->modules[1]; k++) {
+            const char *path;
+            const lgv_id v = lgv_graph_module_at(g, k, &path);
+            lgv_net_module(&d->n, path + d->scope, v);
+        }
+        return d->first;
+    }
+    if (i == 0) {
+        d->modules[0] = lgv_graph_modules(g);
+        d->scope = strlen(lgv_graph_path(g, "")) + 1;
+    }
+    lgv_graph_push(g, "emb");
+    lgv_id e = embedding(d, i == 0);
+    lgv_graph_pop(g);
+    lgv_net_module(&d->n, "silu", e);
+    if (i == 0) {
+        d->modules[1] = lgv_graph_modules(g);
+        d->first = e;
+    }
+    return e;
+}
+
 /* adaLN-Zero (sec. 3.2, fig. 3): shift, scale and gate of both halves come from the embedding. */
 static lgv_id block(net *d, int i, lgv_id x)
 {
@@ -122,12 +152,7 @@ static lgv_id block(net *d, int i, lgv_id x)
     char name[32], title[48];
     lgv_graph_push(g, "transformer_blocks.%d", i);
     lgv_graph_push(g, "norm1");
-    lgv_graph_push(g, "emb");
-    const bool own = i == 0 || !d->c->shared_embedding;
-    lgv_id e = own ? embedding(d, i == 0) : d->first;
-    lgv_graph_pop(g);
-    if (own) lgv_net_module(&d->n, "silu", e);
-    if (i == 0) d->first = e;
+    lgv_id e = block_embedding(d, i);
     lgv_graph_block_begin(g);
     lgv_id v = lgv_net_linear(&d->n, "linear", e, d->width, 6 * d->width);
     lgv_id h = lgv_modulate(g, norm(d, "norm", x, EPS), chunk(d, v, 1), chunk(d, v, 0));
