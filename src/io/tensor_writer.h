@@ -32,7 +32,7 @@ lgv_status lgv_writer_buffer(const lgv_safetensors_writer *w, const char *path, 
 lgv_status lgv_writer_bytes(const lgv_writer_entry *e, void *buffer, const void **out,
                             lgv_error *err);
 
-/* The name of a type's storage class in torch (torch_file.c): "FloatStorage". NULL: it has none. */
+/* The name of a type's storage class in torch (torch_container.c): "FloatStorage". NULL: it has none. */
 const char *lgv_torch_storage(lgv_dtype dtype);
 
 #endif
