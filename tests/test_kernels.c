@@ -257,21 +257,26 @@ static double sorted_quantile(const double *v, int n, double q)
     return s[low] + (position - low) * (s[high] - s[low]);
 }
 
-static void sampler_step_follows_its_formula(void **state)
+/* guided: with a gradient, which changes out in rows 0 and 3 and the mean in row 1. */
+static void check_sampler_step(bool guided)
 {
     enum { N = 4, ROW = 105 };
     const int64_t dim[4] = {N, 5, 7, 3};
-    float x[N * ROW], out[N * ROW], z[N * ROW], next[N * ROW], x0[N * ROW];
+    float x[N * ROW], out[N * ROW], z[N * ROW], next[N * ROW], x0[N * ROW], gradient[N * ROW];
     fill(x, N * ROW, 7);
+    fill(gradient, N * ROW, 10);
     fill(out, N * ROW, 8);
     fill(z, N * ROW, 9);
-    for (int i = 0; i < ROW; i++) z[2 * ROW + i] = (float)NAN; /* row 2 takes no noise */
+    for (int i = 0; i < ROW; i++) /* row 2 takes neither noise nor gradient */
+        z[2 * ROW + i] = gradient[2 * ROW + i] = (float)NAN;
     for (int level = 0; level < LEVELS; level++) {
         if (!has_level(level)) continue;
         rig t = {.g = lgv_graph_new()};
-        lgv_id y = lgv_sampler_step(t.g, lgv_input(t.g, "x", LGV_F32, 4, dim),
-                                    lgv_input(t.g, "out", LGV_F32, 4, dim),
-                                    lgv_input(t.g, "z", LGV_F32, 4, dim), LGV_NONE);
+        lgv_id ix = lgv_input(t.g, "x", LGV_F32, 4, dim), io = lgv_input(t.g, "out", LGV_F32, 4, dim),
+               iz = lgv_input(t.g, "z", LGV_F32, 4, dim), y;
+        y = guided ? lgv_sampler_step_guided(t.g, ix, io, iz, LGV_NONE,
+                                             lgv_input(t.g, "gradient", LGV_F32, 4, dim))
+                   : lgv_sampler_step(t.g, ix, io, iz, LGV_NONE);
         lgv_graph_output(t.g, y, "next");
         lgv_graph_output(t.g, lgv_output_of(t.g, y, 1), "x0");
         rig_plan(&t, levels[level], 2);
@@ -289,7 +294,10 @@ static void sampler_step_follows_its_formula(void **state)
             k[LGV_SAMPLE_THRESHOLD] = n == 3;
             k[LGV_SAMPLE_THRESHOLD_RATIO] = 0.875f;
             k[LGV_SAMPLE_THRESHOLD_MAX] = 10;
+            k[LGV_SAMPLE_GUIDE_OUT] = n == 0 || n == 3 ? 0.5f : 0;
+            k[LGV_SAMPLE_GUIDE_MEAN] = n == 1 ? 2 : 0;
         }
+        if (guided) OK(lgv_plan_write(t.plan, "gradient", gradient, N * ROW, &err));
         OK(lgv_plan_write(t.plan, "x", x, N * ROW, &err));
         OK(lgv_plan_write(t.plan, "out", out, N * ROW, &err));
         OK(lgv_plan_write(t.plan, "z", z, N * ROW, &err));
@@ -298,21 +306,33 @@ static void sampler_step_follows_its_formula(void **state)
         OK(lgv_plan_read(t.plan, "x0", x0, N * ROW, &err));
         for (int n = 0; n < N; n++) {
             double magnitude[ROW], limit = n == 0 ? 1e30 : 1, divisor = 1;
-            for (int i = 0; i < ROW; i++)
-                magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * (double)out[n * ROW + i]);
+            const bool moves_out = guided && (n == 0 || n == 3), moves_mean = guided && n == 1;
+            double answer[ROW];
+            for (int i = 0; i < ROW; i++) {
+                answer[i] = (double)out[n * ROW + i] +
+                            (moves_out ? 0.5 * (double)gradient[n * ROW + i] : 0);
+                magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * answer[i]);
+            }
             if (n == 3) limit = divisor = fmax(1, sorted_quantile(magnitude, ROW, 0.875));
             if (n == 3) assert_true(limit > 1.2); /* else the case shows nothing */
             for (int i = n * ROW; i < (n + 1) * ROW; i++) {
-                const double p =
-                    fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * (double)out[i])) / divisor;
-                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * (double)out[i] +
-                                    (n == 2 ? 0 : 0.5 * (double)z[i]);
+                const double o = answer[i - n * ROW],
+                             p = fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * o)) / divisor;
+                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * o +
+                                    (n == 2 ? 0 : 0.5 * (double)z[i]) +
+                                    (moves_mean ? 2 * 0.5 * 0.5 * (double)gradient[i] : 0);
                 assert_true(fabs((double)x0[i] - p) <= 1e-6);
                 assert_true(fabs((double)next[i] - want) <= 1e-6);
             }
         }
         rig_drop(&t);
     }
+}
+
+static void sampler_step_follows_its_formula(void **state)
+{
+    check_sampler_step(false);
+    check_sampler_step(true);
 }
 
 /* --- Guidance ----------------------------------------------------------------------------------------- */

@@ -131,6 +131,9 @@ LGV_API lgv_id lgv_weighted_sum(lgv_graph *g, lgv_id x, lgv_id w); /* [N],[N] ->
    the predicted variance. z[N,H,W,C] and history[N,H,W,K C], K <= LGV_HISTORY slots side by side, may
    be LGV_NONE. Outputs: x', x0, kept. */
 LGV_API lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id history);
+/* The same, guided by gradient[N,H,W,C] of log p(class | x) for x (arXiv 2105.05233, algorithms 1 and 2). */
+LGV_API lgv_id lgv_sampler_step_guided(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id history,
+                                       lgv_id gradient);
 
 /* Classifier-free guidance (arXiv 2207.12598, eq. 6): conditional and unconditional answers in one call of the
    network. The rows of x again and again: [N,..] -> [times*N,..]. */

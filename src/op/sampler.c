@@ -24,6 +24,7 @@ static lgv_status infer_sampler_step(lgv_infer *c, lgv_error *err)
     if (c->n_in > 2 && c->in[2]) LGV_TRY(lgv_want_same(c->in[0], "x", c->in[2], "the noise", err));
     if (c->n_in > 3 && c->in[3])
         LGV_TRY(want_times(c->in[0], c->in[3], "the history", LGV_HISTORY, err));
+    if (c->n_in > 4) LGV_TRY(lgv_want_same(c->in[0], "x", c->in[4], "the gradient", err));
     for (int i = 0; i < 3; i++) lgv_like(&c->out[i], c->in[0]);
     return LGV_OK;
 }
@@ -33,6 +34,7 @@ static double flops_sampler_step(const lgv_graph *g, const lgv_node *n)
     double flops = 10.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
     if (n->n_in > 3 && n->in[3] != LGV_NONE)
         flops += 2.0 * (double)lgv_value_elements(lgv_val(g, n->in[3]));
+    if (n->n_in > 4) flops += 6.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
     return flops;
 }
 
@@ -60,18 +62,27 @@ static lgv_id example_step_variance(lgv_graph *g)
 {
     return example_step_with(g, 9, 18, true, 8);
 }
+static lgv_id example_step_guided(lgv_graph *g)
+{
+    return lgv_sampler_step_guided(g, lgv_example_input(g, "x", 4, 2, 3, 5, 9),
+                                   lgv_example_input(g, "p_out", 4, 2, 3, 5, 18),
+                                   lgv_example_input(g, "z", 4, 2, 3, 5, 9), LGV_NONE,
+                                   lgv_example_input(g, "gradient", 4, 2, 3, 5, 9));
+}
 static const lgv_example examples_step[] = {
     {"with noise", example_step},
     {"without noise", example_step_plain},
     {"history of 3", example_step_history},
-    {"predicted variance, history of 8", example_step_variance}};
+    {"predicted variance, history of 8", example_step_variance},
+    {"predicted variance, gradient", example_step_guided}};
 
 const lgv_op lgv_op_sampler_step = {
     .name = "sampler_step",
     .doc = "x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]; what the "
-           "history keeps; coefficients per row: x', x0, kept",
+           "history keeps; coefficients per row: x', x0, kept. With a classifier's gradient g: out + "
+           "GUIDE_OUT*g for out, and x' + GUIDE_MEAN*S*S*g",
     .min_in = 2,
-    .max_in = 4,
+    .max_in = 5,
     .n_out = 3,
     .flags = LGV_OP_INPLACE0 | LGV_OP_STEP,
     .infer = infer_sampler_step,
@@ -84,4 +95,11 @@ lgv_id lgv_sampler_step(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id his
     const int inputs = history != LGV_NONE ? 4 : z != LGV_NONE ? 3 : 2;
     return lgv_node_new(g, LGV_OP_sampler_step, "sampler_step", inputs,
                         (const lgv_id[]){x, out, z, history}, NULL);
+}
+
+lgv_id lgv_sampler_step_guided(lgv_graph *g, lgv_id x, lgv_id out, lgv_id z, lgv_id history,
+                               lgv_id gradient)
+{
+    return lgv_node_new(g, LGV_OP_sampler_step, "sampler_step", 5,
+                        (const lgv_id[]){x, out, z, history, gradient}, NULL);
 }

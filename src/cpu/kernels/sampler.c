@@ -4,13 +4,20 @@
 
 typedef struct step_work {
     const lgv_call *call;
-    pixels x, out, z, history, next, x0, kept;
+    pixels x, out, z, history, gradient, next, x0, kept;
 } step_work;
 
 static inline vreal predict(vreal x, vreal out, const float *k)
 {
     return v_add(v_mul(v_set1((real)k[LGV_SAMPLE_A]), x),
                  v_mul(v_set1((real)k[LGV_SAMPLE_B]), out));
+}
+
+/* The gradient at pixel i; NULL: the row has none (0 * a masked row's NaN would be NaN). */
+static const real *gradient_at(const step_work *w, int64_t i, const float *k)
+{
+    const bool used = k[LGV_SAMPLE_GUIDE_OUT] != 0 || k[LGV_SAMPLE_GUIDE_MEAN] != 0;
+    return used && w->gradient.data ? w->gradient.data + pixel_offset(&w->gradient, i) : NULL;
 }
 
 /* --- Quantile ------------------------------------------------------------------------------------- */
@@ -22,9 +29,10 @@ static int64_t count_below(const step_work *w, int64_t n, const float *k, real l
     *above = (real)INFINITY;
     for (int64_t i = n * hw; i < (n + 1) * hw; i++) {
         const real *x = w->x.data + pixel_offset(&w->x, i),
-                   *out = w->out.data + pixel_offset(&w->out, i);
+                   *out = w->out.data + pixel_offset(&w->out, i), *g = gradient_at(w, i, k);
         for (int64_t j = 0; j < c; j++) {
-            const real a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * out[j],
+            const real o = g ? out[j] + (real)k[LGV_SAMPLE_GUIDE_OUT] * g[j] : out[j],
+                       a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * o,
                        v = a < 0 ? -a : a;
             if (v <= limit)
                 count++;
@@ -75,7 +83,7 @@ static real quantile(const step_work *w, int64_t n, const float *k)
 /* --- The step -------------------------------------------------------------------------------------- */
 /* What is the same for all pixels of a row. */
 typedef struct step_coef {
-    vreal limit, divisor, c, d, e, s, keep[3], v0, v1;
+    vreal limit, divisor, c, d, e, s, keep[3], v0, v1, guide_out, guide_mean;
     int slots, variance; /* 0: s, 1: s*exp(v0 + v1*v), 2: s*sqrt(v) */
     bool noise;
 } step_coef;
@@ -91,7 +99,9 @@ static step_coef step_coef_of(const step_work *w, const float *k, real limit, re
                    .e = v_set1((real)k[LGV_SAMPLE_E]),
                    .s = v_set1((real)k[LGV_SAMPLE_S]),
                    .v0 = v_set1((real)k[LGV_SAMPLE_V0]),
-                   .v1 = v_set1((real)k[LGV_SAMPLE_V1])};
+                   .v1 = v_set1((real)k[LGV_SAMPLE_V1]),
+                   .guide_out = v_set1((real)k[LGV_SAMPLE_GUIDE_OUT]),
+                   .guide_mean = v_set1((real)k[LGV_SAMPLE_GUIDE_MEAN])};
     for (int i = 0; i < 3; i++) f.keep[i] = v_set1((real)k[LGV_SAMPLE_KEEP_X0 + i]);
     f.slots = w->history.data ? (int)(w->history.a.c / c) : 0;
     f.noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
@@ -114,17 +124,24 @@ static void step_pixels(const step_work *w, int64_t begin, int64_t end, const fl
         const real *x = w->x.data + pixel_offset(&w->x, i),
                    *out = w->out.data + pixel_offset(&w->out, i);
         const real *z = f->noise ? w->z.data + pixel_offset(&w->z, i) : NULL;
-        const real *past = f->slots ? w->history.data + pixel_offset(&w->history, i) : NULL;
+        const real *past = f->slots ? w->history.data + pixel_offset(&w->history, i) : NULL,
+                   *g = gradient_at(w, i, k);
         real *next = w->next.data ? w->next.data + pixel_offset(&w->next, i) : NULL;
         real *x0 = w->x0.data ? w->x0.data + pixel_offset(&w->x0, i) : NULL;
         real *kept = w->kept.data ? w->kept.data + pixel_offset(&w->kept, i) : NULL;
         for (int64_t j = 0; j < c; j += VL) {
             const int64_t n = c - j;
-            const vreal vx = v_get(x + j, n), vo = v_get(out + j, n);
+            const vreal vx = v_get(x + j, n), vg = g ? v_get(g + j, n) : v_zero();
+            vreal vo = v_get(out + j, n);
+            if (g) vo = v_add(vo, v_mul(f->guide_out, vg));
             vreal p = v_max(v_neg(f->limit), v_min(f->limit, predict(vx, vo, k))); /* NaN passes */
             p = v_div(p, f->divisor);
             vreal y = v_add(v_add(v_mul(f->c, p), v_mul(f->d, vx)), v_mul(f->e, vo));
             if (z) y = v_add(y, v_mul(deviation(f, out + c + j, n), v_get(z + j, n)));
+            if (g) {
+                const vreal s = deviation(f, out + c + j, n);
+                y = v_add(y, v_mul(v_mul(f->guide_mean, v_mul(s, s)), vg));
+            }
             for (int s = 0; s < f->slots; s++) {
                 const real h = (real)k[LGV_SAMPLE_H + s];
                 if (h != 0) y = v_add(y, v_mul(v_set1(h), v_get(past + s * c + j, n)));
@@ -166,6 +183,7 @@ static void run_sampler_step(const lgv_call *c)
                    .kept = pixels_of(&c->out[2])};
     if (c->n_in > 2 && c->in[2].data) w.z = pixels_of(&c->in[2]);
     if (c->n_in > 3 && c->in[3].data) w.history = pixels_of(&c->in[3]);
+    if (c->n_in > 4) w.gradient = pixels_of(&c->in[4]);
     lgv_parallel(c, w.x.a.n, step_row, &w);
 }
 
