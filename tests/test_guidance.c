@@ -107,6 +107,21 @@ static void equals_diffusers(void **state)
     lgv_pipeline_free(p);
 }
 
+/* Image-to-image of a class. */
+static void begins_with_a_picture(void **state)
+{
+    float image[N * IMAGE];
+    lgv_pipeline *p = open_named();
+    golden_unit("guidance.image", N * IMAGE, image);
+    lgv_sample_options o = {.init_image = image,
+                            .strength = 0.5,
+                            .sampler = {.sampler = "ddim", .num_inference_steps = 10}};
+    against(p, "image", o);
+    o.batch_size = 2;
+    against(p, "image", o);
+    lgv_pipeline_free(p);
+}
+
 /* Rows that the plans of a pipeline have given the network, by the largest. */
 static int64_t most_rows(const lgv_pipeline *p)
 {
@@ -300,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_diffusers),
+        cmocka_unit_test(begins_with_a_picture),
         cmocka_unit_test(nothing_is_wasted),
         cmocka_unit_test(independent),
         cmocka_unit_test(classes_in_turn),

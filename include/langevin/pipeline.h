@@ -40,6 +40,17 @@ LGV_API const char *lgv_pipeline_weights(const lgv_pipeline *pipeline);
 /* Names the label that stands for no class, where the model's folder does not (LGV_CLASS_TABLE only). */
 LGV_API lgv_status lgv_pipeline_set_null_label(lgv_pipeline *pipeline, int label, lgv_error *err);
 LGV_API int lgv_pipeline_null_label(const lgv_pipeline *pipeline); /* -1: none is known */
+/* A classifier of pictures with noise guides sampling with ddpm and ddim (arXiv 2105.05233), towards the class of each picture
+   (lgv_sample_options.labels), by the gradient g of log p(class | x_t) for x_t:
+     ddpm: x' ~ N(mean + scale Sigma g, Sigma)                 (algorithm 1)
+     ddim: eps - scale sqrt(1-abar_t) g in the place of eps    (algorithm 2; then x0 is clipped where the scheduler clips)
+   path: what `langevin train --task classifier --noisy` wrote, averaged weights before raw ones; NULL: none again. The network may be
+   unconditional; where it has classes they are the classifier's, and classifier-free guidance goes on. Errors: no such classifier;
+   one of other pictures, other classes or another noise schedule; then the one before stays. */
+LGV_API lgv_status lgv_pipeline_set_classifier(lgv_pipeline *pipeline, const char *path,
+                                               lgv_error *err);
+/* Its network, owned by the pipeline; NULL: there is none. */
+LGV_API const lgv_model *lgv_pipeline_classifier(const lgv_pipeline *pipeline);
 /* SHA-256 over the parameters in order of name (name, shape, float32 values): 64 hex digits. */
 LGV_API lgv_status lgv_pipeline_hash(const lgv_pipeline *pipeline, char hex[65], lgv_error *err);
 
@@ -69,24 +80,25 @@ typedef struct lgv_sample_options {
     int64_t batch_size;    /* 0: num_images, at most 8 */
     int64_t height, width; /* 0: the network's sample_size */
     /* sampler.sampler NULL: "dpmpp_2m" with 20 steps for a network trained with betas (lgv_sampler_default); "model":
-       the folder's own scheduler. */
+       the folder's own scheduler. With a classifier NULL is "ddim". */
     lgv_sampler_options sampler;
     uint64_t seed;         /* picture i: seed + i (wrapping) */
     const uint64_t *seeds; /* [num_images] instead; NULL: none */
     lgv_sample_rng rng;
     lgv_mixed_precision mixed_precision; /* of the network's activations; x stays float32 */
     /* [num_images] classes of the pictures, -1 for none; NULL: all classes in turn. Only where the network
-       has classes. */
+       has classes, or a classifier is set. */
     const int32_t *labels;
     /* Classifier-free guidance (arXiv 2207.12598): the answer for the class, taken `scale` times as far from the
        answer for no class. 1 is off; 0: 3, or 1 where no label stands for no class. Both answers are rows of one
        batch of the network. */
     double guidance_scale;
     double guidance_rescale; /* 0 to 1 of the way to the unguided answer's contrast (arXiv 2305.08891, sec. 3.4) */
-    /* Only the network calls from start to stop are guided, as shares of them all (arXiv 2404.07724);
-       stop 0: 1. The others cost half. */
+    /* Only the network calls from start to stop are guided, also by a classifier, as shares of them all
+       (arXiv 2404.07724); stop 0: 1. The others cost half. */
     double guidance_start, guidance_stop;
     int guidance_channels; /* only the first so many channels are guided; 0: all of the picture's */
+    double classifier_scale; /* of the gradient of lgv_pipeline_set_classifier; 0: 1 */
     /* [num_images,C,H,W]: pictures to begin with; NULL: none. They are noised as far as `strength` of the steps and denoised
        from there (arXiv 2108.01073). With a mask, what it leaves out stays theirs, noised to the level of each step
        (arXiv 2201.09865, eq. 8), and strength 1 begins with noise alone. */
@@ -111,7 +123,7 @@ typedef struct lgv_samples {
     float *sample;     /* [n,C,H,W], as the sampler left them (about -1 .. 1) */
     float *trajectory; /* [calls,n,C,H,W], x after each network call; NULL unless asked for */
     uint64_t *seeds;   /* [n] */
-    int32_t *labels;   /* [n] as the network was told; NULL: it has no classes */
+    int32_t *labels;   /* [n] as network and classifier were told; NULL: there are no classes */
 } lgv_samples;
 
 /* Samples. options NULL: one picture of seed 0. Plans are made for at most two batch shapes and

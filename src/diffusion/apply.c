@@ -1,5 +1,5 @@
 /* apply.c - one sampler step on the host, and interpolation of latents. The plain statement of
-   what the device operation lgv_sampler_step computes. */
+   what the device operation lgv_sampler_step computes, without a classifier's gradient. */
 #include <math.h>
 #include <stdlib.h>
 

@@ -10,9 +10,14 @@ static const double default_scale = 3;
 static lgv_status check_labels(const lgv_guidance *g, const lgv_model_info *info, int64_t n,
                                lgv_error *err)
 {
-    if (info->class_kind == LGV_CLASS_NONE && g->labels)
+    if (info->class_kind == LGV_CLASS_NONE && g->labels && !g->classes)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the model is unconditional and takes no class labels");
+    for (int64_t i = 0; info->class_kind == LGV_CLASS_NONE && g->labels && i < n; i++)
+        if (g->labels[i] < -1)
+            return lgv_fail(err, LGV_ERR_ARGUMENT,
+                            "class label %d of picture %lld is none; -1 stands for no class",
+                            g->labels[i], (long long)i);
     if (info->class_kind == LGV_CLASS_TIMESTEP && !g->labels)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the model is class-conditional: give a class label for each picture");
@@ -83,6 +88,7 @@ lgv_status lgv_guidance_make(const lgv_pipeline *p, const lgv_sample_options *o,
     LGV_TRY(check_numbers(o, err));
     if (table)
         g.classes = info->class_names ? info->class_names : info->class_count - (g.null_label >= 0);
+    if (p->classifier) g.classes = lgv_model_describe(lgv_pipeline_classifier(p))->labels;
     g.scale = lgv_pipeline_guidance(p, o);
     /* Truncated as diffusers' guiders do, so that the same numbers mean the same steps. */
     g.first = (int64_t)(o->guidance_start * (double)steps);
@@ -102,12 +108,24 @@ int32_t lgv_guidance_label(const lgv_guidance *g, int64_t image)
     return g->labels[image] == -1 && g->null_label >= 0 ? g->null_label : g->labels[image];
 }
 
+int32_t lgv_guidance_class(const lgv_guidance *g, int64_t image)
+{
+    int32_t label = lgv_guidance_label(g, image);
+    return label == g->null_label ? -1 : label;
+}
+
+bool lgv_guidance_within(const lgv_guidance *g, int64_t step, int64_t first, int64_t count)
+{
+    if (step < g->first || step >= g->end) return false;
+    for (int64_t i = first; i < first + count; i++)
+        if (lgv_guidance_class(g, i) >= 0) return true;
+    return false;
+}
+
 int lgv_guidance_at(const lgv_guidance *g, int64_t step, int64_t first, int64_t count)
 {
-    if (g->scale == 1 || g->null_label < 0 || step < g->first || step >= g->end) return 0;
-    for (int64_t i = first; i < first + count; i++)
-        if (lgv_guidance_label(g, i) != g->null_label) return g->channels;
-    return 0;
+    bool off = g->scale == 1 || g->null_label < 0;
+    return !off && lgv_guidance_within(g, step, first, count) ? g->channels : 0;
 }
 
 void lgv_guidance_row(const lgv_guidance *g, int64_t image, int32_t partner, lgv_row *row)

@@ -36,7 +36,10 @@ static lgv_status build_step(const lgv_pipeline *p, lgv_graph *g, int64_t rows, 
     if (kind.history)
         history =
             lgv_input(g, "history", LGV_F32, 4, (const int64_t[]){rows, H, W, kind.history * C});
-    lgv_id x_next = lgv_sampler_step(g, x, out, z, history);
+    lgv_id x_next =
+        kind.gradient
+            ? lgv_sampler_step_guided(g, x, out, z, history, lgv_input(g, "gradient", LGV_F32, 4, dim))
+            : lgv_sampler_step(g, x, out, z, history);
     lgv_graph_output(g, x_next, "x_next");
     lgv_graph_output(g, lgv_output_of(g, x_next, 1), "x0");
     if (kind.history) lgv_graph_output(g, lgv_output_of(g, x_next, 2), "kept");
@@ -58,7 +61,7 @@ static lgv_status make_plan(const lgv_pipeline *p, lgv_batch_plan *slot, lgv_err
 static int same_kind(lgv_step_kind a, lgv_step_kind b)
 {
     return a.noise == b.noise && a.history == b.history && a.scaled == b.scaled &&
-           a.guided == b.guided;
+           a.guided == b.guided && a.gradient == b.gradient;
 }
 
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
@@ -144,8 +147,8 @@ static lgv_status declare(const lgv_pipeline *p, lgv_store *store, lgv_error *er
     return status;
 }
 
-static lgv_status load_scheduler(const lgv_model_info *info, lgv_scheduler_config *cfg,
-                                 lgv_error *err)
+lgv_status lgv_pipeline_load_scheduler(const lgv_model_info *info, lgv_scheduler_config *cfg,
+                                       lgv_error *err)
 {
     if (!info->scheduler) return lgv_scheduler_config_init(cfg, NULL, err);
     char *path = lgv_path_join(info->scheduler, "scheduler_config.json");
@@ -168,7 +171,7 @@ static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *pat
     LGV_TRY(lgv_store_new(device, &p->own_store, err));
     LGV_TRY(fill(p, p->own_model, p->own_store, "weight", err));
     if (info->weights_ema) p->weights = weights == LGV_WEIGHTS_RAW ? "raw" : "ema";
-    LGV_TRY(load_scheduler(info, &p->cfg, err));
+    LGV_TRY(lgv_pipeline_load_scheduler(info, &p->cfg, err));
     LGV_TRY(declare(p, p->own_store, err));
     return lgv_model_map_weights(p->own_model, p->own_store, p->set, weights, err);
 }
@@ -190,6 +193,7 @@ void lgv_pipeline_free(lgv_pipeline *p)
 {
     if (!p) return;
     for (int i = 0; i < LGV_BATCH_PLANS; i++) lgv_plan_free(p->plans[i].plan);
+    lgv_classifier_free(p->classifier);
     lgv_scheduler_config_clear(&p->cfg);
     lgv_store_free(p->own_store);
     lgv_model_free(p->own_model);
@@ -235,6 +239,7 @@ lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options
 {
     const lgv_model_info *info = lgv_model_describe(p->model);
     lgv_sampler_options o = *options;
+    if (!o.sampler && p->classifier) o.sampler = "ddim"; /* the default is none that it could guide */
     /* Transformers for flow matching see patches of 2x2. */
     if (!o.image_seq_len) o.image_seq_len = (int64_t)(info->height / 2) * (info->width / 2);
     if (o.sampler && !strcmp(o.sampler, "model")) {

@@ -15,9 +15,10 @@ typedef struct lgv_step_kind {
     int history; /* slots */
     int scaled;  /* some step gives the network x times a number that is not 1 */
     int guided;  /* channels of its output that guidance combines; 0: one row of the network for a picture, else two */
+    int gradient; /* a classifier's gradient is an input */
 } lgv_step_kind;
 
-/* One denoising step of `rows` pictures: inputs "x" (and "z", "history"), outputs "x_next", "x0" and
+/* One denoising step of `rows` pictures: inputs "x" (and "z", "history", "gradient"), outputs "x_next", "x0" and
    "kept". */
 typedef struct lgv_batch_plan {
     int64_t rows, H, W;
@@ -27,6 +28,8 @@ typedef struct lgv_batch_plan {
 } lgv_batch_plan;
 
 enum { LGV_BATCH_PLANS = 6 };
+
+typedef struct lgv_classifier lgv_classifier; /* that guides (classifier_guidance.c) */
 
 struct lgv_pipeline {
     lgv_model *own_model; /* NULL when borrowed */
@@ -39,6 +42,7 @@ struct lgv_pipeline {
     lgv_batch_plan plans[LGV_BATCH_PLANS];
     int next_slot; /* the slot that gives way to a new shape when all are taken */
     int null_label; /* stands for no class; -1: unknown, or there is none */
+    lgv_classifier *classifier; /* NULL: none */
 };
 
 /* What the pictures of a job show (guidance.c). */
@@ -52,11 +56,40 @@ typedef struct lgv_guidance {
 lgv_status lgv_guidance_make(const lgv_pipeline *p, const lgv_sample_options *o, int64_t n,
                              int64_t steps, lgv_guidance *out, lgv_error *err);
 int32_t lgv_guidance_label(const lgv_guidance *g, int64_t image);
+int32_t lgv_guidance_class(const lgv_guidance *g, int64_t image); /* the same; -1: no class */
+/* Is a step of these pictures guided at all? */
+bool lgv_guidance_within(const lgv_guidance *g, int64_t step, int64_t first, int64_t count);
 /* lgv_step_kind.guided of a step of these pictures. */
 int lgv_guidance_at(const lgv_guidance *g, int64_t step, int64_t first, int64_t count);
 /* The row of a picture whose unconditional answer stands in row `partner`, -1: in none. */
 void lgv_guidance_row(const lgv_guidance *g, int64_t image, int32_t partner, lgv_row *row);
 
+/* Guidance of a job by the gradient of a classifier (classifier_guidance.c). */
+typedef struct lgv_gradient {
+    lgv_classifier *classifier; /* borrowed; NULL: none guides */
+    double scale;
+    bool ancestral; /* algorithm 1 (ddpm), else 2 (ddim) */
+    lgv_mixed_precision precision;
+    int64_t C, H, W;
+    float *values;  /* [rows,C,H,W] */
+    int32_t *label; /* [rows] */
+} lgv_gradient;
+/* n pictures in batches; free also after a failure. */
+lgv_status lgv_gradient_make(const lgv_pipeline *p, const lgv_sample_options *o,
+                             const lgv_sampler *sampler, const lgv_guidance *guidance, int64_t n,
+                             int64_t batch, int64_t H, int64_t W, lgv_gradient *out,
+                             lgv_error *err);
+void lgv_gradient_free(lgv_gradient *j);
+/* Fills values for x[rows,C,H,W] at timestep t, of the classes in label (-1: 0). */
+lgv_status lgv_gradient_at(const lgv_gradient *j, float t, int64_t rows, const float *x,
+                           lgv_error *err);
+/* The coefficients of a row of the step. */
+void lgv_gradient_row(const lgv_gradient *j, const lgv_step_coef *k, int32_t label, lgv_row *row);
+void lgv_classifier_free(lgv_classifier *c);
+
+/* The configuration of the scheduler beside a network; without one DDPMScheduler's defaults. */
+lgv_status lgv_pipeline_load_scheduler(const lgv_model_info *info, lgv_scheduler_config *cfg,
+                                       lgv_error *err);
 /* A cached or new plan; it belongs to the pipeline. */
 lgv_status lgv_pipeline_plan(lgv_pipeline *p, int64_t rows, int64_t H, int64_t W,
                              lgv_step_kind kind, lgv_mixed_precision precision, lgv_plan **out,

@@ -20,15 +20,16 @@ typedef struct job {
     int64_t steps, calls_done, calls_total;
     lgv_step_kind kind;
     lgv_guidance guidance;
+    lgv_gradient gradient;
     float *x, *z;         /* [rows,C,H,W] of the batch; z only for LGV_NOISE_INPUT */
     float *history;       /* [rows,slots,C,H,W], what the sampler's earlier calls kept */
-    float *kept;          /* [rows,C,H,W] */
+    float *kept;          /* [rows,C,H,W], for the history; NULL: there is none */
     float *x0;            /* [rows,C,H,W], the prediction of the step; NULL: nobody is told */
     float *condition;     /* [rows,K,H,W] of the batch */
-    float *extra;         /* [rows,C,H,W], noise for what is known and for jumps */
+    float *extra;         /* [rows,C,H,W], noise for what is known and for jumps; NULL: neither is */
     bool from_noise;      /* the first x is noise, also with an init_image */
     float *scratch;       /* [H,W,C] */
-    double *path;         /* [4,H,W,C] of lgv_brownian_step */
+    double *path;         /* [4,H,W,C] of lgv_brownian_step; NULL: no step takes one */
     lgv_torch_rng *torch; /* [batch] generators, or one for the whole job */
     lgv_samples *out;     /* NULL: discarded */
     double began;         /* when the first network call began; 0: not yet */
@@ -124,6 +125,13 @@ static bool has_path(const lgv_step_coef *k)
     return k->path_from != k->path_to;
 }
 
+static bool any_path(const job *j)
+{
+    for (int64_t i = 0; i < j->steps; i++)
+        if (has_path(lgv_sampler_coef(j->sampler, i))) return true;
+    return false;
+}
+
 /* z of step i, for a plan that takes it as an input. */
 static void draw_step(const job *j, int64_t i, int64_t first, int64_t count)
 {
@@ -170,7 +178,7 @@ static void after_step(const job *j, int64_t i, int64_t first, int64_t count)
 
 /* Rows beyond count do the first row's work and are thrown away. Rows beyond `rows` are the unconditional halves. */
 static void fill_rows(const job *j, lgv_step *step, int64_t rows, int64_t i, int64_t first,
-                      int64_t count)
+                      int64_t count, bool gradient)
 {
     const lgv_step_coef *k = lgv_sampler_coef(j->sampler, i);
     for (int32_t r = 0; r < step->rows; r++) {
@@ -184,7 +192,20 @@ static void fill_rows(const job *j, lgv_step *step, int64_t rows, int64_t i, int
         row->weight = 1;
         lgv_step_coef_row(k, row);
         row->index = (int32_t)k->t;
+        if (gradient && r < rows)
+            lgv_gradient_row(&j->gradient, k, lgv_guidance_class(&j->guidance, image), row);
     }
+}
+
+/* The classifier's gradient for x, which the plan takes as an input. */
+static lgv_status write_gradient(const job *j, lgv_plan *plan, int64_t rows, int64_t i,
+                                 int64_t first, int64_t count, lgv_error *err)
+{
+    for (int64_t r = 0; r < rows; r++)
+        j->gradient.label[r] =
+            lgv_guidance_class(&j->guidance, first + (r < count ? r : 0));
+    LGV_TRY(lgv_gradient_at(&j->gradient, lgv_sampler_coef(j->sampler, i)->t, rows, j->x, err));
+    return lgv_plan_write_nchw(plan, "gradient", j->gradient.values, rows * j->pixels, err);
 }
 
 /* Into a slot of every row's history (1 counts as the first). */
@@ -220,8 +241,10 @@ static lgv_status run_step(job *j, int64_t i, int64_t first, int64_t count, lgv_
     lgv_step_kind kind = j->kind;
     int64_t rows = rows_for(j, count), elements = rows * j->pixels;
     kind.guided = lgv_guidance_at(&j->guidance, i, first, count);
+    kind.gradient =
+        j->gradient.classifier && lgv_guidance_within(&j->guidance, i, first, count);
     LGV_TRY(lgv_pipeline_plan(j->p, rows, j->H, j->W, kind, j->o->mixed_precision, &plan, err));
-    fill_rows(j, lgv_plan_step(plan), rows, i, first, count);
+    fill_rows(j, lgv_plan_step(plan), rows, i, first, count, kind.gradient);
     LGV_TRY(lgv_plan_write_nchw(plan, "x", j->x, elements, err));
     if (j->beside)
         LGV_TRY(lgv_plan_write_nchw(plan, "condition", j->condition,
@@ -233,6 +256,7 @@ static lgv_status run_step(job *j, int64_t i, int64_t first, int64_t count, lgv_
         LGV_TRY(lgv_plan_write_nchw(plan, "z", j->z, elements, err));
     }
     if (!j->began) j->began = lgv_now();
+    if (kind.gradient) LGV_TRY(write_gradient(j, plan, rows, i, first, count, err));
     LGV_TRY(lgv_plan_run(plan, NULL, err));
     if (j->x0) LGV_TRY(lgv_plan_read_nchw(plan, "x0", j->x0, elements, err));
     LGV_TRY(keep(j, lgv_sampler_coef(j->sampler, i), plan, elements, err));
@@ -338,7 +362,8 @@ static lgv_status prepare_size(job *j, lgv_error *err)
 static lgv_status allocate(job *j, lgv_error *err)
 {
     const lgv_sample_options *o = j->o;
-    bool classes = lgv_model_describe(j->p->model)->class_kind != LGV_CLASS_NONE;
+    bool classes = lgv_model_describe(j->p->model)->class_kind != LGV_CLASS_NONE ||
+                   j->gradient.classifier;
     size_t image = (size_t)j->pixels, all = (size_t)j->n * image;
     size_t generators = o->rng == LGV_SAMPLE_PHILOX  ? 0
                         : o->rng == LGV_SAMPLE_TORCH ? (size_t)j->batch
@@ -349,11 +374,13 @@ static lgv_status allocate(job *j, lgv_error *err)
                                   sizeof(float))) ||
               !(j->history =
                     lgv_zalloc((size_t)(j->batch * j->kind.history) * image + 1, sizeof(float))) ||
-              !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
+              (j->kind.history &&
+               !(j->kept = lgv_alloc((size_t)j->batch * image, sizeof(float)))) ||
               !(j->condition =
                     lgv_zalloc((size_t)(j->batch * j->beside) + 1, sizeof(float))) ||
-              !(j->extra = lgv_alloc((size_t)j->batch * image, sizeof(float))) ||
-              !(j->path = lgv_alloc(4 * image, sizeof(double))) ||
+              ((o->mask || o->sampler.jump_length) &&
+               !(j->extra = lgv_alloc((size_t)j->batch * image, sizeof(float)))) ||
+              (any_path(j) && !(j->path = lgv_alloc(4 * image, sizeof(double)))) ||
               !(j->scratch = lgv_alloc(image, sizeof(float))) ||
               !(j->torch = lgv_zalloc(generators, sizeof *j->torch));
     if (!bad && !o->discard) {
@@ -383,14 +410,10 @@ static lgv_status check_variance(const job *j, lgv_error *err)
 static lgv_step_kind step_kind(const job *j)
 {
     lgv_step_kind kind = {.history = lgv_sampler_history(j->sampler)};
-    bool path = false;
-    for (int64_t i = 0; i < j->steps; i++) {
+    bool drawn = j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise && !any_path(j);
+    for (int64_t i = 0; i < j->steps; i++)
         kind.scaled |= lgv_sampler_coef(j->sampler, i)->in != 1;
-        path |= has_path(lgv_sampler_coef(j->sampler, i));
-    }
-    if (lgv_sampler_stochastic(j->sampler))
-        kind.noise = j->o->rng == LGV_SAMPLE_PHILOX && !j->o->step_noise && !path ? LGV_NOISE_NODE
-                                                                                  : LGV_NOISE_INPUT;
+    if (lgv_sampler_stochastic(j->sampler)) kind.noise = drawn ? LGV_NOISE_NODE : LGV_NOISE_INPUT;
     return kind;
 }
 
@@ -404,6 +427,8 @@ static lgv_status run_job(job *j, lgv_error *err)
     j->steps = lgv_sampler_steps(j->sampler);
     LGV_TRY(prepare_size(j, err));
     LGV_TRY(lgv_guidance_make(j->p, j->o, j->n, j->steps, &j->guidance, err));
+    LGV_TRY(lgv_gradient_make(j->p, j->o, j->sampler, &j->guidance, j->n, j->batch, j->H, j->W,
+                              &j->gradient, err));
     LGV_TRY(check_condition(j, err));
     LGV_TRY(check_timesteps(j, err));
     LGV_TRY(check_variance(j, err));
@@ -432,6 +457,7 @@ lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options 
     job j = {.p = pipeline, .o = options ? options : &none};
     lgv_status status = run_job(&j, err);
     lgv_sampler_free(j.sampler);
+    lgv_gradient_free(&j.gradient);
     lgv_free(j.x);
     lgv_free(j.x0);
     lgv_free(j.z);

@@ -23,7 +23,10 @@ static void save(lgv_device *device, lgv_model *model, const char *folder)
     lgv_model_inputs inputs;
     lgv_id out;
     lgv_model_inputs_none(&inputs);
-    inputs.sample = lgv_input(g, "x", LGV_F32, 4, (const int64_t[]){1, 8, 8, 3});
+    const lgv_model_info *info = lgv_model_describe(model);
+    inputs.sample = lgv_input(
+        g, "x", LGV_F32, 4,
+        (const int64_t[]){1, info->height, info->width, info->in_channels});
     lgv_model_inputs_from_step(model, g, 1, &inputs);
     OK(lgv_model_build(model, g, &inputs, &out, &err));
     OK(lgv_store_new(device, &store, &err));
@@ -33,6 +36,22 @@ static void save(lgv_device *device, lgv_model *model, const char *folder)
     OK(lgv_model_save(model, store, "weight", folder, &err));
     lgv_store_free(store);
     lgv_graph_free(g);
+}
+
+const char *golden_classifier_folder(lgv_device *device, const char *name,
+                                     const lgv_unet2d_config *config, int classes,
+                                     const char *const *names, int noisy, const char *scheduler)
+{
+    const char *folder = scratch_keep(name);
+    lgv_model *model;
+    char path[4096];
+    OK((noisy ? lgv_model_new_noisy_classifier : lgv_model_new_classifier)(config, classes, names,
+                                                                           &model, &err));
+    save(device, model, folder);
+    snprintf(path, sizeof path, "%s/scheduler_config.json", folder);
+    if (scheduler) scratch_write(path, scheduler, strlen(scheduler));
+    lgv_model_free(model);
+    return folder;
 }
 
 const char *golden_model_folder(lgv_device *device, const char *name, const char *config_key)

@@ -41,17 +41,17 @@ def pool(x, head_dim):
     return (weight @ v).transpose(1, 2).flatten(2)[:, 0]
 
 
-def main():
-    torch.set_num_threads(1)
-    unet = UNet2DModel(**CONFIG).eval()
+def encoder(config):
+    """diffusers' own modules with hash weights; float64."""
+    unet = UNet2DModel(**config).eval()
     with torch.no_grad():
         for name, p in unet.named_parameters():
             p.copy_(torch.from_numpy(hash_parameter(name, tuple(p.shape))))
-    unet.double()
-    sample = torch.from_numpy(hash_unit("classifier.sample", (3, 3, 16, 16)))
-    x = sample.double().requires_grad_()
-    t = torch.tensor([3, 250, 900])
-    labels = torch.tensor([2, 0, 4])
+    return unet.double()
+
+
+def classify(unet, x, t, classes):
+    """x [N,C,H,W] float64, t [N] -> features [N,32], logits [N,classes]."""
     emb = unet.time_embedding(unet.time_proj(t).double())
     h = unet.conv_in(x)
     for block in unet.down_blocks:
@@ -60,8 +60,18 @@ def main():
     h = torch.nn.functional.group_norm(h, 8, parameter("conv_norm_out.weight", 32), parameter("conv_norm_out.bias", 32),
                                        1e-5)
     features = pool(torch.nn.functional.silu(h), CONFIG["attention_head_dim"])
-    logits = torch.nn.functional.linear(features, parameter("pool.c_proj.weight", CLASSES, 32),
-                                        parameter("pool.c_proj.bias", CLASSES))
+    return features, torch.nn.functional.linear(features, parameter("pool.c_proj.weight", classes, 32),
+                                                parameter("pool.c_proj.bias", classes))
+
+
+def main():
+    torch.set_num_threads(1)
+    unet = encoder(CONFIG)
+    sample = torch.from_numpy(hash_unit("classifier.sample", (3, 3, 16, 16)))
+    x = sample.double().requires_grad_()
+    t = torch.tensor([3, 250, 900])
+    labels = torch.tensor([2, 0, 4])
+    features, logits = classify(unet, x, t, CLASSES)
     torch.log_softmax(logits, -1).gather(1, labels[:, None]).sum().backward()
     size = save(os.path.join(GOLDEN_DIR, "noisy_classifier.safetensors"),
                 {"sample": sample, "features": features.float(), "logits": logits.float(), "grad": x.grad.float()},

@@ -10,12 +10,13 @@ rescaled      the same with rescale_noise_cfg(guidance_rescale=0.7)
 interval      ddim, 10 steps, scale 3 in the steps int(0.3 * 10) <= i < int(0.7 * 10), as diffusers' guiders
 ddpm          ddpm, 12 steps, scale 1.5
 mixed         ddim, 5 steps, scale 3, labels 1, 4, 2: the second picture shows no class
+image         ddim, 10 steps, scale 3, the last 5 of them from r("guidance.image") noised (strength 0.5)
 """
 
 import os
 
 import torch
-from common import GOLDEN_DIR, save
+from common import GOLDEN_DIR, hash_unit, save
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
@@ -35,14 +36,24 @@ def step(scheduler, out, t, x, generator):
     return x
 
 
-@torch.no_grad()
-def loop(model, scheduler, n, scale, labels=(1, 0, 2), rescale=0.0, start=0.0, stop=1.0):
-    generator = generators()
-    x = randn_tensor(SHAPE, generator=generator).double()
-    labels = torch.tensor(labels)
+def begin(scheduler, n, generator, strength):
+    """The first x and the timesteps: noise, or with a strength below 1 a picture with noise."""
+    noise = randn_tensor(SHAPE, generator=generator).double()
     scheduler.set_timesteps(n)
+    timesteps = scheduler.timesteps[n - int(n * strength):]
+    if strength == 1:
+        return noise, timesteps
+    image = torch.from_numpy(hash_unit("guidance.image", SHAPE)).double()
+    return scheduler.add_noise(image, noise, timesteps[:1]), timesteps
+
+
+@torch.no_grad()
+def loop(model, scheduler, n, scale, labels=(1, 0, 2), rescale=0.0, start=0.0, stop=1.0, strength=1.0):
+    generator = generators()
+    labels = torch.tensor(labels)
+    x, timesteps = begin(scheduler, n, generator, strength)
     rows = []
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(timesteps):
         cond, uncond = model(torch.cat([x, x]), t, class_labels=torch.cat([labels, labels * 0 + NULL])).sample.chunk(2)
         if int(start * n) <= i < int(stop * n):
             out = uncond + scale * (cond - uncond)
@@ -66,6 +77,7 @@ def main():
         "interval": loop(model, ddim, 10, 3.0, start=0.3, stop=0.7),
         "ddpm": loop(model, ddpm, 12, 1.5),
         "mixed": loop(model, ddim, 5, 3.0, labels=(1, NULL, 2)),
+        "image": loop(model, ddim, 10, 3.0, strength=0.5),
     }
     size = save(os.path.join(GOLDEN_DIR, "guidance.safetensors"), tensors)
     print(size, "bytes;", {name: round(t[-1].abs().max().item(), 3) for name, t in tensors.items()})
