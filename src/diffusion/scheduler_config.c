@@ -206,24 +206,16 @@ static json_t *betas_value(const lgv_scheduler_config *cfg)
 {
     if (!cfg->trained_betas) return json_null();
     json_t *list = json_array();
-    for (int64_t i = 0; list && i < cfg->trained_beta_count; i++) {
-        if (json_array_append_new(list, json_real(cfg->trained_betas[i]))) {
-            json_decref(list);
-            return NULL;
-        }
-    }
+    for (int64_t i = 0; i < cfg->trained_beta_count; i++)
+        lgv_json_append(&list, json_real(cfg->trained_betas[i]));
     return list;
 }
 
 static json_t *steps_value(uint64_t steps)
 {
     json_t *list = json_array();
-    for (int i = 0; list && i < 64; i++) {
-        if ((steps >> i & 1) && json_array_append_new(list, json_integer(i))) {
-            json_decref(list);
-            return NULL;
-        }
-    }
+    for (int i = 0; i < 64; i++)
+        if (steps >> i & 1) lgv_json_append(&list, json_integer(i));
     return list;
 }
 

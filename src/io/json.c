@@ -134,6 +134,17 @@ json_t *lgv_json_text_or(const char *text, const char *instead)
     return json_string(lgv_json_is_utf8(text) ? text : instead);
 }
 
+void lgv_json_append(json_t **list, json_t *value)
+{
+    if (!*list) {
+        json_decref(value);
+        return;
+    }
+    if (!json_array_append_new(*list, value)) return;
+    json_decref(*list);
+    *list = NULL;
+}
+
 /* ---- reading ---- */
 
 /* NULL when absent or null. */

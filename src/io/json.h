@@ -33,6 +33,9 @@ void lgv_json_free(lgv_json *j); /* clears *j; NULL is legal */
 bool lgv_json_is_utf8(const char *text);
 /* The text, or `instead` where it is not UTF-8; NULL: out of memory. */
 json_t *lgv_json_text_or(const char *text, const char *instead);
+/* Appends value, which it takes, to *list. When there is no memory, also none for value (NULL), *list is dropped and
+   becomes NULL and stays that, so that one look at the end is enough. */
+void lgv_json_append(json_t **list, json_t *value);
 
 bool lgv_json_has(const lgv_json *j, const char *key);      /* present and not null */
 size_t lgv_json_length(const lgv_json *j, const char *key); /* of a list, else 0 */

@@ -125,14 +125,6 @@ static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     return status ? lgv_fail_prefix(err, status, "%s (as a UNet2DModel)", j->name) : LGV_OK;
 }
 
-/* Appends to *list, which becomes NULL when there is no memory. */
-static void append(json_t **list, int64_t value)
-{
-    if (*list && !json_array_append_new(*list, json_integer(value))) return;
-    json_decref(*list);
-    *list = NULL;
-}
-
 /* The original's fields; a picture that is not square is one of its longer side. */
 static json_t *original_json(const config *own)
 {
@@ -143,8 +135,9 @@ static json_t *original_json(const config *own)
     const int resolution = c->sample_height > c->sample_width ? c->sample_height : c->sample_width;
     json_t *mult = json_array(), *at = json_array();
     for (int i = 0; i < c->levels; i++) {
-        append(&mult, c->block_out_channels[i] / c->block_out_channels[0]);
-        if (c->down_block_types[i] == LGV_BLOCK_ATTN) append(&at, resolution >> i);
+        lgv_json_append(&mult, json_integer(c->block_out_channels[i] / c->block_out_channels[0]));
+        if (c->down_block_types[i] == LGV_BLOCK_ATTN)
+            lgv_json_append(&at, json_integer(resolution >> i));
     }
     return json_pack("{s:s, s:i, s:i, s:o, s:i, s:o, s:f, s:b, s:b, s:i, s:i, s:s}", "_class_name",
                      "Model", "ch", c->block_out_channels[0], "out_ch", c->out_channels, "ch_mult",

@@ -316,22 +316,16 @@ static json_t *sample_size(const lgv_unet2d_config *c)
 static json_t *block_list(const lgv_unet2d_block *blocks, int count, bool up)
 {
     json_t *list = json_array();
-    for (int i = 0; list && i < count; i++)
-        if (json_array_append_new(list, json_string(lgv_block_name(blocks[i], up)))) {
-            json_decref(list);
-            return NULL;
-        }
+    for (int i = 0; i < count; i++)
+        lgv_json_append(&list, json_string(lgv_block_name(blocks[i], up)));
     return list;
 }
 
 static json_t *channel_list(const lgv_unet2d_config *c)
 {
     json_t *list = json_array();
-    for (int i = 0; list && i < c->levels; i++)
-        if (json_array_append_new(list, json_integer(c->block_out_channels[i]))) {
-            json_decref(list);
-            return NULL;
-        }
+    for (int i = 0; i < c->levels; i++)
+        lgv_json_append(&list, json_integer(c->block_out_channels[i]));
     return list;
 }
 

@@ -152,10 +152,10 @@ static json_t *to_json(const lgv_model *m)
     json_t *mult = json_array(), *attention = json_array();
     for (int i = 0; i < c->levels; i++) {
         double x = c->channel_mult[i];
-        json_array_append_new(mult, x == floor(x) ? json_integer((json_int_t)x) : json_real(x));
+        lgv_json_append(&mult, x == floor(x) ? json_integer((json_int_t)x) : json_real(x));
     }
     for (int i = 0; i < c->attentions; i++)
-        json_array_append_new(attention, json_integer(c->attention[i]));
+        lgv_json_append(&attention, json_integer(c->attention[i]));
     return json_pack(
         "{s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:f, s:o, s:b, s:o, s:i, s:i, s:i, s:b, s:b, s:b}",
         "_class_name", "UNetModel", "image_size", c->image_size, "in_channels", c->in_channels,
