@@ -7,7 +7,10 @@
 #include "attention.h"
 #include "gemm.h"
 
-enum { SUM_POSITIONS = 128 }; /* of one partial sum of the softmax */
+enum {
+    SUM_POSITIONS = 128, /* of one partial sum of the softmax */
+    ROWS = 8 * GEMM_MR   /* positions of a task: few, so that 16x16 of them keep several threads busy */
+};
 
 typedef struct linear_run {
     const lgv_call *call;
@@ -113,10 +116,10 @@ static void rows_task(void *arg, int64_t i, int thread)
 {
     const phase *f = arg;
     const linear_run *r = f->r;
-    const int64_t first = i * GEMM_MB, m = lgv_min_i64(GEMM_MB, r->length - first);
-    const real *table[GEMM_MB];
-    gemm_row row[GEMM_MB];
-    for (int64_t l = 0; l < GEMM_MB; l++) {
+    const int64_t first = i * ROWS, m = lgv_min_i64(ROWS, r->length - first);
+    const real *table[ROWS];
+    gemm_row row[ROWS];
+    for (int64_t l = 0; l < ROWS; l++) {
         table[l] = token(&f->a, r->n, first + lgv_min_i64(l, m - 1), 0);
         row[l] = (gemm_row){token(&f->y, r->n, first + lgv_min_i64(l, m - 1), 0), NULL, 0};
     }
@@ -135,7 +138,7 @@ static void rows_task(void *arg, int64_t i, int thread)
 static void positions_times(const linear_run *r, tokens a, real *panels, tokens y)
 {
     phase f = {.r = r, .a = a, .y = y, .panels = panels};
-    lgv_parallel(r->call, lgv_ceil_div(r->length, GEMM_MB), rows_task, &f);
+    lgv_parallel(r->call, lgv_ceil_div(r->length, ROWS), rows_task, &f);
 }
 
 /* --- Softmax -------------------------------------------------------------------------------------- */
