@@ -61,6 +61,7 @@ const cli_command cli_convert = {
     .usage = "convert IN OUT",
     .examples = "  langevin convert model.ckpt model.safetensors\n"
                 "  langevin convert unet model.pt --dtype f16\n"
-                "  langevin convert model.pt folder --model config.json --weights raw\n",
+                "  langevin convert model.pt folder --model config.json --weights raw\n"
+                "  langevin convert DiT-XL-2-256x256.pt folder --model dit-xl-2\n",
     .run = run,
 };
