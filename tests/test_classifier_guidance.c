@@ -142,6 +142,9 @@ static void algorithm_2(void **state)
     o.sampler.eta = 0.7;
     against(p, "ddim_eta", o);
     o = options("ddim", 5);
+    o.sampler.use_clipped_model_output = 1;
+    against(p, "ddim_clipped_eps", o);
+    o = options("ddim", 5);
     o.labels = mixed;
     against(p, "ddim_mixed", o);
     o = options("ddim", 10);
@@ -158,7 +161,7 @@ static void algorithm_2(void **state)
     lgv_pipeline_free(p);
 }
 
-static void other_predictions(void **state)
+static void other_configurations(void **state)
 {
     lgv_pipeline *p = open_guided("v", "config",
                                   "{\"_class_name\": \"DDPMScheduler\", \"prediction_type\": "
@@ -169,6 +172,10 @@ static void other_predictions(void **state)
     p = open_guided("sample", "config",
                     "{\"_class_name\": \"DDPMScheduler\", \"prediction_type\": \"sample\"}");
     against(p, "ddim_sample", options("ddim", 5));
+    lgv_pipeline_free(p);
+    p = open_guided("free", "config",
+                    "{\"_class_name\": \"DDPMScheduler\", \"clip_sample\": false}");
+    against(p, "ddim_unclipped", options("ddim", 5));
     lgv_pipeline_free(p);
 }
 
@@ -373,7 +380,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(algorithm_2),
-        cmocka_unit_test(other_predictions),
+        cmocka_unit_test(other_configurations),
         cmocka_unit_test(algorithm_1),
         cmocka_unit_test(beside_classifier_free_guidance),
         cmocka_unit_test(independent),

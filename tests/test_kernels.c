@@ -257,7 +257,7 @@ static double sorted_quantile(const double *v, int n, double q)
     return s[low] + (position - low) * (s[high] - s[low]);
 }
 
-/* guided: with a gradient, which changes out in rows 0 and 3 and the mean in row 1. */
+/* guided: with a gradient, alone in rows 0 and 3 and with the variance in row 1. */
 static void check_sampler_step(bool guided)
 {
     enum { N = 4, ROW = 105 };
@@ -294,8 +294,8 @@ static void check_sampler_step(bool guided)
             k[LGV_SAMPLE_THRESHOLD] = n == 3;
             k[LGV_SAMPLE_THRESHOLD_RATIO] = 0.875f;
             k[LGV_SAMPLE_THRESHOLD_MAX] = 10;
-            k[LGV_SAMPLE_GUIDE_OUT] = n == 0 || n == 3 ? 0.5f : 0;
-            k[LGV_SAMPLE_GUIDE_MEAN] = n == 1 ? 2 : 0;
+            k[LGV_SAMPLE_GUIDE] = n == 0 || n == 3 ? 0.5f : 0;
+            k[LGV_SAMPLE_GUIDE_VARIANCE] = n == 1 ? 2 : 0;
         }
         if (guided) OK(lgv_plan_write(t.plan, "gradient", gradient, N * ROW, &err));
         OK(lgv_plan_write(t.plan, "x", x, N * ROW, &err));
@@ -306,21 +306,16 @@ static void check_sampler_step(bool guided)
         OK(lgv_plan_read(t.plan, "x0", x0, N * ROW, &err));
         for (int n = 0; n < N; n++) {
             double magnitude[ROW], limit = n == 0 ? 1e30 : 1, divisor = 1;
-            const bool moves_out = guided && (n == 0 || n == 3), moves_mean = guided && n == 1;
-            double answer[ROW];
-            for (int i = 0; i < ROW; i++) {
-                answer[i] = (double)out[n * ROW + i] +
-                            (moves_out ? 0.5 * (double)gradient[n * ROW + i] : 0);
-                magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * answer[i]);
-            }
+            for (int i = 0; i < ROW; i++)
+                magnitude[i] = fabs(2.5 * (double)x[n * ROW + i] - 0.5 * (double)out[n * ROW + i]);
             if (n == 3) limit = divisor = fmax(1, sorted_quantile(magnitude, ROW, 0.875));
             if (n == 3) assert_true(limit > 1.2); /* else the case shows nothing */
             for (int i = n * ROW; i < (n + 1) * ROW; i++) {
-                const double o = answer[i - n * ROW],
-                             p = fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * o)) / divisor;
-                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * o +
+                const double p =
+                    fmax(-limit, fmin(limit, 2.5 * (double)x[i] - 0.5 * (double)out[i])) / divisor;
+                const double want = 0.75 * p + 0.25 * (double)x[i] + 0.125 * (double)out[i] +
                                     (n == 2 ? 0 : 0.5 * (double)z[i]) +
-                                    (moves_mean ? 2 * 0.5 * 0.5 * (double)gradient[i] : 0);
+                                    (guided && n != 2 ? 0.5 * (double)gradient[i] : 0);
                 assert_true(fabs((double)x0[i] - p) <= 1e-6);
                 assert_true(fabs((double)next[i] - want) <= 1e-6);
             }

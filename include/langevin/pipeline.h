@@ -43,7 +43,7 @@ LGV_API int lgv_pipeline_null_label(const lgv_pipeline *pipeline); /* -1: none i
 /* A classifier of pictures with noise guides sampling with ddpm and ddim (arXiv 2105.05233), towards the class of each picture
    (lgv_sample_options.labels), by the gradient g of log p(class | x_t) for x_t:
      ddpm: x' ~ N(mean + scale Sigma g, Sigma)                 (algorithm 1)
-     ddim: eps - scale sqrt(1-abar_t) g in the place of eps    (algorithm 2; then x0 is clipped where the scheduler clips)
+     ddim: eps - scale sqrt(1-abar_t) g in the place of eps    (algorithm 2; a clip of x0 comes before)
    path: what `langevin train --task classifier --noisy` wrote, averaged weights before raw ones; NULL: none again. The network may be
    unconditional; where it has classes they are the classifier's, and classifier-free guidance goes on. Errors: no such classifier;
    one of other pictures, other classes or another noise schedule; then the one before stays. */

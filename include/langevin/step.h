@@ -55,8 +55,7 @@ enum {
    x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]; kept = KEEP_X0*x0 + KEEP_X*x + KEEP_OUT*out.
    VARIANCE 1 or 2: the network has 2 C outputs a pixel, out and v, and the standard deviation of the
    noise is S*exp(V0 + V1*v) or S*sqrt(v) instead of S.
-   With a gradient g (lgv_sampler_step_guided) out is out + GUIDE_OUT*g, and x' gets GUIDE_MEAN*g times the square of
-   that deviation. */
+   With a gradient g (lgv_sampler_step_guided) x' gets GUIDE*g, and GUIDE_VARIANCE*g times the square of that deviation. */
 enum {
     LGV_SAMPLE_A = 0,
     LGV_SAMPLE_B,
@@ -76,8 +75,8 @@ enum {
     LGV_SAMPLE_VARIANCE, /* 0: none, 1: exp(V0 + V1*v), 2: sqrt(v) */
     LGV_SAMPLE_V0,
     LGV_SAMPLE_V1,
-    LGV_SAMPLE_GUIDE_OUT,
-    LGV_SAMPLE_GUIDE_MEAN
+    LGV_SAMPLE_GUIDE,
+    LGV_SAMPLE_GUIDE_VARIANCE
 };
 enum { LGV_HISTORY = LGV_SAMPLE_IN - LGV_SAMPLE_H }; /* slots of a sampler's memory */
 

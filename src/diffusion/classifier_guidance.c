@@ -1,8 +1,9 @@
 /* classifier_guidance.c - guidance by a classifier of pictures with noise (arXiv 2105.05233, section 4.1 and 4.2): the gradient
    of log p(class | x_t) for x_t changes each step.
    Algorithm 1 (ddpm): x' ~ N(mean + scale Sigma gradient, Sigma). Where the last step draws no noise, Sigma is 0.
-   Algorithm 2 (ddim): eps - scale sqrt(1-abar) gradient stands for eps, in the predicted picture (which is clipped
-   after that, where the scheduler clips) as well as in the direction. */
+   Algorithm 2 (ddim): eps - scale sqrt(1-abar) gradient stands for eps, in the predicted picture as well as in the
+   direction. Where the scheduler clips the predicted picture, it clips that of the network alone: clipped afterwards, a pixel at
+   the bound would keep only what guidance takes from the direction, and go away from the class. */
 #include <math.h>
 #include <string.h>
 
@@ -92,21 +93,22 @@ lgv_status lgv_gradient_at(const lgv_gradient *j, float t, int64_t rows, const f
     return lgv_plan_read_nchw(plan, "gradient", j->values, elements, err);
 }
 
-/* Of a network that predicts eps, x0 or v, x0 = a x + b out: what is added to out for each unit of the gradient so that its eps
-   loses scale noise, that is, its x0 gains scale noise^2/signal. Where nothing of the picture is left in x, there is
-   nothing that a class could say about it. */
-static double of_out(const lgv_step_coef *k, double scale)
+/* What algorithm 2 adds to x' for each unit of the gradient, whatever the network predicts: its eps loses scale noise, so its
+   x0 = a x + b out gains scale noise^2/signal, out that divided by b, and x' c b + e times as much. Where nothing of the
+   picture is left in x, there is nothing that a class could say about it. */
+static double algorithm_2(const lgv_step_coef *k, double scale)
 {
-    return k->image == 0 ? 0 : scale * k->noise * k->noise / ((double)k->image * k->b);
+    const double gain = scale * k->noise * k->noise / k->image;
+    return k->image == 0 ? 0 : (k->c + k->e / (double)k->b) * gain;
 }
 
 void lgv_gradient_row(const lgv_gradient *j, const lgv_step_coef *k, int32_t label, lgv_row *row)
 {
     if (label < 0) return;
     if (j->ancestral)
-        row->coef[LGV_SAMPLE_GUIDE_MEAN] = (float)j->scale;
+        row->coef[LGV_SAMPLE_GUIDE_VARIANCE] = (float)j->scale;
     else
-        row->coef[LGV_SAMPLE_GUIDE_OUT] = (float)of_out(k, j->scale);
+        row->coef[LGV_SAMPLE_GUIDE] = (float)algorithm_2(k, j->scale);
 }
 
 /* ---- a job ---- */

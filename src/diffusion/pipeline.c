@@ -94,8 +94,9 @@ static lgv_status check_model(const lgv_model *model, lgv_error *err)
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,
             "'%s' is a classifier (UNet2DClassifier): it tells pictures apart and draws "
-            "none; use it with 'langevin eval --features'",
-            info->source);
+            "none; use it with %s",
+            info->source,
+            info->noisy ? "'langevin sample MODEL --classifier'" : "'langevin eval --features'");
     if (info->out_channels != info->picture_channels && !info->learned_variance)
         return lgv_fail(
             err, LGV_ERR_UNSUPPORTED,

@@ -34,7 +34,7 @@ static double flops_sampler_step(const lgv_graph *g, const lgv_node *n)
     double flops = 10.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
     if (n->n_in > 3 && n->in[3] != LGV_NONE)
         flops += 2.0 * (double)lgv_value_elements(lgv_val(g, n->in[3]));
-    if (n->n_in > 4) flops += 6.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
+    if (n->n_in > 4) flops += 4.0 * (double)lgv_value_elements(lgv_val(g, n->in[0]));
     return flops;
 }
 
@@ -79,8 +79,8 @@ static const lgv_example examples_step[] = {
 const lgv_op lgv_op_sampler_step = {
     .name = "sampler_step",
     .doc = "x0 = clip(A*x + B*out); x' = C*x0 + D*x + E*out + S*z + sum H[i]*history[i]; what the "
-           "history keeps; coefficients per row: x', x0, kept. With a classifier's gradient g: out + "
-           "GUIDE_OUT*g for out, and x' + GUIDE_MEAN*S*S*g",
+           "history keeps; coefficients per row: x', x0, kept. With a classifier's gradient g: x' + "
+           "(GUIDE + GUIDE_VARIANCE*S*S)*g",
     .min_in = 2,
     .max_in = 5,
     .n_out = 3,

@@ -6,8 +6,11 @@ classifier of classifier.py at 8x8 with four classes (metadata "config": config.
 manual_seed(7), (8), (9). The steps are diffusers', guidance is written here after the paper; float64, because the scale multiplies the
 network's rounding, PyTorch's as well as ours.
 
-ddim, ddim_v, ddim_sample   5 steps; the network's answer taken as epsilon, v and the picture itself
+ddim, ddim_v, ddim_sample   5 steps; the network's answer taken as epsilon, v and the picture itself; the picture that the network
+              predicts alone is clipped
+ddim_unclipped   clip_sample false
 ddim_eta      eta 0.7
+ddim_clipped_eps  use_clipped_model_output: the network's eps follows from the clipped picture
 ddim_free     of the class-conditional network (label 4 stands for no class), with classifier-free guidance of scale 2
 ddim_mixed    labels 1, none, 2: the second picture is not guided
 ddim_interval 10 steps, guided where int(0.3 * 10) <= i < int(0.7 * 10)
@@ -48,13 +51,6 @@ def eps_of(kind, out, x, signal, noise):
     return signal * out + noise * x if kind == "v_prediction" else (x - signal * out) / noise
 
 
-def out_of(kind, eps, x, signal, noise):
-    if kind == "epsilon":
-        return eps
-    picture = (x - noise * eps) / signal
-    return signal * eps - noise * picture if kind == "v_prediction" else picture
-
-
 def answer(model, x, t, labels, free):
     if not free:
         return model(x, t).sample
@@ -63,13 +59,23 @@ def answer(model, x, t, labels, free):
     return uncond + free * (cond - uncond)
 
 
-def ddim_step(scheduler, out, t, x, g, generator, eta):
-    """Algorithm 2, with the guided eps in the place of the network's."""
-    kind, abar = scheduler.config.prediction_type, scheduler.alphas_cumprod[t].double()
-    signal, noise = abar.sqrt(), (1 - abar).sqrt()
-    eps = eps_of(kind, out, x, signal, noise) - noise * SCALE * g
-    z = randn_tensor(SHAPE, generator=generator).double() if eta else None
-    return scheduler.step(out_of(kind, eps, x, signal, noise), t, x, eta=eta, variance_noise=z).prev_sample
+def ddim_step(scheduler, out, t, x, g, generator, eta, clipped_eps):
+    """Algorithm 2: the guided eps stands for the network's in the picture and in the direction (arXiv 2010.02502, eq. 12)."""
+    previous = t - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    abar, kind = scheduler.alphas_cumprod[t], scheduler.config.prediction_type
+    following = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+    sigma = eta * scheduler._get_variance(t, previous) ** 0.5
+    signal, noise = abar.sqrt().double(), (1 - abar).sqrt().double()
+    eps = eps_of(kind, out, x, signal, noise)
+    picture = (x - noise * eps) / signal
+    if scheduler.config.clip_sample:
+        picture = picture.clamp(-1, 1)
+    if clipped_eps:
+        eps = (x - signal * picture) / noise
+    guided = eps - noise * SCALE * g
+    picture = picture - noise / signal * (guided - eps)
+    x = following.sqrt() * picture + (1 - following - sigma**2).sqrt() * guided
+    return x + sigma * randn_tensor(SHAPE, generator=generator).double() if eta else x
 
 
 def ddpm_step(scheduler, out, t, x, g, generator):
@@ -83,7 +89,8 @@ def ddpm_step(scheduler, out, t, x, g, generator):
     return following + SCALE * variance * g
 
 
-def loop(model, classifier, scheduler, n, labels=(1, 0, 2), free=0.0, eta=0.0, start=0.0, stop=1.0, strength=1.0):
+def loop(model, classifier, scheduler, n, labels=(1, 0, 2), free=0.0, eta=0.0, clipped_eps=False, start=0.0, stop=1.0,
+         strength=1.0):
     generator = generators()
     x, timesteps = begin(scheduler, n, generator, strength)
     rows = []
@@ -92,7 +99,7 @@ def loop(model, classifier, scheduler, n, labels=(1, 0, 2), free=0.0, eta=0.0, s
             out = answer(model, x, t, labels, free)
         g = gradient(classifier, x, t, labels if int(start * n) <= i < int(stop * n) else [None] * 3)
         with torch.no_grad():
-            x = (ddim_step(scheduler, out, t, x, g, generator, eta) if isinstance(scheduler, DDIMScheduler)
+            x = (ddim_step(scheduler, out, t, x, g, generator, eta, clipped_eps) if isinstance(scheduler, DDIMScheduler)
                  else ddpm_step(scheduler, out, t, x, g, generator))
         rows.append(x)
     return torch.stack(rows).float()
@@ -103,8 +110,8 @@ def main():
     classifier = encoder(SMALL)
     plain, classes, learned = (network(**o).double() for o in ({}, {"num_class_embeds": 5}, {"out_channels": 6}))
 
-    def ddim(kind="epsilon"):
-        return DDIMScheduler.from_config(DDPMScheduler(prediction_type=kind).config)
+    def ddim(kind="epsilon", clip=True):
+        return DDIMScheduler.from_config(DDPMScheduler(prediction_type=kind, clip_sample=clip).config)
 
     def ddpm(variance="fixed_large", kind="epsilon"):
         return DDPMScheduler(variance_type=variance, prediction_type=kind)
@@ -113,7 +120,9 @@ def main():
         "ddim": loop(plain, classifier, ddim(), 5),
         "ddim_v": loop(plain, classifier, ddim("v_prediction"), 5),
         "ddim_sample": loop(plain, classifier, ddim("sample"), 5),
+        "ddim_unclipped": loop(plain, classifier, ddim(clip=False), 5),
         "ddim_eta": loop(plain, classifier, ddim(), 5, eta=0.7),
+        "ddim_clipped_eps": loop(plain, classifier, ddim(), 5, clipped_eps=True),
         "ddim_free": loop(classes, classifier, ddim(), 5, free=2.0),
         "ddim_mixed": loop(plain, classifier, ddim(), 5, labels=(1, None, 2)),
         "ddim_interval": loop(plain, classifier, ddim(), 10, start=0.3, stop=0.7),

@@ -16,7 +16,7 @@ static inline vreal predict(vreal x, vreal out, const float *k)
 /* The gradient at pixel i; NULL: the row has none (0 * a masked row's NaN would be NaN). */
 static const real *gradient_at(const step_work *w, int64_t i, const float *k)
 {
-    const bool used = k[LGV_SAMPLE_GUIDE_OUT] != 0 || k[LGV_SAMPLE_GUIDE_MEAN] != 0;
+    const bool used = k[LGV_SAMPLE_GUIDE] != 0 || k[LGV_SAMPLE_GUIDE_VARIANCE] != 0;
     return used && w->gradient.data ? w->gradient.data + pixel_offset(&w->gradient, i) : NULL;
 }
 
@@ -29,10 +29,9 @@ static int64_t count_below(const step_work *w, int64_t n, const float *k, real l
     *above = (real)INFINITY;
     for (int64_t i = n * hw; i < (n + 1) * hw; i++) {
         const real *x = w->x.data + pixel_offset(&w->x, i),
-                   *out = w->out.data + pixel_offset(&w->out, i), *g = gradient_at(w, i, k);
+                   *out = w->out.data + pixel_offset(&w->out, i);
         for (int64_t j = 0; j < c; j++) {
-            const real o = g ? out[j] + (real)k[LGV_SAMPLE_GUIDE_OUT] * g[j] : out[j],
-                       a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * o,
+            const real a = (real)k[LGV_SAMPLE_A] * x[j] + (real)k[LGV_SAMPLE_B] * out[j],
                        v = a < 0 ? -a : a;
             if (v <= limit)
                 count++;
@@ -83,7 +82,7 @@ static real quantile(const step_work *w, int64_t n, const float *k)
 /* --- The step -------------------------------------------------------------------------------------- */
 /* What is the same for all pixels of a row. */
 typedef struct step_coef {
-    vreal limit, divisor, c, d, e, s, keep[3], v0, v1, guide_out, guide_mean;
+    vreal limit, divisor, c, d, e, s, keep[3], v0, v1, guide, guide_variance;
     int slots, variance; /* 0: s, 1: s*exp(v0 + v1*v), 2: s*sqrt(v) */
     bool noise;
 } step_coef;
@@ -100,8 +99,8 @@ static step_coef step_coef_of(const step_work *w, const float *k, real limit, re
                    .s = v_set1((real)k[LGV_SAMPLE_S]),
                    .v0 = v_set1((real)k[LGV_SAMPLE_V0]),
                    .v1 = v_set1((real)k[LGV_SAMPLE_V1]),
-                   .guide_out = v_set1((real)k[LGV_SAMPLE_GUIDE_OUT]),
-                   .guide_mean = v_set1((real)k[LGV_SAMPLE_GUIDE_MEAN])};
+                   .guide = v_set1((real)k[LGV_SAMPLE_GUIDE]),
+                   .guide_variance = v_set1((real)k[LGV_SAMPLE_GUIDE_VARIANCE])};
     for (int i = 0; i < 3; i++) f.keep[i] = v_set1((real)k[LGV_SAMPLE_KEEP_X0 + i]);
     f.slots = w->history.data ? (int)(w->history.a.c / c) : 0;
     f.noise = w->z.data && k[LGV_SAMPLE_S] != 0; /* 0 * a masked row's NaN would be NaN */
@@ -131,16 +130,15 @@ static void step_pixels(const step_work *w, int64_t begin, int64_t end, const fl
         real *kept = w->kept.data ? w->kept.data + pixel_offset(&w->kept, i) : NULL;
         for (int64_t j = 0; j < c; j += VL) {
             const int64_t n = c - j;
-            const vreal vx = v_get(x + j, n), vg = g ? v_get(g + j, n) : v_zero();
-            vreal vo = v_get(out + j, n);
-            if (g) vo = v_add(vo, v_mul(f->guide_out, vg));
+            const vreal vx = v_get(x + j, n), vo = v_get(out + j, n);
             vreal p = v_max(v_neg(f->limit), v_min(f->limit, predict(vx, vo, k))); /* NaN passes */
             p = v_div(p, f->divisor);
             vreal y = v_add(v_add(v_mul(f->c, p), v_mul(f->d, vx)), v_mul(f->e, vo));
             if (z) y = v_add(y, v_mul(deviation(f, out + c + j, n), v_get(z + j, n)));
             if (g) {
                 const vreal s = deviation(f, out + c + j, n);
-                y = v_add(y, v_mul(v_mul(f->guide_mean, v_mul(s, s)), vg));
+                y = v_add(y, v_mul(v_add(f->guide, v_mul(f->guide_variance, v_mul(s, s))),
+                                   v_get(g + j, n)));
             }
             for (int s = 0; s < f->slots; s++) {
                 const real h = (real)k[LGV_SAMPLE_H + s];
