@@ -55,6 +55,12 @@ static void choose_inpainting(job *j)
     if (!o->jump_n_sample) o->jump_n_sample = 5;
 }
 
+/* The default is none that a classifier could guide. */
+static void choose_guided(job *j)
+{
+    if (j->args.classifier && !j->args.sampler.sampler) j->args.sampler.sampler = "ddim";
+}
+
 static void name_sampler(job *j)
 {
     const char *name = j->args.sampler.sampler;
@@ -74,23 +80,33 @@ static lgv_status prepare(job *j, lgv_error *err)
     lgv_status status = cli_open_device(&j->args.device, &j->device, err);
     if (!status)
         status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
+    if (!status && j->args.classifier)
+        status = lgv_pipeline_set_classifier(j->pipeline, j->args.classifier, err);
     if (!status) status = make_chain(j, err);
     if (status) return status;
     choose_inpainting(j);
+    choose_guided(j);
     name_sampler(j);
     status = sample_input_make(&j->args, j->pipeline, j->inverse, &j->input, err);
     const lgv_sample_options o = sample_options(j);
     if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &j->calls, err);
     if (status) return status;
     lgv_sample_options asked = {.guidance_scale = j->args.guidance_scale};
-    j->output.model = lgv_pipeline_model(j->pipeline);
-    j->output.guidance = lgv_pipeline_guidance(j->pipeline, &asked);
+    j->output.model = sample_class_model(j->pipeline);
+    if (lgv_model_describe(lgv_pipeline_model(j->pipeline))->class_kind != LGV_CLASS_NONE)
+        j->output.guidance = lgv_pipeline_guidance(j->pipeline, &asked);
     j->output.args = &j->args;
     j->output.input = &j->input;
     j->output.steps = j->calls;
     j->output.weights = lgv_pipeline_weights(j->pipeline);
     status = sample_animation_open(&j->animation, &j->args, &j->input, j->calls, err);
     return status ? status : sample_output_open(&j->output, err);
+}
+
+static void print_interval(const sample_args *a)
+{
+    if (a->guidance_stop > 0)
+        printf(", from %g to %g of the steps", a->guidance_start, a->guidance_stop);
 }
 
 static void print_guidance(const job *j)
@@ -102,14 +118,18 @@ static void print_guidance(const job *j)
     printf("\n  class         ");
     for (int64_t i = 0; i < in->n && i < 10 && (!i || in->label[i] != in->label[0]); i++)
         printf("%s%s", i ? ", " : "", cli_class_name(j->output.model, in->label[i], text));
-    printf("%s\n  guidance      ", in->n > 10 && in->label[10] != in->label[0] ? " ..." : "");
-    if (j->output.guidance == 1)
-        printf("off");
-    else
-        printf("%g", j->output.guidance);
-    if (a->guidance_rescale > 0) printf(", rescale %g", a->guidance_rescale);
-    if (a->guidance_stop > 0)
-        printf(", from %g to %g of the steps", a->guidance_start, a->guidance_stop);
+    if (in->n > 10 && in->label[10] != in->label[0]) printf(" ...");
+    if (j->output.guidance == 1) {
+        printf("\n  guidance      off");
+    } else if (j->output.guidance > 0) {
+        printf("\n  guidance      %g", j->output.guidance);
+        if (a->guidance_rescale > 0) printf(", rescale %g", a->guidance_rescale);
+        print_interval(a);
+    }
+    if (!a->classifier) return;
+    printf("\n  classifier    %s, scale %g", a->classifier,
+           a->classifier_scale > 0 ? a->classifier_scale : 1);
+    print_interval(a);
 }
 
 static void print_chosen(const job *j)
@@ -197,6 +217,7 @@ static lgv_sample_options sample_options(job *j)
                                 .guidance_start = a->guidance_start,
                                 .guidance_stop = a->guidance_stop,
                                 .guidance_channels = a->guidance_channels,
+                                .classifier_scale = a->classifier_scale,
                                 .init_image = j->input.image,
                                 .strength = j->input.image ? a->strength : 0,
                                 .mask = j->input.mask,
@@ -319,6 +340,8 @@ const cli_command cli_sample = {
         "--num-inference-steps 20\n"
         "  langevin sample model --output cats.png --class cat --num-images 16 --guidance-scale 2\n"
         "  langevin sample model --output classes.png --class all --num-images 100\n"
+        "  langevin sample model --output cats.png --classifier noisy-classifier --classifier-scale 2 "
+        "--class cat\n"
         "  langevin sample model --output grid.png --num-images 16 --animation grid.gif --preview\n"
         "  langevin sample model --output ancestral.png --sampler ddpm --seed -1\n"
         "  langevin sample model --output smooth.png --sampler dpmpp_2m --sigma-schedule karras\n"

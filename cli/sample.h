@@ -22,6 +22,8 @@ typedef struct sample_args {
     double guidance_rescale;
     double guidance_start, guidance_stop;
     int guidance_channels; /* 0: all */
+    const char *classifier;  /* path; NULL: none guides */
+    double classifier_scale; /* 0: not stated */
     int64_t null_class; /* -1: not stated */
     bool interpolate, metadata, timings, preview;
     const char *animation;    /* path; NULL: none */
@@ -43,9 +45,11 @@ typedef struct sample_input {
     float *condition;                   /* [n,K,H,W] of a model with an image condition */
     uint8_t *mask;                      /* [H,W], 1 where image is painted; NULL: none */
     double *weight;                     /* [n] of seed_b, with interpolation; else NULL */
-    int32_t *label;                     /* [n]; NULL: the model has no classes */
+    int32_t *label;                     /* [n]; NULL: there are no classes */
 } sample_input;
 
+/* What names the classes of --class: the classifier that guides, else the network. */
+const lgv_model *sample_class_model(const lgv_pipeline *pipeline);
 /* Reads or makes what the options ask for. inverse: the sampler goes from a picture to noise. */
 lgv_status sample_input_make(const sample_args *a, lgv_pipeline *pipeline, bool inverse,
                              sample_input *out, lgv_error *err);
@@ -60,9 +64,9 @@ float *sample_floats(int64_t count, lgv_error *err);
 typedef struct sample_output {
     const sample_args *args;
     const sample_input *input;
-    const lgv_model *model;
+    const lgv_model *model;        /* that names the classes: the network, or the classifier that guides it */
     const char *sampler, *weights; /* names for the text; weights may be "" */
-    double guidance;
+    double guidance;               /* 0: the network has no classes */
     int64_t steps;
     char hash[65];
     int64_t number, written; /* next file number of a folder; pictures so far */

@@ -133,24 +133,32 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
 
 enum { SHOWN = 16 }; /* classes drawn when neither they nor a number of pictures was stated */
 
-/* The classes asked for, in turn: list[*n]; NULL where the model has none. */
+const lgv_model *sample_class_model(const lgv_pipeline *p)
+{
+    const lgv_model *classifier = lgv_pipeline_classifier(p);
+    return classifier ? classifier : lgv_pipeline_model(p);
+}
+
+/* The classes asked for, in turn: list[*n]; NULL where there are none. */
 static lgv_status read_classes(const sample_args *a, lgv_pipeline *p, int32_t **list, int64_t *n,
                                lgv_error *err)
 {
-    const lgv_model *model = lgv_pipeline_model(p);
+    const lgv_model *model = sample_class_model(p);
     const lgv_model_info *m = lgv_model_describe(model);
     lgv_status status = LGV_OK;
     *list = NULL;
     *n = 1;
     if (a->null_class >= 0) status = lgv_pipeline_set_null_label(p, (int)a->null_class, err);
     if (status) return status;
-    if (m->class_kind == LGV_CLASS_NONE && a->classes)
+    if (!m->labels && m->class_kind == LGV_CLASS_NONE && a->classes)
         return cli_status(err, LGV_ERR_ARGUMENT,
-                          "--class: the model '%s' was trained without classes", a->model);
+                          "--class: the model '%s' was trained without classes; a classifier can "
+                          "guide it (--classifier)",
+                          a->model);
     if (m->class_kind == LGV_CLASS_TIMESTEP && !a->classes)
         return cli_status(err, LGV_ERR_ARGUMENT,
                           "the model takes its class as a number; give it with --class");
-    if (m->class_kind == LGV_CLASS_NONE) return LGV_OK;
+    if (!m->labels && m->class_kind == LGV_CLASS_NONE) return LGV_OK;
     status = cli_classes_read(model,
                               a->classes       ? a->classes
                               : a->interpolate ? "#0"

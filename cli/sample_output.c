@@ -160,7 +160,9 @@ static void seed_text(const sample_output *o, int64_t first, int64_t count, char
         snprintf(text, 96, "Seeds: %llu to %llu", seed, last);
 }
 
-/* ", Class: cat, Guidance: 3", as the pictures of a grid have it. */
+enum { CLASS_TEXT = 1300 }; /* a name, and what is said of guidance, at most */
+
+/* ", Class: cat, Guidance: 3, Classifier: DIR, Classifier scale: 1", as the pictures of a grid have it. */
 static void class_text(const sample_output *o, int64_t first, int64_t count, char *text,
                        size_t size)
 {
@@ -170,12 +172,16 @@ static void class_text(const sample_output *o, int64_t first, int64_t count, cha
     size_t n = 0;
     text[0] = 0;
     if (!label) return;
-    for (int64_t i = first; i < first + count && n + 200 < size; i++) {
+    for (int64_t i = first; i < first + count && n + CLASS_TEXT < size; i++) {
         if (i > first && label[i] == label[first]) break; /* they come in turn */
         n += (size_t)snprintf(text + n, size - n, "%s%.100s", i > first ? "; " : ", Class: ",
                               cli_class_name(o->model, label[i], number));
     }
-    n += (size_t)snprintf(text + n, size - n, ", Guidance: %g", o->guidance);
+    if (o->guidance > 0)
+        n += (size_t)snprintf(text + n, size - n, ", Guidance: %g", o->guidance);
+    if (a->classifier)
+        n += (size_t)snprintf(text + n, size - n, ", Classifier: %.1000s, Classifier scale: %g",
+                              a->classifier, a->classifier_scale > 0 ? a->classifier_scale : 1);
     if (a->guidance_rescale > 0)
         n += (size_t)snprintf(text + n, size - n, ", Guidance rescale: %g", a->guidance_rescale);
     if (a->guidance_stop > 0)
@@ -188,7 +194,7 @@ static void parameters_text(const sample_output *o, int64_t first, int64_t count
 {
     static const char *const rng[] = {"philox", "torch", "torch-batch"};
     const sample_args *a = o->args;
-    char seed[96], class[2048];
+    char seed[96], class[2048 + CLASS_TEXT];
     seed_text(o, first, count, seed);
     class_text(o, first, count, class, sizeof class);
     snprintf(text, size,

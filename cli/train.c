@@ -21,6 +21,7 @@ typedef struct job {
     const char *output;
     lgv_checkpoint *resume;
     lgv_scheduler_config cfg;
+    char *noise; /* folder of the scheduler that a noisy classifier takes over; NULL: none */
     lgv_dataset *data;
     lgv_model *model;
     lgv_model_options options; /* of a preset */
@@ -162,7 +163,8 @@ static const char *preset_for(int resolution)
                                : NULL;
 }
 
-/* A new classifier: with the default encoder, or with that of the network named; or a classifier to go on with. */
+/* A new classifier: with the default encoder, or with that of the network named (and its noise, which the classifier is to
+   guide); or a classifier to go on with. */
 static lgv_status make_classifier(job *j, lgv_error *err)
 {
     lgv_unet2d_config config;
@@ -189,6 +191,11 @@ static lgv_status make_classifier(job *j, lgv_error *err)
         if (lgv_model_describe(named)->labels) {
             j->model = named;
             return LGV_OK;
+        }
+        const char *folder = lgv_model_describe(named)->scheduler;
+        if (noisy && folder && !(j->noise = strdup(folder))) {
+            lgv_model_free(named);
+            return cli_status(err, LGV_ERR_MEMORY, "out of memory");
         }
     }
     lgv_model_free(named);
@@ -254,7 +261,7 @@ static lgv_status open_data_and_model(job *j, lgv_error *err)
 
 static lgv_status choose_schedule(job *j, lgv_error *err)
 {
-    const char *folder = lgv_model_describe(j->model)->scheduler;
+    const char *folder = j->noise ? j->noise : lgv_model_describe(j->model)->scheduler;
     lgv_status status;
     if (j->resume) {
         status = lgv_checkpoint_scheduler(j->resume, &j->cfg, err);
@@ -635,7 +642,8 @@ static void print_done(const job *j)
     lgv_trainer_info t;
     char time_text[32];
     lgv_trainer_describe(j->trainer, &t);
-    bool classifier = lgv_model_describe(j->model)->labels > 0;
+    bool classifier = lgv_model_describe(j->model)->labels > 0,
+         noisy = lgv_model_describe(j->model)->noisy;
     double weight = j->weight > 0 ? j->weight : NAN;
     if (j->warm) {
         printf("done: %lld step%s in %s, loss %.4g", (long long)(t.step - j->first),
@@ -661,8 +669,10 @@ static void print_done(const job *j)
     printf("\n");
     row("log");
     printf("%s/log.jsonl\n", j->output);
-    row(classifier ? "figures" : "pictures");
-    printf(classifier ? "langevin eval MODEL --data DATA --features " : "langevin sample ");
+    row(classifier && !noisy ? "figures" : "pictures");
+    printf(noisy        ? "langevin sample MODEL --output samples.png --classifier "
+           : classifier ? "langevin eval MODEL --data DATA --features "
+                        : "langevin sample ");
     cli_print_word(j->output);
     printf(classifier ? "\n" : " --output samples.png --num-images 16\n");
 }
@@ -713,6 +723,7 @@ static int run(const cli_command *self, int argc, const char **argv)
     lgv_checkpoint_free(j.resume);
     lgv_scheduler_config_clear(&j.cfg);
     free(j.parent);
+    free(j.noise);
     return code;
 }
 

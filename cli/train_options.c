@@ -81,7 +81,9 @@ static struct poptOption table[] = {
      "learn the pictures' classes too, to draw pictures of a class: folders or labels (docs/data.md)",
      NULL},
     {"noisy", 0, SWITCH, &opt.noisy, 0,
-     "of --task classifier: learn pictures with noise at every timestep, by attention pooling", NULL},
+     "of --task classifier: learn pictures with noise at every timestep, by attention pooling, to guide a "
+     "model; where --model names that, its encoder and noise schedule are taken",
+     NULL},
     {"class-dropout-prob", 0, NUMBER, &opt.class_dropout, CLASS_DROPOUT,
      "share of the pictures shown without their class, which guidance needs; 0: none (default: 0.1)",
      "F"},

@@ -1,8 +1,19 @@
 /* classifier.c - the task of training a classifier: the class of a picture, by cross-entropy. Pictures are
-   shown as they are, at t = 0. */
+   shown as they are, at t = 0, or (noisy) noised to any timestep. */
 #include "trainer.h"
 
 #include "langevin/ops.h"
+
+/* Where pictures get noise, it is that of betas. */
+static lgv_status check_noise(const lgv_trainer *t, lgv_error *err)
+{
+    if (!lgv_model_describe(t->model)->noisy || t->schedule->family == LGV_FAMILY_BETAS)
+        return LGV_OK;
+    return lgv_fail(err, LGV_ERR_UNSUPPORTED,
+                    "a classifier of noisy pictures is trained with betas, not with those of %s; "
+                    "leave --prediction-type out",
+                    t->cfg.class_name);
+}
 
 static lgv_status check_labels(const lgv_trainer *t, lgv_error *err)
 {
@@ -33,6 +44,7 @@ static lgv_status check(const lgv_trainer *t, lgv_error *err)
                         "--channels %d",
                         m->source, m->in_channels, lgv_dataset_path(t->data), (int)t->channels,
                         m->in_channels);
+    LGV_TRY(check_noise(t, err));
     LGV_TRY(check_labels(t, err));
     return lgv_model_check_size(t->model, t->side, t->side, err);
 }
