@@ -291,6 +291,12 @@ static bool with_part(lgv_graph *g, const lgv_node *layer, const epilogue_part *
     return out->attr != NULL;
 }
 
+/* The layer may write what n does: its own type, or float32, which a gate makes of either. */
+static bool same_result(const lgv_graph *g, const lgv_node *n, lgv_id result)
+{
+    return n->op == LGV_OP_gate || g->value[result].dtype == g->value[n->out[0]].dtype;
+}
+
 /* conv2d or linear followed by add_row, an activation, gate or add: the later node takes the whole of it. */
 static bool fuse_part(lgv_graph *g, size_t index, const int32_t *readers,
                       unsigned (*epilogue)(void *arg, const lgv_node *n), void *arg)
@@ -302,7 +308,7 @@ static bool fuse_part(lgv_graph *g, size_t index, const int32_t *readers,
         const lgv_id result = n->in[part[i].side];
         lgv_node *layer = producer(g, result, LGV_OP_conv2d), f;
         if (!layer) layer = producer(g, result, LGV_OP_linear);
-        if (!layer || readers[result] != 1 || g->value[result].dtype != g->value[n->out[0]].dtype ||
+        if (!layer || readers[result] != 1 || !same_result(g, n, result) ||
             lgv_graph_writes_between(g, (int32_t)(layer - g->node), (int32_t)index) ||
             !has_place(layer, &part[i]) || (epilogue(arg, layer) & part[i].mask) != part[i].mask ||
             !with_part(g, layer, &part[i], &f))

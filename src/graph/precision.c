@@ -3,7 +3,8 @@
    forward value of rank 3 or 4 is bf16 when its producer can write that and something that computes in
    bf16 reads it. So what only the loss or the sampler reads (the output convolution) stays float32, and
    so does what leads there, up to the first norm, which reads bf16 and writes float32. A gradient has the
-   type of its value. Parameters, their gradients, statistics and vectors per row are never bf16. */
+   type of its value. Parameters, their gradients, statistics and vectors per row are never bf16, nor is what a
+   gate adds to: roundings of the sum through a transformer's blocks would add up with the blocks. */
 #include <string.h>
 
 #include "node.h"

@@ -296,9 +296,12 @@ static lgv_status infer_gate(lgv_infer *c, lgv_error *err)
     LGV_TRY(lgv_want_float(c->in[0], "input", 2, 4, err));
     LGV_TRY(lgv_want_matrix(c->in[1], "the gate", c->in[0]->dim[0], lgv_channels(c->in[0]),
                             "rows and channels of the input", err));
-    if (c->n_in > 2)
-        LGV_TRY(lgv_want_same(c->in[0], "the input", c->in[2], "what is added", err));
+    if (c->n_in > 2) {
+        LGV_TRY(lgv_want_f32(c->in[2], "what is added", 2, 4, err));
+        LGV_TRY(lgv_want_same_shape(c->in[0], "the input", c->in[2], "what is added", err));
+    }
     lgv_like(&c->out[0], c->in[0]);
+    c->out[0].dtype = LGV_F32;
     return LGV_OK;
 }
 
@@ -342,8 +345,7 @@ const lgv_op lgv_op_gate = {.name = "gate",
                             .max_in = 3,
                             .n_out = 1,
                             .flags = LGV_OP_INPLACE0 | LGV_OP_CHEAP,
-                            .bf16_in = 1 | 4,
-                            .bf16_out = 1,
+                            .bf16_in = 1, /* the sum through a network's blocks is float32 */
                             .infer = infer_gate,
                             .grad = grad_gate,
                             .flops = flops_gate,
@@ -357,11 +359,11 @@ lgv_id lgv_gate(lgv_graph *g, lgv_id x, lgv_id gate, lgv_id h)
 
 static lgv_status infer_gate_grad(lgv_infer *c, lgv_error *err)
 {
-    LGV_TRY(lgv_want_float(c->in[0], "dy", 2, 4, err));
-    LGV_TRY(lgv_want_same(c->in[0], "dy", c->in[1], "x", err));
+    LGV_TRY(lgv_want_f32(c->in[0], "dy", 2, 4, err));
+    LGV_TRY(lgv_want_same_shape(c->in[0], "dy", c->in[1], "x", err));
     LGV_TRY(lgv_want_matrix(c->in[2], "the gate", c->in[0]->dim[0], lgv_channels(c->in[0]),
                             "rows and channels of x", err));
-    lgv_like(&c->out[0], c->in[0]);
+    lgv_like(&c->out[0], c->in[1]);
     lgv_like(&c->out[1], c->in[2]);
     return LGV_OK;
 }
@@ -388,7 +390,7 @@ const lgv_op lgv_op_gate_grad = {.name = "gate_grad",
                                  .min_in = 3,
                                  .max_in = 3,
                                  .n_out = 2,
-                                 .bf16_in = 1 | 2,
+                                 .bf16_in = 2,
                                  .bf16_out = 1,
                                  .infer = infer_gate_grad,
                                  .no_grad = LGV_SECOND,

@@ -87,18 +87,29 @@ static void body_row_axpby(const span_work *w, const span *s)
     }
 }
 
-static void body_gate(const span_work *w, const span *s)
+/* x alone may be bf16; it is read as it is. */
+LGV_FOLD void gate_span(const span_work *w, const span *s, bool bf16, bool add)
 {
-    const real *gate = row_vector(w, 1, s->n) + s->channel;
+    const size_t size = bf16 ? sizeof(uint16_t) : sizeof(real);
+    const real *gate = row_vector(w, 1, s->n) + s->channel, *h = s->p[1];
+    real *y = s->p[w->count - 1];
     for (int64_t i = 0; i < s->len; i += s->channels) {
-        const real *x = (const real *)s->p[0] + i, *h = (const real *)s->p[1] + i;
-        real *y = (real *)s->p[w->count - 1] + i;
+        const char *x = (const char *)s->p[0] + (size_t)i * size;
         for (int64_t c = 0; c < s->channels; c += VL) {
             const int64_t n = s->channels - c;
-            const vreal a = v_get(x + c, n), b = v_get(gate + c, n);
-            v_put(y + c, w->count == 3 ? v_fma(a, b, v_get(h + c, n)) : v_mul(a, b), n);
+            const vreal a = v_get_typed(x + (size_t)c * size, n, bf16), b = v_get(gate + c, n);
+            v_put(y + i + c, add ? v_fma(a, b, v_get(h + i + c, n)) : v_mul(a, b), n);
         }
     }
+}
+
+static void body_gate(const span_work *w, const span *s)
+{
+    const bool bf16 = w->operand[0]->dtype == LGV_BF16, add = w->count == 3;
+    if (bf16)
+        add ? gate_span(w, s, true, true) : gate_span(w, s, true, false);
+    else
+        add ? gate_span(w, s, false, true) : gate_span(w, s, false, false);
 }
 
 static void run_rows(const lgv_call *c, void (*body)(const span_work *, const span *))
@@ -121,7 +132,8 @@ static void run_gate(const lgv_call *c)
     span_work w = {.call = c,
                    .operand = {&c->in[0], add ? &c->in[2] : &c->out[0], &c->out[0]},
                    .count = add ? 3 : 2,
-                   .body = body_gate};
+                   .body = body_gate,
+                   .raw = true};
     run_spans(&w, true);
 }
 static void run_row_scale(const lgv_call *c)
@@ -351,7 +363,7 @@ typedef struct gate_work {
     int64_t chunks;
 } gate_work;
 
-/* Pixels [begin, end) of `many` vectors of n channels from c on: sum += dy*x, dx = dy*gate. */
+/* Pixels [begin, end) of `many` vectors of n channels from c on: sum += dy*x, dx = dy*gate; bf16: of x and dx. */
 LGV_FOLD void gate_strip(const gate_work *w, int64_t begin, int64_t end, int64_t c, int many,
                          int64_t n, const real *gate, real *sum, bool bf16)
 {
@@ -362,11 +374,12 @@ LGV_FOLD void gate_strip(const gate_work *w, int64_t begin, int64_t end, int64_t
     LGV_UNROLL
     for (int k = 0; k < many; k++) s[k] = v_get(sum + k * VL, n);
     for (int64_t i = begin; i < end; i++) {
-        const char *dy = pixel_at(&w->dy, i, c), *x = pixel_at(&w->x, i, c);
+        const real *dy = pixel_at(&w->dy, i, c);
+        const char *x = pixel_at(&w->x, i, c);
         char *dx = w->dx.data ? pixel_at(&w->dx, i, c) : NULL;
         LGV_UNROLL
         for (int k = 0; k < many; k++) {
-            const vreal d = v_get_typed(dy + k * VL * size, n, bf16);
+            const vreal d = v_get(dy + k * VL, n);
             s[k] = v_fma(d, v_get_typed(x + k * VL * size, n, bf16), s[k]);
             if (dx) v_put_typed(dx + k * VL * size, v_mul(d, g[k]), n, bf16);
         }
