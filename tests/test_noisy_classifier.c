@@ -104,7 +104,7 @@ static void equals_pytorch(void **state)
     lgv_safetensors_close(f);
 }
 
-static void other_sizes_are_refused(void **state)
+static void other_configurations_are_refused(void **state)
 {
     lgv_safetensors *f = golden_open("noisy_classifier");
     lgv_model *m = make(f), *none = NULL;
@@ -115,6 +115,12 @@ static void other_sizes_are_refused(void **state)
     config.sample_height = config.sample_width = 0;
     assert_int_equal(lgv_model_new_noisy_classifier(&config, CLASSES, NULL, &none, &err),
                      LGV_ERR_ARGUMENT);
+    config = *lgv_model_unet2d(m);
+    config.class_embedding = LGV_CLASS_TABLE;
+    config.num_class_embeds = 5;
+    assert_int_equal(lgv_model_new_noisy_classifier(&config, CLASSES, NULL, &none, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "takes no class labels"));
     assert_null(none);
     lgv_model_free(m);
     lgv_safetensors_close(f);
@@ -124,7 +130,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_pytorch),
-        cmocka_unit_test(other_sizes_are_refused),
+        cmocka_unit_test(other_configurations_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, scratch_remove);
 }

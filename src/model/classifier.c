@@ -71,11 +71,15 @@ static json_t *to_json(const lgv_model *m)
     return NULL;
 }
 
-/* The positions of attention pooling are parameters: one size of picture. */
+/* It is not told the class that it is to tell. The positions of attention pooling are parameters: one size of picture. */
 static lgv_status check(const lgv_model *m, lgv_error *err)
 {
     const classifier_config *c = m->config;
     LGV_TRY(lgv_unet2d_config_check(&c->unet, err));
+    if (c->unet.class_embedding != LGV_CLASS_NONE)
+        return lgv_fail(err, LGV_ERR_ARGUMENT,
+                        "a classifier takes no class labels; leave num_class_embeds and "
+                        "class_embed_type out");
     if (!c->attention_pool || (c->unet.sample_height > 0 && c->unet.sample_width > 0))
         return LGV_OK;
     return lgv_fail(err, LGV_ERR_ARGUMENT, "attention pooling needs a sample_size");

@@ -20,6 +20,7 @@
 #include "langevin/ops.h"
 #include "langevin/pipeline.h"
 #include "langevin/safetensors.h"
+#include "model_folder.h"
 #include "scratch.h"
 #include "train/trainer.h"
 #include "training.h"
@@ -28,7 +29,7 @@
 static struct {
     const char *config;
     int side;
-    char pictures[600], mixed[600], idx[600], run[600], fresh[600], drawn[600];
+    char pictures[600], mixed[600], idx[600], run[600], fresh[600], drawn[600], classifier[600];
     training *trained; /* step 2, saved as checkpoint-2 of `run` */
 } stage;
 
@@ -218,7 +219,7 @@ static lgv_status resume(uint64_t *result, lgv_error *err)
     return status;
 }
 
-static lgv_status sample(uint64_t *result, lgv_error *err)
+static lgv_status sample_with(const char *classifier, uint64_t *result, lgv_error *err)
 {
     lgv_device *d = NULL;
     lgv_pipeline *p = NULL;
@@ -226,6 +227,7 @@ static lgv_status sample(uint64_t *result, lgv_error *err)
     lgv_sample_options o = {.num_images = 2, .sampler = {.num_inference_steps = 2}};
     LGV_TRY(lgv_device_new(NULL, 1, &d, err));
     lgv_status s = lgv_pipeline_open(d, stage.run, LGV_WEIGHTS_BEST, &p, err);
+    if (!s && classifier) s = lgv_pipeline_set_classifier(p, classifier, err);
     if (!s) s = lgv_pipeline_sample(p, &o, &x, err);
     if (!s)
         *result = test_fnv1a(x->sample,
@@ -234,6 +236,16 @@ static lgv_status sample(uint64_t *result, lgv_error *err)
     lgv_pipeline_free(p);
     lgv_device_free(d);
     return s;
+}
+
+static lgv_status sample(uint64_t *result, lgv_error *err)
+{
+    return sample_with(NULL, result, err);
+}
+
+static lgv_status sample_guided(uint64_t *result, lgv_error *err)
+{
+    return sample_with(stage.classifier, result, err);
 }
 
 /* ---- scenes with the trainer that lives: it must stay usable ---- */
@@ -283,6 +295,7 @@ static const struct {
     {"a trainer is made, steps and saves", train_and_save},
     {"a checkpoint is loaded and steps", resume},
     {"a model is loaded and sampled", sample},
+    {"a model is sampled, guided by a classifier", sample_guided},
     {"a training step", step_again},
     {"a checkpoint is saved", save_again},
     {"a sample grid is drawn", draw_grid},
@@ -470,6 +483,18 @@ static void make_pictures(void)
     scratch_write(scratch_path("idx/train-labels-idx1-ubyte"), labels, sizeof labels);
 }
 
+static void make_classifier(void)
+{
+    lgv_unet2d_config config;
+    lgv_device *device;
+    MUST(lgv_unet2d_config_parse(stage.config, strlen(stage.config), "config", &config, err));
+    MUST(lgv_device_new(NULL, 1, &device, err));
+    snprintf(stage.classifier, sizeof stage.classifier, "%s",
+             golden_classifier_folder(device, "classifier", &config, 3, NULL, 1,
+                                      "{\"_class_name\": \"DDPMScheduler\"}"));
+    lgv_device_free(device);
+}
+
 void scenes_prepare(const scale *size)
 {
     stage.config = size->config ? size->config : training_config;
@@ -481,6 +506,7 @@ void scenes_prepare(const scale *size)
     path_in_scratch(stage.run, "run");
     path_in_scratch(stage.fresh, "fresh");
     path_in_scratch(stage.drawn, "drawn.png");
+    make_classifier();
     training_setup s = new_run();
     s.options.output_dir = stage.run;
     training *t = training_new(&s);
