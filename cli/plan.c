@@ -73,6 +73,9 @@ static void print_text(const report *r, const lgv_device *device)
            cli_bytes((double)p->arena_bytes, a), cli_bytes((double)p->workspace_bytes, b));
     printf("  inputs, outputs   %s\n", cli_bytes((double)p->io_bytes, a));
     printf("  total             %s\n", cli_bytes(total_bytes(p), a));
+    if (!r->training && r->model->null_label >= 0)
+        printf("  guidance          two rows for each picture: %d pictures at once are --batch-size %d\n",
+               opt.batch, 2 * opt.batch);
     if (p->recomputed)
         printf("  recomputed        %d of %d nodes\n", p->recomputed, p->nodes);
     else

@@ -54,6 +54,8 @@ arena=$(value arena_bytes)
 run 0 plan unet-32 --mode train --channels 1 --batch-size 64 --json --threads 1 --mixed-precision bf16
 says '"mixed_precision": "bf16"'
 holds "$(value arena_bytes) < 0.7 * $arena" "bf16"
+run 0 plan dit-s-8 --mode sample --batch-size 3 --threads 1
+says "guidance +two rows for each picture: 3 pictures at once are --batch-size 6"
 # A network for which this machine is far too small takes no memory to plan.
 run 0 plan $configs/article_unet128.json --mode train --batch-size 10000 --json --threads 1
 holds "$(value total_bytes) > 1e12" "a huge plan"
