@@ -155,7 +155,8 @@ static lgv_status add_constant(job *j, const lgv_model *m, const lgv_file_tensor
     const lgv_dtype dtype = lgv_weights_at(j->w, 0)->dtype;
     item *it = &j->item[j->items];
     lgv_tensor_info *part = &it->part[0];
-    *part = (lgv_tensor_info){.name = t->name, .dtype = LGV_F32, .rank = t->rank, .count = 1};
+    /* The layout and its names end before the file is written. */
+    *part = (lgv_tensor_info){.name = "a table", .dtype = LGV_F32, .rank = t->rank, .count = 1};
     for (int i = 0; i < t->rank; i++) part->count *= part->dim[i] = t->dim[i];
     part->bytes = (size_t)part->count * sizeof *it->constant;
     part->data = it->constant = lgv_alloc((size_t)part->count, sizeof *it->constant);
@@ -361,8 +362,7 @@ static lgv_status convert_model(job *j, output_kind kind)
     const lgv_model *from = named ? named : at, *m = from;
     if (!status) status = list_model(j, &m, path, &same);
     if (!status)
-        status =
-            kind == TO_FOLDER ? write_folder(j, m, from) : write_list(j, kind, j->output);
+        status = kind == TO_FOLDER ? write_folder(j, m, from) : write_list(j, kind, j->output);
     lgv_model_free(same);
     lgv_model_free(named);
     lgv_model_free(at);
