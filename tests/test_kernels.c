@@ -383,7 +383,7 @@ static void guidance_follows_its_formula(void **state)
 }
 
 /* --- Optimizer ---------------------------------------------------------------------------------------- */
-static void non_finite_gradient_changes_nothing(void **state)
+static void check_non_finite_gradient(int accumulates)
 {
     enum { COUNT = 40000 }; /* more than one block */
     static const char *const sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
@@ -398,7 +398,8 @@ static void non_finite_gradient_changes_nothing(void **state)
     OK(lgv_store_declare(t.store, user, &err));
     for (int i = 0; i < 5; i++) OK(lgv_store_add_set(t.store, sets[i], &err));
     const lgv_program program = {"update", t.g};
-    OK(lgv_plan_new(t.store, 1, &program, NULL, &t.plan, &err));
+    const lgv_plan_options options = {.accumulate_grads = accumulates};
+    OK(lgv_plan_new(t.store, 1, &program, &options, &t.plan, &err));
     for (int i = 0; i < 5; i++) {
         fill(before, COUNT, (uint64_t)i);
         for (int k = 0; k < COUNT && i == 3; k++) before[k] = fabsf(before[k]);
@@ -415,7 +416,8 @@ static void non_finite_gradient_changes_nothing(void **state)
     for (int i = 0; i < 5; i++) {
         fill(before, COUNT, (uint64_t)i);
         for (int k = 0; k < COUNT && i == 3; k++) before[k] = fabsf(before[k]);
-        if (i == 1) memset(before, 0, COUNT * sizeof *before); /* gradients start anew */
+        if (i == 1) before[COUNT - 3] = (float)INFINITY;
+        if (i == 1 && accumulates) memset(before, 0, COUNT * sizeof *before); /* sums start anew */
         OK(lgv_store_read(t.store, sets[i], 0, after, COUNT, &err));
         assert_memory_equal(before, after, COUNT * sizeof *before);
     }
@@ -423,6 +425,12 @@ static void non_finite_gradient_changes_nothing(void **state)
     lgv_graph_free(user);
     free(before);
     free(after);
+}
+
+static void non_finite_gradient_changes_nothing(void **state)
+{
+    check_non_finite_gradient(0);
+    check_non_finite_gradient(1);
 }
 
 int main(void)

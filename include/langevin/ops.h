@@ -146,7 +146,7 @@ LGV_API lgv_id lgv_guide(lgv_graph *g, lgv_id out, int64_t rows, int64_t channel
 /* The optimizer: one node over the trained range of the sets weight, grad, exp_avg, exp_avg_sq and (with
    ema) ema. Reads LGV_SCALAR_*. Clips by global norm (as torch.nn.utils.clip_grad_norm_), AdamW (arXiv
    1711.05101, algorithm 2), EMA (shadow -= (1-decay)*(shadow - weight)). When the norm is not finite,
-   nothing but the gradients changes. Gradients are zeroed. Output: [2] = {norm before clipping, 1 when
+   no weight changes. A plan that accumulates gradients has them zeroed. Output: [2] = {norm before clipping, 1 when
    the update was skipped}. */
 LGV_API lgv_id lgv_adamw(lgv_graph *g, int with_ema);
 

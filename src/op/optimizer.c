@@ -1,5 +1,5 @@
 /* optimizer.c - the whole update as one node over flat ranges of the store: global norm, clipping, AdamW,
-   EMA and zeroed gradients in two passes over memory. */
+   EMA and, where gradients accumulate, zeroing them in two passes over memory. */
 #include "op.h"
 
 static lgv_status infer_adamw(lgv_infer *c, lgv_error *err)

@@ -36,6 +36,7 @@ typedef struct lgv_pack {
 typedef struct lgv_range {
     void *weight, *grad, *exp_avg, *exp_avg_sq, *ema; /* ema NULL without */
     int64_t count;
+    bool clears;      /* gradients become zeros, since the next ones are added to them */
     int64_t *skipped; /* counter in the store */
 } lgv_range;
 

@@ -290,7 +290,8 @@ static void note_costs(lgv_plan *plan, lgv_prog *p)
                 a->bytes += (double)lgv_tensor_elements(&a->call.out[k]) *
                             (double)lgv_dtype_size(a->call.out[k].dtype);
         if (a->call.op == LGV_OP_adamw) {
-            a->bytes = (double)plan->store->trained * 4 * 10;
+            a->bytes = (double)plan->store->trained * 4 *
+                       (plan->options.accumulate_grads ? 11 : 10);
             a->flops = (double)plan->store->trained * 20;
         }
     }
@@ -447,6 +448,7 @@ static lgv_status bind_optimizer(lgv_plan *plan, lgv_call *c, lgv_error *err)
         *slot[i] = plan->store->set[set].data;
     }
     c->range.count = plan->store->trained;
+    c->range.clears = plan->options.accumulate_grads;
     c->range.skipped = &plan->store->skipped;
     return LGV_OK;
 }

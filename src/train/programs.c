@@ -61,7 +61,7 @@ static lgv_status make_training(lgv_trainer *t, lgv_graph *g, lgv_graph *update,
     size_t budget;
     LGV_TRY(activation_budget(t, &budget, err));
     const lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
-    lgv_plan_options options = {.accumulate_grads = 1,
+    lgv_plan_options options = {.accumulate_grads = t->options.gradient_accumulation_steps > 1,
                                 .recompute = t->options.recompute,
                                 .memory_budget = budget,
                                 .mixed_precision = t->options.mixed_precision,

@@ -1,5 +1,5 @@
 /* optimizer.c - the update in two passes over memory: the squares of the gradients (partial sums of fixed
-   blocks, added in order, in double), then clipping, AdamW, EMA and zeroing together.
+   blocks, added in order, in double), then clipping, AdamW, EMA and (where gradients accumulate) zeroing together.
    The order of operations is torch.optim.AdamW's (single tensor), so that ten steps agree to rounding. */
 #include "cpu/pointwise.h"
 
@@ -56,7 +56,7 @@ static inline void update_vector(const adamw_work *w, int64_t i, int64_t n)
     v_put(p, weight, n);
     v_put(m, m1, n);
     v_put(v, v1, n);
-    v_put(g, v_zero(), n);
+    if (r->clears) v_put(g, v_zero(), n);
     if (r->ema) {
         real *e = (real *)r->ema + i;
         const vreal shadow = v_get(e, n);
@@ -69,7 +69,8 @@ static void update_part(void *arg, int64_t block, int thread)
     const adamw_work *w = arg;
     const int64_t begin = block * w->part, end = lgv_min_i64(begin + w->part, w->range->count);
     if (w->skip) {
-        memset((real *)w->range->grad + begin, 0, (size_t)(end - begin) * sizeof(real));
+        if (w->range->clears)
+            memset((real *)w->range->grad + begin, 0, (size_t)(end - begin) * sizeof(real));
         return;
     }
     for (int64_t i = begin; i < end; i += VL) update_vector(w, i, end - i);
