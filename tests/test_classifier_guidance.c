@@ -25,13 +25,6 @@ static const int32_t three[] = {1, 0, 2};
 static const char *const letters[] = {"a", "b", "c", "d", "e"};
 static const char schedule[] = "{\"_class_name\": \"DDPMScheduler\"}";
 
-static lgv_device *device(void)
-{
-    static lgv_device *d;
-    if (!d) OK(lgv_device_new("cpu", 2, &d, &err));
-    return d;
-}
-
 static void encoder(lgv_unet2d_config *out)
 {
     lgv_safetensors *f = golden_open("classifier_guidance");
@@ -46,7 +39,8 @@ static const char *classifier(void)
     lgv_unet2d_config c;
     encoder(&c);
     if (!path)
-        path = golden_classifier_folder(device(), "classifier", &c, CLASSES, letters, 1, schedule);
+        path = golden_classifier_folder(golden_device(), "classifier", &c, CLASSES, letters, 1,
+                                        schedule);
     return path;
 }
 
@@ -71,7 +65,7 @@ static lgv_pipeline *open_model(lgv_device *d, const char *name, const char *con
 
 static lgv_pipeline *open_guided(const char *name, const char *config, const char *scheduler)
 {
-    lgv_pipeline *p = open_model(device(), name, config, scheduler);
+    lgv_pipeline *p = open_model(golden_device(), name, config, scheduler);
     OK(lgv_pipeline_set_classifier(p, classifier(), &err));
     return p;
 }
@@ -319,7 +313,7 @@ static void refuse_folder(lgv_pipeline *p, const char *path, const char *part)
 static const char *folder(const char *name, const lgv_unet2d_config *c, int classes,
                           const char *const *names, int noisy, const char *scheduler)
 {
-    return golden_classifier_folder(device(), name, c, classes, names, noisy, scheduler);
+    return golden_classifier_folder(golden_device(), name, c, classes, names, noisy, scheduler);
 }
 
 static void refused_classifiers(void **state)
@@ -330,7 +324,7 @@ static void refused_classifiers(void **state)
     grey.in_channels = grey.out_channels = 1;
     lgv_pipeline *p = open_guided("plain", "config", NULL);
     refuse_folder(p, scratch_path("nowhere"), "nowhere");
-    refuse_folder(p, golden_model_folder(device(), "network", "config"),
+    refuse_folder(p, golden_model_folder(golden_device(), "network", "config"),
                   "holds a UNet2DModel, which tells no classes apart");
     refuse_folder(p, folder("clean", &c, CLASSES, letters, 0, schedule),
                   "knows pictures without noise only; train one with --task classifier --noisy");
@@ -353,7 +347,7 @@ static void refused_classifiers(void **state)
                   "another kind of noise");
     lgv_pipeline_free(p);
 
-    p = open_model(device(), "flow", "config",
+    p = open_model(golden_device(), "flow", "config",
                    "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\"}");
     refuse_folder(p, classifier(), "guides networks trained with betas");
     lgv_pipeline_free(p);
@@ -364,16 +358,10 @@ static void refused_classes(void **state)
     static const char *const other[] = {"a", "b", "x", "d"};
     lgv_unet2d_config c;
     encoder(&c);
-    lgv_pipeline *p = open_model(device(), "labels", "config_labels", NULL);
+    lgv_pipeline *p = open_model(golden_device(), "labels", "config_labels", NULL);
     refuse_folder(p, folder("fifth", &c, 5, letters, 1, schedule), "knows 4 classes, the classifier");
     refuse_folder(p, folder("renamed", &c, CLASSES, other, 1, schedule), "class 2 is 'c' to the model");
     lgv_pipeline_free(p);
-}
-
-static int done(void **state)
-{
-    lgv_device_free(device());
-    return scratch_remove(state);
 }
 
 int main(void)
@@ -390,5 +378,5 @@ int main(void)
         cmocka_unit_test(refused_classifiers),
         cmocka_unit_test(refused_classes),
     };
-    return cmocka_run_group_tests(tests, NULL, done);
+    return cmocka_run_group_tests(tests, NULL, golden_device_free);
 }

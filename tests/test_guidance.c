@@ -22,22 +22,15 @@ enum { N = 3, IMAGE = 3 * 8 * 8, NULL_LABEL = 4 };
 static lgv_error err;
 static const int32_t three[] = {1, 0, 2};
 
-static lgv_device *device(void)
-{
-    static lgv_device *d;
-    if (!d) OK(lgv_device_new("cpu", 2, &d, &err));
-    return d;
-}
-
 /* langevin.json beside the network; NULL: none. */
 static lgv_pipeline *open_with(const char *name, const char *run)
 {
     char path[4096];
     lgv_pipeline *p;
-    const char *folder = golden_model_folder(device(), name, "config_labels");
+    const char *folder = golden_model_folder(golden_device(), name, "config_labels");
     snprintf(path, sizeof path, "%s/langevin.json", folder);
     if (run) scratch_write(path, run, strlen(run));
-    OK(lgv_pipeline_open(device(), folder, LGV_WEIGHTS_BEST, &p, &err));
+    OK(lgv_pipeline_open(golden_device(), folder, LGV_WEIGHTS_BEST, &p, &err));
     return p;
 }
 
@@ -247,7 +240,7 @@ static void bad_names(const char *name, const char *file, const char *text, cons
 {
     char path[4096];
     lgv_model *m = NULL;
-    const char *folder = golden_model_folder(device(), name, "config_labels");
+    const char *folder = golden_model_folder(golden_device(), name, "config_labels");
     snprintf(path, sizeof path, "%s/%s", folder, file);
     scratch_write(path, text, strlen(text));
     assert_int_equal(lgv_model_open(folder, NULL, &m, &err), LGV_ERR_FORMAT);
@@ -260,15 +253,15 @@ static void names_come_from_files(void **state)
     char path[4096];
     static const char index[] = "{\"_class_name\": \"DiTPipeline\", \"id2label\": {\"0\": \"x\", "
                                 "\"1\": \"y\", \"2\": \"z, zed\"}}";
-    opened_names(golden_model_folder(device(), "plain", "config_labels"), 0, NULL, -1);
+    opened_names(golden_model_folder(golden_device(), "plain", "config_labels"), 0, NULL, -1);
     lgv_pipeline_free(open_named());
     opened_names(scratch_path("named"), 4, "d", NULL_LABEL);
     /* An unconditional network has no use for the names of its pictures' folders. */
-    const char *folder = golden_model_folder(device(), "unconditional", "config");
+    const char *folder = golden_model_folder(golden_device(), "unconditional", "config");
     snprintf(path, sizeof path, "%s/langevin.json", folder);
     scratch_write(path, "{\"class_names\": [\"a\", \"b\"]}", 27);
     opened_names(folder, 0, NULL, -1);
-    folder = golden_model_folder(device(), "indexed", "config_labels");
+    folder = golden_model_folder(golden_device(), "indexed", "config_labels");
     snprintf(path, sizeof path, "%s/model_index.json", folder);
     scratch_write(path, index, strlen(index));
     opened_names(folder, 3, "z, zed", -1);
@@ -297,18 +290,13 @@ static void refusals(void **state)
     p = open_with("nameless", NULL);
     refuse(p, (lgv_sample_options){.labels = none}, "stands for none");
     lgv_pipeline_free(p);
-    OK(lgv_pipeline_open(device(), golden_model_folder(device(), "unconditional", "config"),
+    OK(lgv_pipeline_open(golden_device(),
+                         golden_model_folder(golden_device(), "unconditional", "config"),
                          LGV_WEIGHTS_BEST, &p, &err));
     refuse(p, (lgv_sample_options){.guidance_scale = 3}, "nothing to guide");
     refuse(p, (lgv_sample_options){.labels = three, .num_images = N}, "no class labels");
     assert_int_equal(lgv_pipeline_set_null_label(p, 0, &err), LGV_ERR_ARGUMENT);
     lgv_pipeline_free(p);
-}
-
-static int done(void **state)
-{
-    lgv_device_free(device());
-    return scratch_remove(state);
 }
 
 int main(void)
@@ -323,5 +311,5 @@ int main(void)
         cmocka_unit_test(names_come_from_files),
         cmocka_unit_test(refusals),
     };
-    return cmocka_run_group_tests(tests, NULL, done);
+    return cmocka_run_group_tests(tests, NULL, golden_device_free);
 }

@@ -25,24 +25,16 @@ static void must(lgv_status status, const lgv_error *err)
     if (status) fail_msg("%s", err->text);
 }
 
-static lgv_device *device(void)
-{
-    static lgv_device *d;
-    lgv_error err = {0};
-    if (!d) must(lgv_device_new("cpu", 2, &d, &err), &err);
-    return d;
-}
-
 static const char *model_folder(const char *name, const char *config_key)
 {
-    return golden_model_folder(device(), name, config_key);
+    return golden_model_folder(golden_device(), name, config_key);
 }
 
 static lgv_pipeline *open_golden(const char *config_key)
 {
     lgv_error err = {0};
     lgv_pipeline *p;
-    must(lgv_pipeline_open(device(), model_folder(config_key, config_key), LGV_WEIGHTS_BEST, &p,
+    must(lgv_pipeline_open(golden_device(), model_folder(config_key, config_key), LGV_WEIGHTS_BEST, &p,
                            &err),
          &err);
     return p;
@@ -320,9 +312,9 @@ static void refusals(void **state)
     assert_int_equal(calls, 1000);
     lgv_pipeline_free(p);
     lgv_pipeline *none = NULL;
-    assert_int_equal(lgv_pipeline_open(device(), "unet-32", LGV_WEIGHTS_BEST, &none, &err),
+    assert_int_equal(lgv_pipeline_open(golden_device(), "unet-32", LGV_WEIGHTS_BEST, &none, &err),
                      LGV_ERR_ARGUMENT);
-    assert_true(lgv_pipeline_open(device(), "/nonexistent/model", LGV_WEIGHTS_BEST, &none, &err) !=
+    assert_true(lgv_pipeline_open(golden_device(), "/nonexistent/model", LGV_WEIGHTS_BEST, &none, &err) !=
                 LGV_OK);
     assert_null(none);
 }
@@ -376,19 +368,13 @@ static void out_of_memory(void **state)
         lgv_samples *s = NULL;
         lgv_sample_options o = {.sampler = {.sampler = "ddpm", .num_inference_steps = 1}};
         lgv_alloc_fail_after(nth);
-        status = lgv_pipeline_open(device(), folder, LGV_WEIGHTS_BEST, &p, &err);
+        status = lgv_pipeline_open(golden_device(), folder, LGV_WEIGHTS_BEST, &p, &err);
         if (!status) status = lgv_pipeline_sample(p, &o, &s, &err);
         lgv_alloc_fail_after(0);
         lgv_samples_free(s);
         lgv_pipeline_free(p);
         if (status && status != LGV_ERR_MEMORY) fail_msg("allocation %d: %s", (int)nth, err.text);
     }
-}
-
-static int done(void **state)
-{
-    lgv_device_free(device());
-    return scratch_remove(state);
 }
 
 int main(void)
@@ -406,5 +392,5 @@ int main(void)
         cmocka_unit_test(stored_bits),
         cmocka_unit_test(out_of_memory),
     };
-    return cmocka_run_group_tests(tests, NULL, done);
+    return cmocka_run_group_tests(tests, NULL, golden_device_free);
 }

@@ -16,6 +16,19 @@
 
 static lgv_error err;
 
+lgv_device *golden_device(void)
+{
+    static lgv_device *d;
+    if (!d) OK(lgv_device_new("cpu", 2, &d, &err));
+    return d;
+}
+
+int golden_device_free(void **state)
+{
+    lgv_device_free(golden_device());
+    return scratch_remove(state);
+}
+
 static void save(lgv_device *device, lgv_model *model, const char *folder)
 {
     lgv_store *store;

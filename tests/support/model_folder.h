@@ -4,6 +4,10 @@
 
 #include "langevin/model.h"
 
+/* The processor with two threads, one for the whole program. */
+lgv_device *golden_device(void);
+/* Teardown of a group: frees it and removes the scratch folder. */
+int golden_device_free(void **state);
 /* Writes it to the scratch folder `name` (configuration from metadata config_key, golden weights, scheduler) and
    returns the path. */
 const char *golden_model_folder(lgv_device *device, const char *name, const char *config_key);
