@@ -104,16 +104,16 @@ static lgv_status build(const lgv_model *m, lgv_graph *g, const lgv_model_inputs
 {
     const classifier_config *c = m->config;
     lgv_id features;
-    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool, g, in, stages, n_stages,
-                             &features, out, err);
+    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool,
+                             g, in, stages, n_stages, &features, out, err);
 }
 
 static lgv_status features(const lgv_model *m, lgv_graph *g, const lgv_model_inputs *in,
                            lgv_id *out, lgv_id *logits, lgv_error *err)
 {
     const classifier_config *c = m->config;
-    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool, g, in, NULL, NULL, out,
-                             logits, err);
+    return lgv_unet2d_encode(&c->unet, (lgv_unet2d_variant){0}, m->labels.count, c->attention_pool,
+                             g, in, NULL, NULL, out, logits, err);
 }
 
 const lgv_model_kind lgv_kind_classifier = {
