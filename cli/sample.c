@@ -55,16 +55,10 @@ static void choose_inpainting(job *j)
     if (!o->jump_n_sample) o->jump_n_sample = 5;
 }
 
-/* The default is none that a classifier could guide. */
-static void choose_guided(job *j)
-{
-    if (j->args.classifier && !j->args.sampler.sampler) j->args.sampler.sampler = "ddim";
-}
-
 static void name_sampler(job *j)
 {
     const char *name = j->args.sampler.sampler;
-    if (!name) name = lgv_sampler_default(lgv_pipeline_scheduler(j->pipeline), &j->args.sampler);
+    if (!name) name = lgv_pipeline_default_sampler(j->pipeline, &j->args.sampler);
     if (!strcmp(name, "model")) name = lgv_pipeline_scheduler(j->pipeline)->class_name;
     const lgv_sampler_info *info = lgv_sampler_find(name);
     j->inverse = info && info->inverse;
@@ -85,7 +79,6 @@ static lgv_status prepare(job *j, lgv_error *err)
     if (!status) status = make_chain(j, err);
     if (status) return status;
     choose_inpainting(j);
-    choose_guided(j);
     name_sampler(j);
     status = sample_input_make(&j->args, j->pipeline, j->inverse, &j->input, err);
     const lgv_sample_options o = sample_options(j);

@@ -145,12 +145,13 @@ static lgv_status read_classes(const sample_args *a, lgv_pipeline *p, int32_t **
 {
     const lgv_model *model = sample_class_model(p);
     const lgv_model_info *m = lgv_model_describe(model);
+    const bool none = !m->labels && m->class_kind == LGV_CLASS_NONE;
     lgv_status status = LGV_OK;
     *list = NULL;
     *n = 1;
     if (a->null_class >= 0) status = lgv_pipeline_set_null_label(p, (int)a->null_class, err);
     if (status) return status;
-    if (!m->labels && m->class_kind == LGV_CLASS_NONE && a->classes)
+    if (none && a->classes)
         return cli_status(err, LGV_ERR_ARGUMENT,
                           "--class: the model '%s' was trained without classes; a classifier can "
                           "guide it (--classifier)",
@@ -158,7 +159,7 @@ static lgv_status read_classes(const sample_args *a, lgv_pipeline *p, int32_t **
     if (m->class_kind == LGV_CLASS_TIMESTEP && !a->classes)
         return cli_status(err, LGV_ERR_ARGUMENT,
                           "the model takes its class as a number; give it with --class");
-    if (!m->labels && m->class_kind == LGV_CLASS_NONE) return LGV_OK;
+    if (none) return LGV_OK;
     status = cli_classes_read(model,
                               a->classes       ? a->classes
                               : a->interpolate ? "#0"

@@ -136,6 +136,9 @@ LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_
 LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline,
                                       const lgv_sample_options *options, int64_t *calls,
                                       lgv_error *err);
+/* The sampler when these options name none: "ddim" where a classifier guides, else lgv_sampler_default. */
+LGV_API const char *lgv_pipeline_default_sampler(const lgv_pipeline *pipeline,
+                                                 const lgv_sampler_options *options);
 /* The guidance scale of these options, the default filled in. */
 LGV_API double lgv_pipeline_guidance(const lgv_pipeline *pipeline,
                                      const lgv_sample_options *options);

@@ -235,15 +235,20 @@ int lgv_pipeline_null_label(const lgv_pipeline *p)
     return p->null_label;
 }
 
+const char *lgv_pipeline_default_sampler(const lgv_pipeline *p, const lgv_sampler_options *o)
+{
+    return p->classifier ? "ddim" : lgv_sampler_default(&p->cfg, o);
+}
+
 lgv_status lgv_pipeline_sampler(const lgv_pipeline *p, const lgv_sampler_options *options,
                                 lgv_sampler **out, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(p->model);
     lgv_sampler_options o = *options;
-    if (!o.sampler && p->classifier) o.sampler = "ddim"; /* the default is none that it could guide */
+    if (!o.sampler) o.sampler = lgv_pipeline_default_sampler(p, &o);
     /* Transformers for flow matching see patches of 2x2. */
     if (!o.image_seq_len) o.image_seq_len = (int64_t)(info->height / 2) * (info->width / 2);
-    if (o.sampler && !strcmp(o.sampler, "model")) {
+    if (!strcmp(o.sampler, "model")) {
         o.sampler = p->cfg.class_name;
         if (!lgv_sampler_find(o.sampler))
             return lgv_fail(err, LGV_ERR_UNSUPPORTED,
