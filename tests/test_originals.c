@@ -20,8 +20,8 @@
 #include "scratch.h"
 
 static const char *const names[] = {
-    "compvis_article", "ddpm_cifar10", "compvis_small", "compvis_linear",   "compvis_pooled",
-    "guided_legacy",   "guided_new",   "guided_pooled", "guided_fraction"};
+    "compvis_article", "ddpm_cifar10", "compvis_small",   "compvis_linear", "compvis_pooled",
+    "compvis_wide",    "guided_legacy", "guided_new",      "guided_pooled",  "guided_fraction"};
 static const char *const levels[] = {"scalar", "avx2", "avx512"};
 enum { NAMES = sizeof names / sizeof names[0], LEVELS = 3 };
 
@@ -90,8 +90,10 @@ static void check_original(const network *r, const char *path)
 static const char *saved_class(const char *name)
 {
     if (!strncmp(name, "guided", 6)) return "UNetModel";
-    return !strcmp(name, "compvis_linear") || !strcmp(name, "compvis_pooled") ? "Model"
-                                                                              : "UNet2DModel";
+    static const char *const own[] = {"compvis_linear", "compvis_pooled", "compvis_wide"};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (!strcmp(name, own[i])) return "Model";
+    return "UNet2DModel";
 }
 
 /* Saved, written under the original names, loaded from there: nothing changes. */
@@ -150,7 +152,10 @@ static void refusals(void **state)
         {MODEL "}", "'resolution' must be"},
         {MODEL ", \"resolution\": 15}", "sample_size is 15x15"},
         {MODEL ", \"resolution\": 16, \"ch_mult\": [1, 0]}", "ch_mult"},
-        {MODEL ", \"resolution\": 16, \"ch_mult\": [2, 2]}", "does not begin with 1"},
+        {MODEL ", \"resolution\": 16, \"ch_mult\": [3000, 1]}", "at most 65536 channels"},
+        {"{\"_class_name\": \"Model\", \"ch\": 16, \"out_ch\": 3, \"num_res_blocks\": 1, "
+         "\"in_channels\": 3, \"resolution\": 16, \"ch_mult\": [2, 2]}",
+         "has 16 channels"},
         {MODEL ", \"resolution\": 16, \"use_linear_attn\": 1}", "use_linear_attn"},
         {MODEL ", \"resolution\": 16, \"attn_type\": \"flash\"}", "attn_type"},
         {MODEL ", \"resolution\": 16, \"conv_shortcut\": \"yes\"}", "conv_shortcut"},

@@ -13,6 +13,7 @@ typedef struct flow {
 
 typedef struct walk {
     const lgv_unet2d_config *c;
+    lgv_unet2d_variant variant;
     lgv_error *err;
     flow x, picture; /* picture.channels 0: none */
     flow *skip;
@@ -97,7 +98,7 @@ static lgv_status check_picture(walk *w, const lgv_stage_plan *s, int level)
 static lgv_status check_down(walk *w, int level)
 {
     lgv_stage_plan s;
-    lgv_plan_down(w->c, level, &s);
+    lgv_plan_down(w->c, w->variant, level, &s);
     LGV_TRY(check_stage(w, &s, level));
     w->x.channels = s.out;
     for (int i = 0; i < s.layers; i++) w->skip[w->skips++] = w->x;
@@ -146,7 +147,7 @@ static lgv_status check_skips(walk *w, const lgv_stage_plan *s, int level)
 static lgv_status check_up(walk *w, int level)
 {
     lgv_stage_plan s;
-    lgv_plan_up(w->c, level, &s);
+    lgv_plan_up(w->c, w->variant, level, &s);
     LGV_TRY(check_stage(w, &s, level));
     LGV_TRY(check_skips(w, &s, level));
     w->x.channels = s.kind == LGV_BLOCK_K ? s.in : s.out;
@@ -173,7 +174,7 @@ static lgv_status check_mid(walk *w)
 static lgv_status check_blocks(walk *w)
 {
     const lgv_unet2d_config *c = w->c;
-    w->x = (flow){c->block_out_channels[0], 0};
+    w->x = (flow){lgv_unet2d_first(c, w->variant), 0};
     w->picture = (flow){c->in_channels, 0};
     w->skip[w->skips++] = w->x;
     for (int i = 0; i < c->levels; i++) LGV_TRY(check_down(w, i));
@@ -290,13 +291,14 @@ static lgv_status check_sample_size(const lgv_unet2d_config *c, lgv_error *err)
                     h, w, c->levels, d);
 }
 
-lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
+lgv_status lgv_unet2d_variant_check(const lgv_unet2d_config *c, lgv_unet2d_variant v,
+                                    lgv_error *err)
 {
     LGV_TRY(check_numbers(c, err));
     LGV_TRY(check_condition(c, err));
     LGV_TRY(check_embeddings(c, err));
     LGV_TRY(check_sample_size(c, err));
-    walk w = {.c = c, .err = err};
+    walk w = {.c = c, .variant = v, .err = err};
     w.skip = lgv_alloc((size_t)(1 + c->levels * (c->layers_per_block + 1)), sizeof *w.skip);
     if (!w.skip)
         return lgv_fail(err, LGV_ERR_MEMORY,
@@ -304,4 +306,9 @@ lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
     lgv_status status = check_blocks(&w);
     lgv_free(w.skip);
     return status;
+}
+
+lgv_status lgv_unet2d_config_check(const lgv_unet2d_config *c, lgv_error *err)
+{
+    return lgv_unet2d_variant_check(c, (lgv_unet2d_variant){0}, err);
 }

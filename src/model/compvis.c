@@ -3,8 +3,9 @@
    half - 1 frequencies, norms with eps 1e-6, zeros at the bottom and right before a stride of 2, one attention head. So
    a configuration with the original's fields becomes one of UNet2DModel, and original names are found by a map; what
    is saved is a folder of diffusers.
-   Linear attention, resampling without convolutions and 3x3 shortcuts are in no UNet2DModel: a network with any of them
-   is saved under the original's fields and names.
+   Linear attention, resampling without convolutions, 3x3 shortcuts and a first level with other channels than the first
+   convolution (a ch_mult that does not begin with 1) are in no UNet2DModel: a network with any of them is saved under the
+   original's fields and names.
 
    Linear attention (LinAttnBlock): with q, k, v [positions, channels] of one layer without bias,
      y[n,e] = sum over d of q[n,d] sum over m of softmax(k[.,d])[m] v[m,e], then a layer with bias,
@@ -23,7 +24,8 @@ typedef struct config {
 
 static bool differs(const config *c)
 {
-    return c->variant.linear_attention || c->variant.pooled || c->variant.wide_shortcut;
+    const lgv_unet2d_variant *v = &c->variant;
+    return v->linear_attention || v->pooled || v->wide_shortcut || v->first_channels;
 }
 
 bool lgv_compvis_differs(const lgv_model *m)
@@ -119,9 +121,11 @@ static lgv_status parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     c->sample_width = c->sample_height;
     LGV_TRY(lgv_json_double(j, "dropout", 0, &c->dropout, err));
     LGV_TRY(read_levels(j, ch, c, err));
-    if (c->levels && c->block_out_channels[0] != ch)
-        return unsupported(j, "a ch_mult that does not begin with 1", err);
-    lgv_status status = lgv_unet2d_config_check(c, err);
+    if (c->levels && c->block_out_channels[0] != ch) {
+        own->variant.first_channels = ch;
+        c->time_embedding_dim = 4 * ch;
+    }
+    lgv_status status = lgv_unet2d_variant_check(c, own->variant, err);
     return status ? lgv_fail_prefix(err, status, "%s (as a UNet2DModel)", j->name) : LGV_OK;
 }
 
@@ -133,14 +137,15 @@ static json_t *original_json(const config *own)
                             : own->variant.linear_attention ? "linear"
                                                             : "vanilla";
     const int resolution = c->sample_height > c->sample_width ? c->sample_height : c->sample_width;
+    const int ch = lgv_unet2d_first(c, own->variant);
     json_t *mult = json_array(), *at = json_array();
     for (int i = 0; i < c->levels; i++) {
-        lgv_json_append(&mult, json_integer(c->block_out_channels[i] / c->block_out_channels[0]));
+        lgv_json_append(&mult, json_integer(c->block_out_channels[i] / ch));
         if (c->down_block_types[i] == LGV_BLOCK_ATTN)
             lgv_json_append(&at, json_integer(resolution >> i));
     }
     return json_pack("{s:s, s:i, s:i, s:o, s:i, s:o, s:f, s:b, s:b, s:i, s:i, s:s}", "_class_name",
-                     "Model", "ch", c->block_out_channels[0], "out_ch", c->out_channels, "ch_mult",
+                     "Model", "ch", ch, "out_ch", c->out_channels, "ch_mult",
                      mult, "num_res_blocks", c->layers_per_block, "attn_resolutions", at,
                      "dropout", c->dropout, "resamp_with_conv", (int)!own->variant.pooled,
                      "conv_shortcut", (int)own->variant.wide_shortcut, "in_channels",
@@ -151,6 +156,12 @@ static json_t *to_json(const lgv_model *m)
 {
     const config *c = m->config;
     return differs(c) ? original_json(c) : lgv_unet2d_config_json(&c->unet);
+}
+
+static lgv_status check(const lgv_model *m, lgv_error *err)
+{
+    const config *c = m->config;
+    return lgv_unet2d_variant_check(&c->unet, c->variant, err);
 }
 
 /* --- The graph --- */
@@ -286,7 +297,7 @@ const lgv_model_kind lgv_kind_compvis = {
     .preset = preset,
     .from_preset = from_preset,
     .resize = lgv_unet2d_resize,
-    .check = lgv_unet2d_check,
+    .check = check,
     .describe = lgv_unet2d_describe,
     .divisor_reason = lgv_unet2d_divisor_reason,
     .json = to_json,

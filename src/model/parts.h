@@ -8,6 +8,19 @@
 #include "kind.h"
 #include "langevin/ops.h"
 
+/* What `Model` of CompVis may have and no UNet2DModel has (compvis.c). */
+typedef struct lgv_unet2d_variant {
+    bool linear_attention; /* y = to_out(q (softmax over positions of k)^T v), instead of a norm, softmax(q k^T) v and a sum */
+    bool pooled;           /* averages of 2x2 pixels down, nearest neighbours up, without convolutions */
+    bool wide_shortcut;    /* 3x3 convolutions where channels change, not 1x1 */
+    int first_channels;    /* of the first convolution and of the timestep's sines; 0: the first level's */
+} lgv_unet2d_variant;
+
+static inline int lgv_unet2d_first(const lgv_unet2d_config *c, lgv_unet2d_variant v)
+{
+    return v.first_channels ? v.first_channels : c->block_out_channels[0];
+}
+
 /* --- Plans of blocks (plan.c) --- */
 typedef enum lgv_resize {
     LGV_RESIZE_NONE,
@@ -46,8 +59,8 @@ typedef struct lgv_stage_plan {
     bool resnet_sampler; /* resampling by a residual block */
 } lgv_stage_plan;
 
-void lgv_plan_down(const lgv_unet2d_config *c, int level, lgv_stage_plan *s);
-void lgv_plan_up(const lgv_unet2d_config *c, int level, lgv_stage_plan *s);
+void lgv_plan_down(const lgv_unet2d_config *c, lgv_unet2d_variant v, int level, lgv_stage_plan *s);
+void lgv_plan_up(const lgv_unet2d_config *c, lgv_unet2d_variant v, int level, lgv_stage_plan *s);
 void lgv_plan_resnet(const lgv_unet2d_config *c, const lgv_stage_plan *s, int layer,
                      lgv_resnet_plan *r);
 /* The residual block that resamples (resnet_sampler, or a Skip block's resnet_down and resnet_up).
@@ -64,13 +77,6 @@ static inline bool lgv_block_has_skip(lgv_unet2d_block kind)
 }
 /* "AttnDownBlock2D" ... */
 const char *lgv_block_name(lgv_unet2d_block kind, bool up);
-
-/* What `Model` of CompVis may have and no UNet2DModel has (compvis.c). */
-typedef struct lgv_unet2d_variant {
-    bool linear_attention; /* y = to_out(q (softmax over positions of k)^T v), instead of a norm, softmax(q k^T) v and a sum */
-    bool pooled;           /* averages of 2x2 pixels down, nearest neighbours up, without convolutions */
-    bool wide_shortcut;    /* 3x3 convolutions where channels change, not 1x1 */
-} lgv_unet2d_variant;
 
 /* --- Blocks (blocks.c) --- */
 typedef struct lgv_net {
@@ -128,6 +134,8 @@ json_t *lgv_unet2d_config_json(const lgv_unet2d_config *config); /* NULL when ou
 /* --- What the two kinds of U-Net have in common (unet2d.c) --- */
 void lgv_unet2d_resize(lgv_model *m, int height, int width);
 lgv_status lgv_unet2d_check(const lgv_model *m, lgv_error *err);
+lgv_status lgv_unet2d_variant_check(const lgv_unet2d_config *c, lgv_unet2d_variant v,
+                                    lgv_error *err); /* check.c */
 void lgv_unet2d_describe(lgv_model *m);
 int lgv_unet2d_picture(const lgv_unet2d_config *c); /* channels of the picture; 0: none fit */
 void lgv_unet2d_divisor_reason(const lgv_model *m, char text[64]);

@@ -22,11 +22,11 @@ static int at_most_32(int n)
     return n < 32 ? n : 32;
 }
 
-void lgv_plan_down(const lgv_unet2d_config *c, int level, lgv_stage_plan *s)
+void lgv_plan_down(const lgv_unet2d_config *c, lgv_unet2d_variant v, int level, lgv_stage_plan *s)
 {
     *s = (lgv_stage_plan){
         .kind = c->down_block_types[level],
-        .in = c->block_out_channels[level > 0 ? level - 1 : 0],
+        .in = level > 0 ? c->block_out_channels[level - 1] : lgv_unet2d_first(c, v),
         .out = c->block_out_channels[level],
         .layers = c->layers_per_block,
         .resample = level < c->levels - 1,
@@ -35,14 +35,14 @@ void lgv_plan_down(const lgv_unet2d_config *c, int level, lgv_stage_plan *s)
         s->kind == LGV_BLOCK_RESNET || (s->kind == LGV_BLOCK_ATTN && c->downsample_resnet);
 }
 
-void lgv_plan_up(const lgv_unet2d_config *c, int level, lgv_stage_plan *s)
+void lgv_plan_up(const lgv_unet2d_config *c, lgv_unet2d_variant v, int level, lgv_stage_plan *s)
 {
     int last = c->levels - 1;
     const int *channels = c->block_out_channels;
     *s = (lgv_stage_plan){
         .kind = c->up_block_types[level],
         .up = true,
-        .in = channels[level < last ? last - level - 1 : 0],
+        .in = level < last ? channels[last - level - 1] : lgv_unet2d_first(c, v),
         .out = channels[last - level],
         .previous = channels[level > 0 ? last - level + 1 : last],
         .layers = c->layers_per_block + 1,

@@ -104,7 +104,7 @@ lgv_id lgv_net_down(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *p
 {
     lgv_stage_plan s;
     char name[32];
-    lgv_plan_down(n->c, level, &s);
+    lgv_plan_down(n->c, n->variant, level, &s);
     snprintf(name, sizeof name, "down_blocks.%d", level);
     lgv_graph_push(n->g, "%s", name);
     for (int i = 0; i < s.layers; i++) {
@@ -185,7 +185,7 @@ lgv_id lgv_net_up(lgv_net *n, int level, lgv_id x, lgv_skips *skips, lgv_id *pic
 {
     lgv_stage_plan s;
     char name[32];
-    lgv_plan_up(n->c, level, &s);
+    lgv_plan_up(n->c, n->variant, level, &s);
     snprintf(name, sizeof name, "up_blocks.%d", level);
     lgv_graph_push(n->g, "%s", name);
     bool once = s.kind == LGV_BLOCK_ATTN_SKIP; /* one attention, after all resnets */

@@ -6,17 +6,22 @@
 
 #include "parts.h"
 
+static int64_t first_channels(const lgv_net *n)
+{
+    return lgv_unet2d_first(n->c, n->variant);
+}
+
 static lgv_id learned_rows(lgv_net *n, lgv_id index)
 {
     lgv_id table = lgv_param(n->g, "time_proj.weight", 2,
-                             (int64_t[]){n->c->num_train_timesteps, n->c->block_out_channels[0]});
+                             (int64_t[]){n->c->num_train_timesteps, first_channels(n)});
     return lgv_embedding(n->g, table, index);
 }
 
 /* time_proj: what the timestep (or a class label taken as one) looks like to time_embedding. */
 static lgv_id project(lgv_net *n, lgv_id t, lgv_id index)
 {
-    int64_t channels = n->c->block_out_channels[0];
+    int64_t channels = first_channels(n);
     switch (n->c->time_embedding_type) {
     case LGV_TIME_LEARNED: return learned_rows(n, index);
     case LGV_TIME_FOURIER:
@@ -30,7 +35,7 @@ static lgv_id project(lgv_net *n, lgv_id t, lgv_id index)
 /* TimestepEmbedding: linear, SiLU (whatever act_fn is), linear. */
 static lgv_id embed(lgv_net *n, const char *name, lgv_id x)
 {
-    int64_t C = n->c->block_out_channels[0], E = lgv_unet2d_embedding(n->c);
+    int64_t C = first_channels(n), E = lgv_unet2d_embedding(n->c);
     lgv_graph_push(n->g, "%s", name);
     x = lgv_net_linear(n, "linear_1", x, n->c->time_embedding_type == LGV_TIME_FOURIER ? 2 * C : C,
                        E);
@@ -121,7 +126,7 @@ static lgv_id encode(lgv_net *n, const lgv_model_inputs *in, lgv_skips *skips)
     lgv_id x = in->sample;
     if (c->center_input_sample) x = lgv_affine(n->g, x, 2, -1);
     lgv_id picture = x;
-    x = lgv_net_conv(n, "conv_in", x, c->in_channels, c->block_out_channels[0], 3, 1, NULL, true);
+    x = lgv_net_conv(n, "conv_in", x, c->in_channels, first_channels(n), 3, 1, NULL, true);
     lgv_net_stage(n, x, "conv_in", "first convolution");
     embeddings(n, in);
     skips->value[skips->count++] = x;

@@ -336,6 +336,8 @@ CONFIGURATIONS = {
     # No convolutions where the resolution changes, attention by its other name.
     "compvis_pooled": (model(ch_mult=[1, 2, 2], attn_resolutions=[8], resamp_with_conv=False, attn_type="linear"),
                        (16, 16), [1, 420], None),
+    # A first level wider than the first convolution.
+    "compvis_wide": (model(ch_mult=[2, 1, 4], attn_resolutions=[8]), (8, 16), [0, 711], None),
     # improved-diffusion: scale-shift, legacy order, learned variance.
     "guided_legacy": (unet(use_scale_shift_norm=True, out_channels=6, num_res_blocks=2, attention_resolutions=[1, 2],
                            num_heads=4), (16, 16), [3, 977], None),
