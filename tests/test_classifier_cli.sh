@@ -67,6 +67,11 @@ refuse 1 "another noise schedule" sample scaled --classifier noisy --output x.pn
 run 0 $train --task classifier --noisy --model scaled --output fits
 run 0 sample scaled --classifier fits --output scaled.png --class 1 --num-inference-steps 2 $one
 refuse 1 "is a classifier.*use it with 'langevin sample MODEL --classifier'" sample fits --output x.png $one
+sed 's/^{/{"time_embedding_type": "learned", "num_train_timesteps": 999, /' tiny.json >table.json
+refuse 1 "has learned 999 timesteps" $train --task classifier --noisy --model table.json --output y
+run 0 $train --task classifier --noisy --model table.json --output table --num-train-timesteps 999
+sed -i 's/"num_train_timesteps": 999/"num_train_timesteps": 1000/' table/scheduler/scheduler_config.json
+refuse 1 "'table' has learned 999 timesteps" sample plain --classifier table --output x.png $one
 refuse 1 "is trained with betas" $train --task classifier --noisy --model tiny.json --output y --prediction-type flow
 
 # ---- mistakes ----

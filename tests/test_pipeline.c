@@ -319,6 +319,50 @@ static void refusals(void **state)
     assert_null(none);
 }
 
+/* Rows that a learned table of timesteps lacks would be read as NaN. */
+static void tables_of_timesteps(void **state)
+{
+    lgv_error err = {0};
+    lgv_safetensors *f = golden_open("pipeline");
+    const char *text = golden_metadata(f, "config"), *folder = model_folder("table", "config");
+    char path[4096];
+    lgv_unet2d_config c;
+    lgv_scheduler_config cfg;
+    lgv_model *m;
+    lgv_store *store;
+    lgv_pipeline *p = NULL;
+    lgv_samples *s = NULL;
+    must(lgv_unet2d_config_parse(text, strlen(text), "config", &c, &err), &err);
+    c.time_embedding_type = LGV_TIME_LEARNED;
+    c.class_embedding = LGV_CLASS_TIMESTEP;
+    c.num_train_timesteps = 100;
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    must(lgv_unet2d_config_save(&c, path, &err), &err);
+    assert_int_equal(lgv_pipeline_open(golden_device(), folder, LGV_WEIGHTS_BEST, &p, &err),
+                     LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "has learned 100 timesteps"));
+    assert_non_null(strstr(err.text, "the schedule has 1000; num_train_timesteps must be the same"));
+
+    must(lgv_model_new_unet2d(&c, &m, &err), &err);
+    must(lgv_store_new(golden_device(), &store, &err), &err);
+    must(lgv_scheduler_config_init(&cfg, NULL, &err), &err);
+    assert_int_equal(lgv_pipeline_new(m, store, "weight", &cfg, &p, &err), LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "has learned 100 timesteps"));
+    cfg.num_train_timesteps = 100;
+    must(lgv_pipeline_new(m, store, "weight", &cfg, &p, &err), &err);
+    assert_int_equal(
+        lgv_pipeline_sample(p,
+                            &(lgv_sample_options){.num_images = 2, .labels = (int32_t[]){99, 100}},
+                            &s, &err),
+        LGV_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "label 100 of picture 1 lies outside the model's table"));
+    lgv_pipeline_free(p);
+    lgv_store_free(store);
+    lgv_model_free(m);
+    lgv_scheduler_config_clear(&cfg);
+    lgv_safetensors_close(f);
+}
+
 static void hash(void **state)
 {
     lgv_pipeline *p = open_golden("config"), *q = open_golden("config_labels");
@@ -388,6 +432,7 @@ int main(void)
         cmocka_unit_test(every_sampler_is_independent),
         cmocka_unit_test(progress),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(tables_of_timesteps),
         cmocka_unit_test(hash),
         cmocka_unit_test(stored_bits),
         cmocka_unit_test(out_of_memory),

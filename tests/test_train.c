@@ -563,6 +563,14 @@ static void impossible_runs_are_refused(void **state)
     refuse(&(training_setup){.data = few, .options = {.train_batch_size = -3}}, "train_batch_size");
     refuse(&(training_setup){.data = few, .data_options = {.channels = 1}}, "channels");
     refuse(&(training_setup){.data = few, .data_options = {.resolution = 17}}, "17");
+    refuse(&(training_setup){.data = few,
+                             .config = "{\"sample_size\": 16, \"block_out_channels\": [8], "
+                                       "\"down_block_types\": [\"DownBlock2D\"], "
+                                       "\"up_block_types\": [\"UpBlock2D\"], "
+                                       "\"norm_num_groups\": 4, \"num_train_timesteps\": 999, "
+                                       "\"time_embedding_type\": \"learned\"}"},
+           "has learned 999 timesteps (num_train_timesteps of its config.json), the schedule has "
+           "1000");
     training *t = training_new(
         &(training_setup){.data = few, .options = {.train_batch_size = 8, .num_train_epochs = 4}});
     lgv_trainer_info info;

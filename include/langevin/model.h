@@ -135,6 +135,8 @@ LGV_API int lgv_model_file_tensor(const lgv_model *model, const char *name, int 
 /* LGV_OK, or why an H x W sample is impossible and which sizes are near. */
 LGV_API lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W,
                                         lgv_error *err);
+/* LGV_OK, or that a learned table of timesteps has fewer rows than a schedule of T timesteps asks for. */
+LGV_API lgv_status lgv_model_check_timesteps(const lgv_model *model, int64_t T, lgv_error *err);
 
 /* --- Building --- */
 /* Values of the graph; those the model has no use for are LGV_NONE. */

@@ -173,9 +173,6 @@ static lgv_status check(job *j, lgv_error *err)
         return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                         "the bound of networks with an image condition (%s) is not offered",
                         lgv_condition_name(info->condition));
-    if (info->num_train_timesteps && info->num_train_timesteps < T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT, "the model knows %d timesteps, the schedule has %lld",
-                        info->num_train_timesteps, (long long)T);
     if (!(j->schedule->abar[T - 1] > 0))
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the schedule ends without any signal (rescale_betas_zero_snr): such a "

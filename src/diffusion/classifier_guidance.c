@@ -266,8 +266,10 @@ static lgv_status compare(const lgv_pipeline *p, const lgv_model_info *c, const 
     return LGV_OK;
 }
 
-static lgv_status check_schedule(const lgv_pipeline *p, const lgv_model_info *c, lgv_error *err)
+static lgv_status check_schedule(const lgv_pipeline *p, const lgv_model *classifier,
+                                 lgv_error *err)
 {
+    const lgv_model_info *c = lgv_model_describe(classifier);
     lgv_scheduler_config cfg;
     lgv_schedule *mine = NULL, *theirs = NULL;
     if (!c->scheduler)
@@ -276,7 +278,8 @@ static lgv_status check_schedule(const lgv_pipeline *p, const lgv_model_info *c,
                         "scheduler/scheduler_config.json is missing",
                         c->source);
     LGV_TRY(lgv_pipeline_load_scheduler(c, &cfg, err));
-    lgv_status status = lgv_schedule_new(&p->cfg, &mine, err);
+    lgv_status status = lgv_model_check_timesteps(classifier, cfg.num_train_timesteps, err);
+    if (!status) status = lgv_schedule_new(&p->cfg, &mine, err);
     if (!status) status = lgv_schedule_new(&cfg, &theirs, err);
     if (!status) status = compare(p, c, mine, theirs, err);
     lgv_schedule_free(mine);
@@ -311,7 +314,7 @@ static lgv_status open_into(const lgv_pipeline *p, const char *path, lgv_classif
     LGV_TRY(check_kind(info, err));
     LGV_TRY(check_pictures(lgv_model_describe(p->model), info, err));
     LGV_TRY(check_classes(p, info, err));
-    LGV_TRY(check_schedule(p, info, err));
+    LGV_TRY(check_schedule(p, c->model, err));
     return load(c, p->store->device, err);
 }
 

@@ -21,6 +21,13 @@ static lgv_status check_labels(const lgv_guidance *g, const lgv_model_info *info
     if (info->class_kind == LGV_CLASS_TIMESTEP && !g->labels)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "the model is class-conditional: give a class label for each picture");
+    if (info->class_kind == LGV_CLASS_TIMESTEP && info->num_train_timesteps)
+        for (int64_t i = 0; i < n; i++)
+            if (g->labels[i] < 0 || g->labels[i] >= info->num_train_timesteps)
+                return lgv_fail(err, LGV_ERR_ARGUMENT,
+                                "class label %d of picture %lld lies outside the model's table of "
+                                "timesteps, 0 .. %d",
+                                g->labels[i], (long long)i, info->num_train_timesteps - 1);
     for (int64_t i = 0; info->class_kind == LGV_CLASS_TABLE && g->labels && i < n; i++) {
         int label = g->labels[i];
         if (label == -1 && g->null_label < 0)

@@ -128,6 +128,7 @@ lgv_status lgv_pipeline_new(const lgv_model *model, lgv_store *store, const char
     lgv_pipeline *p = lgv_zalloc(1, sizeof *p);
     if (!p) return lgv_fail(err, LGV_ERR_MEMORY, "out of memory for a pipeline");
     lgv_status status = fill(p, model, store, set, err);
+    if (!status) status = lgv_model_check_timesteps(model, cfg->num_train_timesteps, err);
     if (!status) status = lgv_scheduler_config_copy(cfg, &p->cfg, err);
     if (status)
         lgv_pipeline_free(p);
@@ -173,6 +174,7 @@ static lgv_status open_into(lgv_pipeline *p, lgv_device *device, const char *pat
     LGV_TRY(fill(p, p->own_model, p->own_store, "weight", err));
     if (info->weights_ema) p->weights = weights == LGV_WEIGHTS_RAW ? "raw" : "ema";
     LGV_TRY(lgv_pipeline_load_scheduler(info, &p->cfg, err));
+    LGV_TRY(lgv_model_check_timesteps(p->own_model, p->cfg.num_train_timesteps, err));
     LGV_TRY(declare(p, p->own_store, err));
     return lgv_model_map_weights(p->own_model, p->own_store, p->set, weights, err);
 }

@@ -304,6 +304,16 @@ const char *lgv_model_parameter(const lgv_model *model, int i, int *rank, int64_
     return p->name;
 }
 
+lgv_status lgv_model_check_timesteps(const lgv_model *model, int64_t T, lgv_error *err)
+{
+    const int rows = model->info.num_train_timesteps;
+    if (!rows || T <= rows) return LGV_OK;
+    return lgv_fail(err, LGV_ERR_ARGUMENT,
+                    "'%s' has learned %d timesteps (num_train_timesteps of its config.json), the "
+                    "schedule has %lld; num_train_timesteps must be the same in both",
+                    model->info.source, rows, (long long)T);
+}
+
 lgv_status lgv_model_check_size(const lgv_model *model, int64_t H, int64_t W, lgv_error *err)
 {
     int64_t d = model->info.divisor;

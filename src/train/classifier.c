@@ -7,8 +7,9 @@
 /* Where pictures get noise, it is that of betas. */
 static lgv_status check_noise(const lgv_trainer *t, lgv_error *err)
 {
-    if (!lgv_model_describe(t->model)->noisy || t->schedule->family == LGV_FAMILY_BETAS)
-        return LGV_OK;
+    if (!lgv_model_describe(t->model)->noisy) return LGV_OK;
+    if (t->schedule->family == LGV_FAMILY_BETAS)
+        return lgv_model_check_timesteps(t->model, t->schedule->T, err);
     return lgv_fail(err, LGV_ERR_UNSUPPORTED,
                     "a classifier of noisy pictures is trained with betas, not with those of %s; "
                     "leave --prediction-type out",

@@ -86,10 +86,7 @@ static lgv_status check(const lgv_trainer *t, lgv_error *err)
             m->picture_channels);
     LGV_TRY(check_family(t, err));
     LGV_TRY(check_variance(t, err));
-    if (m->num_train_timesteps && m->num_train_timesteps < t->schedule->T)
-        return lgv_fail(err, LGV_ERR_ARGUMENT,
-                        "model '%s' knows %d timesteps, the schedule has %lld", m->source,
-                        m->num_train_timesteps, (long long)t->schedule->T);
+    LGV_TRY(lgv_model_check_timesteps(t->model, t->schedule->T, err));
     return lgv_model_check_size(t->model, t->side, t->side, err);
 }
 
