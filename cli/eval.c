@@ -9,12 +9,13 @@ static struct {
     char *data, *features, *save, *nearest, *split, *sampler, *seed, *weights, *precision,
         *respacing;
     double guidance;
+    cli_guide guide;
     long long num_images, num_reference, batch_size, steps;
     int json, bpd;
     cli_device_options dev;
 } opt;
 
-enum { NUM_IMAGES = 1, NUM_REFERENCE, BATCH_SIZE, STEPS, GUIDANCE, STATED };
+enum { NUM_IMAGES = 1, NUM_REFERENCE, BATCH_SIZE, STEPS, GUIDANCE, CLASSIFIER_SCALE, STATED };
 static bool stated[STATED];
 
 #define TEXT  POPT_ARG_STRING
@@ -47,6 +48,7 @@ static struct poptOption table[] = {
     {"num-inference-steps", 0, COUNT, &opt.steps, STEPS, "steps (default: the sampler's)", "N"},
     {"guidance-scale", 0, POPT_ARG_DOUBLE, &opt.guidance, GUIDANCE,
      "of a class-conditional model, as in langevin sample; 1: off (default: 3)", "F"},
+    CLI_GUIDE_OPTIONS(opt.guide, CLASSIFIER_SCALE),
     {"seed", 0, TEXT, &opt.seed, 0,
      "sample i uses seed + i; also of the bootstrap; -1 draws one (default: 0)", "N"},
     {"weights", 0, TEXT, &opt.weights, 0, "ema or raw (default: ema where there is a choice)",
@@ -122,6 +124,11 @@ int eval_args_read(const cli_command *self, int argc, const char **argv, eval_ar
         return cli_error(self, CLI_USAGE,
                          "--bpd is a figure of its own: leave out --features, --nearest and "
                          "--save-features");
+    if (opt.bpd && opt.guide.path)
+        return cli_error(self, CLI_USAGE, "--bpd judges the model alone: leave out --classifier");
+    if (opt.guide.path && !cli_is_model(a.what))
+        return cli_error(self, CLI_USAGE,
+                         "--classifier guides a model while it draws, and '%s' holds none", a.what);
     if (opt.respacing && !opt.bpd)
         return cli_error(self, CLI_USAGE, "--timestep-respacing belongs to --bpd");
     if (!opt.bpd && !opt.features && !opt.nearest && !files)
@@ -139,6 +146,8 @@ int eval_args_read(const cli_command *self, int argc, const char **argv, eval_ar
     a.device = opt.dev;
     if ((code = read_counts(self, &a)) >= 0) return code;
     if ((code = read_names(self, &a)) >= 0) return code;
+    if ((code = cli_read_guide(self, &opt.guide, stated[CLASSIFIER_SCALE], &a.guide)) >= 0)
+        return code;
     *out = a;
     return -1;
 }
@@ -210,6 +219,8 @@ const cli_command cli_eval = {
     .usage = "eval MODEL|PICTURES --data DATA --features CLASSIFIER",
     .examples = "  langevin train --task classifier --data pictures --output classifier\n"
                 "  langevin eval model --data pictures --features classifier\n"
+                "  langevin eval model --data pictures --features classifier --classifier "
+                "noisy-classifier --classifier-scale 3\n"
                 "  langevin eval samples --data pictures --features classifier --json\n"
                 "  langevin eval model --data pictures --nearest nearest.png --num-images 64\n"
                 "  langevin eval model --data pictures --bpd --split validation\n"

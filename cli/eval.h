@@ -2,10 +2,9 @@
 #ifndef LANGEVIN_CLI_EVAL_H
 #define LANGEVIN_CLI_EVAL_H
 
-#include "cli.h"
+#include "guide.h"
 #include "langevin/dataset.h"
 #include "langevin/eval.h"
-#include "langevin/pipeline.h"
 
 typedef struct eval_args {
     const char *what;                             /* model, pictures or features */
@@ -13,6 +12,7 @@ typedef struct eval_args {
     int64_t num_images, num_reference, batch_size, steps;
     const char *sampler;
     double guidance; /* 0: not stated */
+    cli_guide guide;
     uint64_t seed;
     lgv_model_weights weights;
     lgv_mixed_precision precision;

@@ -64,6 +64,8 @@ void eval_print_text(const eval_job *j)
                r->path, (long long)g->width, feature_source(j));
     else
         printf("\n");
+    if (j->args->guide.path)
+        printf("  guided by          %s, scale %g\n", j->args->guide.path, j->args->guide.scale);
     if (j->has_figures) print_figures(j);
     print_classes(j);
     if (j->copy) {
@@ -138,6 +140,10 @@ void eval_print_json(const eval_job *j)
                   "data", cli_json_text(r->path), "generated", (json_int_t)g->n, "reference",
                   (json_int_t)r->n, "device", lgv_device_name(j->device), "seconds", j->seconds);
     if (j->args->features) json_object_set_new(o, "features", cli_json_text(j->args->features));
+    if (j->args->guide.path)
+        json_object_set_new(o, "classifier",
+                            json_pack("{s:o, s:f}", "path", cli_json_text(j->args->guide.path),
+                                      "scale", j->args->guide.scale));
     if (j->has_figures) json_object_set_new(o, "feature_width", json_integer((json_int_t)g->width));
     if (j->has_figures) add_figures(o, j);
     add_classes(o, j);

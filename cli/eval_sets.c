@@ -162,28 +162,30 @@ static int on_progress(void *user, const lgv_sample_progress *p)
     return cli_signal() != 0;
 }
 
-/* The classifier's label for a class of the network: by name, where the network's classes have names. */
+/* The classifier's label for a class of what the pictures are drawn by: by name, where its classes have names. */
 static int32_t classifier_label(const lgv_model *model, const lgv_model *classifier, int class)
 {
     const lgv_model_info *m = lgv_model_describe(model), *c = lgv_model_describe(classifier);
-    if (!m->class_names) return class < c->labels ? class : -1;
-    for (int k = 0; k < c->labels && class < m->class_names; k++)
-        if (!strcmp(c->label[k], m->class_name_of[class])) return k;
+    char number[32];
+    if (!m->class_names && !m->labels) return class < c->labels ? class : -1;
+    for (int k = 0; k < c->labels; k++)
+        if (!strcmp(c->label[k], cli_class_name(model, class, number))) return k;
     return -1;
 }
 
-/* A class-conditional network draws its classes in turn: told[n], and s->label as the classifier counts. */
+/* The classes of a class-conditional network, or of the classifier that guides, are drawn in turn: told[n], and s->label
+   as the classifier that judges counts. */
 static lgv_status class_labels(eval_job *j, int32_t **told, lgv_error *err)
 {
-    const lgv_model *model = lgv_pipeline_model(j->pipeline);
+    const lgv_model *model = cli_class_model(j->pipeline);
     const lgv_model_info *m = lgv_model_describe(model);
     const lgv_model *classifier = j->extractor ? lgv_extractor_model(j->extractor) : NULL;
     int labels = classifier ? lgv_model_describe(classifier)->labels : 0;
     eval_set *s = &j->generated;
-    if (m->class_kind != LGV_CLASS_TABLE) return LGV_OK;
+    if (m->class_kind != LGV_CLASS_TABLE && !m->labels) return LGV_OK;
     int classes = cli_class_count(model);
     /* Without names, one class more than the classifier knows is the null label of guidance. */
-    if (!m->class_names && labels && labels < classes) classes = labels;
+    if (!m->class_names && !m->labels && labels && labels < classes) classes = labels;
     *told = malloc((size_t)s->n * sizeof **told);
     s->label = malloc((size_t)s->n * sizeof *s->label);
     if (!*told || !s->label) return cli_status(err, LGV_ERR_MEMORY, "out of memory for classes");
@@ -208,6 +210,7 @@ static lgv_status draw_samples(eval_job *j, lgv_error *err)
         .seed = a->seed,
         .mixed_precision = a->precision,
         .guidance_scale = a->guidance,
+        .classifier_scale = a->guide.path ? a->guide.scale : 0,
         .callback = on_progress,
         .user = &bar,
     };
@@ -267,7 +270,7 @@ lgv_status eval_sets_make(eval_job *j, lgv_error *err)
                           "--nearest needs pictures on both sides, not features");
     if (a->features) status = lgv_extractor_open(j->device, a->features, &j->extractor, err);
     if (!status && model)
-        status = lgv_pipeline_open(j->device, a->what, a->weights, &j->pipeline, err);
+        status = cli_open_guided(j->device, a->what, a->weights, &a->guide, &j->pipeline, err);
     if (!status && !data_file) status = open_reference(j, err);
     g->n = a->num_images ? a->num_images : DEFAULT_SAMPLES;
     if (!status)

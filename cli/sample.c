@@ -73,9 +73,8 @@ static lgv_status prepare(job *j, lgv_error *err)
 {
     lgv_status status = cli_open_device(&j->args.device, &j->device, err);
     if (!status)
-        status = lgv_pipeline_open(j->device, j->args.model, j->args.weights, &j->pipeline, err);
-    if (!status && j->args.classifier)
-        status = lgv_pipeline_set_classifier(j->pipeline, j->args.classifier, err);
+        status = cli_open_guided(j->device, j->args.model, j->args.weights, &j->args.guide,
+                                 &j->pipeline, err);
     if (!status) status = make_chain(j, err);
     if (status) return status;
     choose_inpainting(j);
@@ -85,7 +84,7 @@ static lgv_status prepare(job *j, lgv_error *err)
     if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &j->calls, err);
     if (status) return status;
     lgv_sample_options asked = {.guidance_scale = j->args.guidance_scale};
-    j->output.model = sample_class_model(j->pipeline);
+    j->output.model = cli_class_model(j->pipeline);
     if (lgv_model_describe(lgv_pipeline_model(j->pipeline))->class_kind != LGV_CLASS_NONE)
         j->output.guidance = lgv_pipeline_guidance(j->pipeline, &asked);
     j->output.args = &j->args;
@@ -119,9 +118,8 @@ static void print_guidance(const job *j)
         if (a->guidance_rescale > 0) printf(", rescale %g", a->guidance_rescale);
         print_interval(a);
     }
-    if (!a->classifier) return;
-    printf("\n  classifier    %s, scale %g", a->classifier,
-           a->classifier_scale > 0 ? a->classifier_scale : 1);
+    if (!a->guide.path) return;
+    printf("\n  classifier    %s, scale %g", a->guide.path, a->guide.scale);
     print_interval(a);
 }
 
@@ -210,7 +208,7 @@ static lgv_sample_options sample_options(job *j)
                                 .guidance_start = a->guidance_start,
                                 .guidance_stop = a->guidance_stop,
                                 .guidance_channels = a->guidance_channels,
-                                .classifier_scale = a->classifier_scale,
+                                .classifier_scale = a->guide.path ? a->guide.scale : 0,
                                 .init_image = j->input.image,
                                 .strength = j->input.image ? a->strength : 0,
                                 .mask = j->input.mask,

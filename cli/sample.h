@@ -3,8 +3,7 @@
 #ifndef LANGEVIN_CLI_SAMPLE_H
 #define LANGEVIN_CLI_SAMPLE_H
 
-#include "cli.h"
-#include "langevin/pipeline.h"
+#include "guide.h"
 
 typedef struct sample_args {
     const char *model, *output;
@@ -22,8 +21,7 @@ typedef struct sample_args {
     double guidance_rescale;
     double guidance_start, guidance_stop;
     int guidance_channels; /* 0: all */
-    const char *classifier;  /* path; NULL: none guides */
-    double classifier_scale; /* 0: not stated */
+    cli_guide guide;
     int64_t null_class; /* -1: not stated */
     bool interpolate, metadata, timings, preview;
     const char *animation;    /* path; NULL: none */
@@ -48,8 +46,6 @@ typedef struct sample_input {
     int32_t *label;                     /* [n]; NULL: there are no classes */
 } sample_input;
 
-/* What names the classes of --class: the classifier that guides, else the network. */
-const lgv_model *sample_class_model(const lgv_pipeline *pipeline);
 /* Reads or makes what the options ask for. inverse: the sampler goes from a picture to noise. */
 lgv_status sample_input_make(const sample_args *a, lgv_pipeline *pipeline, bool inverse,
                              sample_input *out, lgv_error *err);

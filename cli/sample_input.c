@@ -133,17 +133,11 @@ static lgv_status between_seeds(const sample_args *a, const lgv_pipeline *p, sam
 
 enum { SHOWN = 16 }; /* classes drawn when neither they nor a number of pictures was stated */
 
-const lgv_model *sample_class_model(const lgv_pipeline *p)
-{
-    const lgv_model *classifier = lgv_pipeline_classifier(p);
-    return classifier ? classifier : lgv_pipeline_model(p);
-}
-
 /* The classes asked for, in turn: list[*n]; NULL where there are none. */
 static lgv_status read_classes(const sample_args *a, lgv_pipeline *p, int32_t **list, int64_t *n,
                                lgv_error *err)
 {
-    const lgv_model *model = sample_class_model(p);
+    const lgv_model *model = cli_class_model(p);
     const lgv_model_info *m = lgv_model_describe(model);
     const bool none = !m->labels && m->class_kind == LGV_CLASS_NONE;
     lgv_status status = LGV_OK;

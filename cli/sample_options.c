@@ -17,8 +17,9 @@ static struct {
     double eta, s_churn, s_tmin, s_tmax, s_noise;
     char *sigma_schedule;
     long long solver_order;
-    char *classes, *guidance_interval, *classifier;
-    double guidance_scale, guidance_rescale, classifier_scale;
+    char *classes, *guidance_interval;
+    double guidance_scale, guidance_rescale;
+    cli_guide guide;
     long long null_class;
     long long guidance_channels;
     char *animation, *animation_of;
@@ -73,12 +74,7 @@ static struct poptOption table[] = {
      "START,STOP"},
     {"guidance-channels", 0, COUNT, &opt.guidance_channels, GUIDED,
      "guide only the first so many channels, such as 3 of 4 as the original DiT does (default: all)", "N"},
-    {"classifier", 0, TEXT, &opt.classifier, 0,
-     "a classifier trained on noisy pictures (docs/conditional.md) that draws them towards their class, also "
-     "those of a model without classes; for the samplers ddim (then the default) and ddpm",
-     "DIR"},
-    {"classifier-scale", 0, POPT_ARG_DOUBLE, &opt.classifier_scale, CLASSIFIER_SCALE,
-     "how strongly --classifier draws (default: 1)", "F"},
+    CLI_GUIDE_OPTIONS(opt.guide, CLASSIFIER_SCALE),
     {"null-class", 0, COUNT, &opt.null_class, NULL_CLASS,
      "the label that stands for no class, where the model's folder does not say", "N"},
     {"sampler", 0, TEXT, &opt.sampler, 0,
@@ -310,15 +306,6 @@ static int read_guidance(const cli_command *self, sample_args *a)
     if (stated[GUIDED] && (opt.guidance_channels < 1 || opt.guidance_channels > 65536))
         return cli_error(self, CLI_USAGE, "--guidance-channels must be 1 to 65536, not %lld",
                          opt.guidance_channels);
-    if (stated[CLASSIFIER_SCALE] && !opt.classifier)
-        return cli_error(self, CLI_USAGE,
-                         "--classifier-scale belongs to --classifier DIR; classifier-free guidance "
-                         "is --guidance-scale");
-    if (stated[CLASSIFIER_SCALE] && !(opt.classifier_scale > 0 && opt.classifier_scale <= 10000))
-        return cli_error(self, CLI_USAGE,
-                         "--classifier-scale must be more than 0 and at most 10000, not %g; leave "
-                         "--classifier out to draw without",
-                         opt.classifier_scale);
     if (stated[NULL_CLASS] && (opt.null_class < 0 || opt.null_class > 1000000))
         return cli_error(self, CLI_USAGE, "--null-class is a label from 0 on, not %lld",
                          opt.null_class);
@@ -337,10 +324,8 @@ static int read_guidance(const cli_command *self, sample_args *a)
     a->guidance_scale = opt.guidance_scale;
     a->guidance_rescale = opt.guidance_rescale;
     a->guidance_channels = (int)opt.guidance_channels;
-    a->classifier = opt.classifier;
-    a->classifier_scale = opt.classifier_scale;
     a->null_class = stated[NULL_CLASS] ? opt.null_class : -1;
-    return -1;
+    return cli_read_guide(self, &opt.guide, stated[CLASSIFIER_SCALE], &a->guide);
 }
 
 static int read_seeds(const cli_command *self, sample_args *a)

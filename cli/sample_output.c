@@ -179,9 +179,9 @@ static void class_text(const sample_output *o, int64_t first, int64_t count, cha
     }
     if (o->guidance > 0)
         n += (size_t)snprintf(text + n, size - n, ", Guidance: %g", o->guidance);
-    if (a->classifier)
+    if (a->guide.path)
         n += (size_t)snprintf(text + n, size - n, ", Classifier: %.1000s, Classifier scale: %g",
-                              a->classifier, a->classifier_scale > 0 ? a->classifier_scale : 1);
+                              a->guide.path, a->guide.scale);
     if (a->guidance_rescale > 0)
         n += (size_t)snprintf(text + n, size - n, ", Guidance rescale: %g", a->guidance_rescale);
     if (a->guidance_stop > 0)

@@ -74,6 +74,27 @@ sed -i 's/"num_train_timesteps": 999/"num_train_timesteps": 1000/' table/schedul
 refuse 1 "'table' has learned 999 timesteps" sample plain --classifier table --output x.png $one
 refuse 1 "is trained with betas" $train --task classifier --noisy --model tiny.json --output y --prediction-type flow
 
+# ---- figures of what is drawn ----
+judge="eval plain --data data --features clean --num-images 6 --num-inference-steps 2 $one"
+run 0 $judge --classifier noisy --classifier-scale 50 --save-features guided.safetensors
+says "^6 samples of plain against 60 of data"
+says "^  guided by +noisy, scale 50"
+says "^  class agreement"
+run 0 $judge --save-features alone.safetensors --sampler ddim
+! grep -q "class agreement" out.txt || fail "a class agreement of a model without classes"
+differ guided.safetensors alone.safetensors
+run 0 $judge --classifier noisy --json
+grep -q '"pictures": 6' out.txt || fail "not all classes are known: $(cat out.txt)"
+tr -d ' \n' <out.txt | grep -q '"classifier":{"path":"noisy","scale":1.0}' || fail "the JSON does not tell of the classifier"
+run 0 eval classes --data data --features clean --num-images 6 --num-inference-steps 2 --classifier noisy --guidance-scale 2 $one
+says "^  class agreement"
+refuse 2 "classifier-scale belongs to --classifier" $judge --classifier-scale 2
+refuse 2 "classifier-scale must be more than 0 and at most 10000, not -1" $judge --classifier noisy --classifier-scale -1
+refuse 2 "guides a model while it draws, and 'data' holds none" eval data --data data --features clean --classifier noisy $one
+refuse 2 "bpd judges the model alone" eval plain --data data --bpd --classifier noisy $one
+refuse 1 "knows pictures without noise only" $judge --classifier clean
+refuse 1 "ddpm and ddim, not euler" $judge --classifier noisy --sampler euler
+
 # ---- mistakes ----
 bad="sample plain --output x.png $one --num-inference-steps 3"
 refuse 2 "classifier-scale belongs to --classifier" $bad --classifier-scale 2
