@@ -1,5 +1,6 @@
 /* network.c - a network with random weights and its plan, for info and bench. */
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,17 +44,47 @@ static lgv_status training_graph(const lgv_model *model, lgv_graph *g, int64_t n
     return lgv_graph_grad_params(g, loss, "grad", err);
 }
 
-static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h,
-                                 int64_t w, lgv_error *err)
+static lgv_status sampling_graph(const lgv_model *model, lgv_graph *g, bool guided, int64_t n,
+                                 int64_t h, int64_t w, lgv_error *err)
 {
     const lgv_model_info *info = lgv_model_describe(model);
     lgv_id x = lgv_input(g, "x", LGV_F32, 4, (int64_t[]){n, h, w, info->in_channels}), out;
-    lgv_status status = build_network(model, g, x, n, 0, &out, err);
+    lgv_status status = build_network(model, g, guided ? lgv_repeat_rows(g, x, 2) : x,
+                                      guided ? 2 * n : n, 0, &out, err);
     if (status) return status;
+    if (guided) out = lgv_guide(g, out, n, info->picture_channels);
     if (info->in_channels == info->out_channels && !info->labels)
         out = lgv_sampler_step(g, x, out, LGV_NONE, LGV_NONE);
     lgv_graph_output(g, out, "y");
     return lgv_graph_status(g, err);
+}
+
+static lgv_status gradient_graph(const lgv_model *model, lgv_graph *g, int64_t n, int64_t h,
+                                 int64_t w, lgv_error *err)
+{
+    lgv_id x = lgv_input(g, "x", LGV_F32, 4,
+                         (int64_t[]){n, h, w, lgv_model_describe(model)->in_channels}),
+           logits, gradient;
+    lgv_status status = build_network(model, g, x, n, 0, &logits, err);
+    if (status) return status;
+    lgv_id loss = lgv_cross_entropy_rows(g, logits, lgv_step_row(g, n, LGV_FIELD_LABEL)),
+           weight = lgv_step_row(g, n, LGV_FIELD_WEIGHT);
+    status = lgv_graph_grad(g, 1, &loss, &weight, 1, &x, &gradient, err);
+    if (status) return status;
+    lgv_graph_output(g, gradient, "y");
+    return lgv_graph_status(g, err);
+}
+
+static lgv_status make_graph(const lgv_model *model, lgv_graph *g, cli_network_kind kind,
+                             int64_t n, int64_t h, int64_t w, lgv_error *err)
+{
+    switch (kind) {
+    case CLI_TRAINING: return training_graph(model, g, n, h, w, err);
+    case CLI_GRADIENT: return gradient_graph(model, g, n, h, w, err);
+    case CLI_SAMPLING:
+    case CLI_GUIDED: break;
+    }
+    return sampling_graph(model, g, kind == CLI_GUIDED, n, h, w, err);
 }
 
 static void fill_step(cli_network *n, int64_t batch)
@@ -113,17 +144,15 @@ static lgv_status make_plan(cli_network *n, const lgv_model *model, lgv_graph *g
     return status;
 }
 
-lgv_status cli_network_new(const lgv_model *model, lgv_device *device, int training, int dry,
-                           int64_t batch, int64_t h, int64_t w, const lgv_plan_options *options,
-                           cli_network *out, lgv_error *err)
+lgv_status cli_network_new(const lgv_model *model, lgv_device *device, cli_network_kind kind,
+                           int dry, int64_t batch, int64_t h, int64_t w,
+                           const lgv_plan_options *options, cli_network *out, lgv_error *err)
 {
-    cli_network n = {.device = device, .training = training, .dry = dry};
+    cli_network n = {.device = device, .training = kind == CLI_TRAINING, .dry = dry};
     lgv_graph *g = lgv_graph_new(), *update = lgv_graph_new();
     lgv_status status = g && update ? LGV_OK : LGV_ERR_MEMORY;
     if (!status) status = lgv_model_check_size(model, h, w, err);
-    if (!status)
-        status = training ? training_graph(model, g, batch, h, w, err)
-                          : sampling_graph(model, g, batch, h, w, err);
+    if (!status) status = make_graph(model, g, kind, batch, h, w, err);
     if (!status) status = make_plan(&n, model, g, update, options, err);
     if (!status && !dry) {
         int64_t count = batch * h * w * lgv_model_describe(model)->in_channels;

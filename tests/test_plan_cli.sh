@@ -54,8 +54,33 @@ arena=$(value arena_bytes)
 run 0 plan unet-32 --mode train --channels 1 --batch-size 64 --json --threads 1 --mixed-precision bf16
 says '"mixed_precision": "bf16"'
 holds "$(value arena_bytes) < 0.7 * $arena" "bf16"
+# Guidance takes two rows of the network for each picture, and hardly anything beside.
 run 0 plan dit-s-8 --mode sample --batch-size 3 --threads 1
-says "guidance +two rows for each picture: 3 pictures at once are --batch-size 6"
+says "guidance +two rows of the network for each picture, 6 in all"
+run 0 plan dit-s-8 --mode sample --batch-size 3 --threads 1 --json
+says '"rows": 6'
+guided=$(value flops) total=$(value total_bytes)
+run 0 plan dit-s-8 --mode sample --batch-size 6 --threads 1 --json --guidance-scale 1
+says '"rows": 6'
+holds "$guided >= $(value flops) && $guided < 1.001 * $(value flops)" "arithmetic of guidance"
+holds "$total > 0.99 * $(value total_bytes) && $total < 1.01 * $(value total_bytes)" "memory of guidance"
+run 0 plan unet-32 --mode sample --threads 1 --guidance-scale 1
+! grep -q guidance out.txt || fail "guidance of a network without classes"
+# A classifier that guides adds its weights and a pass forward and backward.
+idx data 8
+{ printf '\0\0\10\1\0\0\0\10'; for i in $(seq 8); do printf "\\$(printf %o $((i % 2)))"; done; } >data/train-labels-idx1-ubyte
+for kind in "" --noisy; do
+    run 0 train --task classifier $kind --data data --model tiny.json --output guide$kind --max-train-steps 1 --train-batch-size 2 --lr-warmup-steps 0 --threads 1
+done
+run 0 plan tiny.json --mode sample --batch-size 4 --threads 1 --json
+alone=$(value total_bytes) store=$(value store_bytes) flops=$(value flops)
+run 0 plan tiny.json --mode sample --batch-size 4 --threads 1 --json --classifier guide--noisy
+holds "$(value total_bytes) > $alone && $(value store_bytes) > $store && $(value flops) > 1.5 * $flops" "a classifier"
+says '"classifier": "guide--noisy"'
+says '"sets": 2'
+run 0 plan tiny.json --mode sample --threads 1 --classifier guide--noisy
+says "store +.*weights of the network and of the classifier"
+says "classifier +guide--noisy, forward and backward, is part of all figures"
 # A network for which this machine is far too small takes no memory to plan.
 run 0 plan $configs/article_unet128.json --mode train --batch-size 10000 --json --threads 1
 holds "$(value total_bytes) > 1e12" "a huge plan"
@@ -71,6 +96,14 @@ holds "$thin < 0.7 * $(value arena_bytes)" "arena with and without recomputing"
 # ---- what it refuses ----
 refuse_only 2 "which network" plan --mode train
 refuse_only 2 "--mode train or --mode sample" plan unet-32
+refuse_only 2 "guidance-scale belongs to --mode sample" plan unet-32 --mode train --guidance-scale 3
+refuse_only 2 "classifier belongs to --mode sample" plan unet-32 --mode train --classifier guide--noisy
+refuse_only 2 "guidance-scale must be more than 0" plan dit-s-8 --mode sample --guidance-scale 0
+refuse_only 2 "memory-budget plans the network alone" plan tiny.json --mode sample --classifier guide--noisy --memory-budget 2G
+refuse_only 1 "nothing to guide" plan unet-32 --mode sample --guidance-scale 3
+refuse_only 1 "no classifier of noisy pictures" plan tiny.json --mode sample --classifier guide
+refuse_only 1 "takes pictures of 1 channels, 'unet-32' draws them with 3" plan unet-32 --mode sample --classifier guide--noisy
+refuse_only 1 "16x16 only, not of 32x32" plan tiny.json --mode sample --resolution 32 --classifier guide--noisy
 refuse_only 2 "'both'" plan unet-32 --mode both
 refuse_only 2 "one argument too many" plan unet-32 unet-64 --mode train
 refuse_only 2 "did you mean '--memory-budget'" plan unet-32 --mode train --memory-budgt 2G
