@@ -3,7 +3,8 @@
    Algorithm 1 (ddpm): x' ~ N(mean + scale Sigma gradient, Sigma). Where the last step draws no noise, Sigma is 0.
    Algorithm 2 (ddim): eps - scale sqrt(1-abar) gradient stands for eps, in the predicted picture as well as in the
    direction. Where the scheduler clips the predicted picture, it clips that of the network alone: clipped afterwards, a pixel at
-   the bound would keep only what guidance takes from the direction, and go away from the class. */
+   the bound would keep only what guidance takes from the direction, and go away from the class. guided-diffusion has the same
+   order (gaussian_diffusion.py, condition_mean and condition_score). */
 #include <math.h>
 #include <string.h>
 
