@@ -80,16 +80,14 @@ int cli_read_sources(const cli_command *self, char **texts, lgv_data_source **ou
 
 lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err);
 
-/* "512M", "2G", "1.5GiB", plain bytes. False when it is not a size. */
-bool cli_parse_size(const char *text, size_t *bytes);
-
 /* A seed: 0 .. 2^64-1, or -1 to draw one (of 31 bits, so that it is short to type again). False when it is neither. */
 bool cli_parse_seed(const char *text, uint64_t *seed);
 
-/* The values of --seed and --weights (NULL: not stated, *out then keeps its value or becomes LGV_WEIGHTS_BEST); -1 to go
-   on, else the exit code. */
+/* The values of --seed, --weights and --memory-budget (NULL: not stated, *out then keeps its value or becomes
+   LGV_WEIGHTS_BEST); -1 to go on, else the exit code. */
 int cli_read_seed(const cli_command *self, const char *text, uint64_t *out);
 int cli_read_weights(const cli_command *self, const char *text, lgv_model_weights *out);
+int cli_read_budget(const cli_command *self, const char *text, size_t *out);
 
 /* --- Manual pages and completion, from the same tables -------------------------------------------------- */
 /* First words of a command's argv that cli_parse answers itself. */

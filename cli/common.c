@@ -311,25 +311,8 @@ int cli_read_weights(const cli_command *self, const char *text, lgv_model_weight
     return -1;
 }
 
-const char *cli_device_text(const lgv_device *device, char text[64])
-{
-    int threads = lgv_device_threads(device);
-    snprintf(text, 64, "%s, %d thread%s", lgv_device_name(device), threads,
-             threads == 1 ? "" : "s");
-    return text;
-}
-
-const char *cli_precision(lgv_mixed_precision m)
-{
-    return m == LGV_MIXED_BF16 ? "bf16 mixed precision" : "float32";
-}
-
-lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err)
-{
-    return lgv_device_new(o->device, o->threads, out, err);
-}
-
-bool cli_parse_size(const char *text, size_t *bytes)
+/* "512M", "2G", "1.5GiB", plain bytes. False when it is not a size. */
+static bool parse_size(const char *text, size_t *bytes)
 {
     char *end;
     double v = strtod(text, &end);
@@ -348,6 +331,31 @@ bool cli_parse_size(const char *text, size_t *bytes)
     if (v > 9e18) return false;
     *bytes = (size_t)v;
     return true;
+}
+
+int cli_read_budget(const cli_command *self, const char *text, size_t *out)
+{
+    if (!text || (parse_size(text, out) && *out)) return -1;
+    return cli_error(self, CLI_USAGE, "--memory-budget must be a size such as 2G or 800M, not '%s'",
+                     text);
+}
+
+const char *cli_device_text(const lgv_device *device, char text[64])
+{
+    int threads = lgv_device_threads(device);
+    snprintf(text, 64, "%s, %d thread%s", lgv_device_name(device), threads,
+             threads == 1 ? "" : "s");
+    return text;
+}
+
+const char *cli_precision(lgv_mixed_precision m)
+{
+    return m == LGV_MIXED_BF16 ? "bf16 mixed precision" : "float32";
+}
+
+lgv_status cli_open_device(const cli_device_options *o, lgv_device **out, lgv_error *err)
+{
+    return lgv_device_new(o->device, o->threads, out, err);
 }
 
 bool cli_parse_seed(const char *text, uint64_t *seed)

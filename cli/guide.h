@@ -12,16 +12,15 @@ typedef struct cli_guide {
 
 /* Rows of an option table; scale_id is the val that tells that the scale was stated. */
 #define CLI_GUIDE_OPTIONS(guide, scale_id)                                                         \
-    {                                                                                              \
-        "classifier",                                                                              \
-        0,                                                                                         \
-        POPT_ARG_STRING,                                                                           \
-        &(guide).path,                                                                             \
-        0,                                                                                         \
-        "a classifier trained on noisy pictures (docs/conditional.md) that draws them towards "    \
-        "their class, also those of a model without classes; for the samplers ddim (then the "     \
-        "default) and ddpm",                                                                       \
-        "DIR"},                                                                                    \
+    {"classifier",                                                                                 \
+     0,                                                                                            \
+     POPT_ARG_STRING,                                                                              \
+     &(guide).path,                                                                                \
+     0,                                                                                            \
+     "a classifier trained on noisy pictures (docs/conditional.md) that draws them towards "       \
+     "their class, also those of a model without classes; for the samplers ddim (then the "        \
+     "default) and ddpm",                                                                          \
+     "DIR"},                                                                                       \
     {                                                                                              \
         "classifier-scale", 0, POPT_ARG_DOUBLE, &(guide).scale, scale_id,                          \
             "how strongly --classifier draws (default: 1)", "F"                                    \

@@ -75,8 +75,8 @@ static lgv_status gradient_graph(const lgv_model *model, lgv_graph *g, int64_t n
     return lgv_graph_status(g, err);
 }
 
-static lgv_status make_graph(const lgv_model *model, lgv_graph *g, cli_network_kind kind,
-                             int64_t n, int64_t h, int64_t w, lgv_error *err)
+static lgv_status make_graph(const lgv_model *model, lgv_graph *g, cli_network_kind kind, int64_t n,
+                             int64_t h, int64_t w, lgv_error *err)
 {
     switch (kind) {
     case CLI_TRAINING: return training_graph(model, g, n, h, w, err);

@@ -233,7 +233,6 @@ static int run(const cli_command *self, int argc, const char **argv)
 {
     const char *what = NULL;
     lgv_plan_options options = {.weights = NULL};
-    size_t *budget = &options.memory_budget;
     int n, code = cli_parse(self, table, argc, argv, 1, &what, &n, note_stated, NULL);
     if (code >= 0) return code;
     if (!what)
@@ -253,9 +252,7 @@ static int run(const cli_command *self, int argc, const char **argv)
         return cli_error(self, CLI_USAGE, "sizes must be at least 1");
     if ((code = cli_read_precision(self, opt.precision, &options.mixed_precision)) >= 0)
         return code;
-    if (opt.budget && (!cli_parse_size(opt.budget, budget) || !*budget))
-        return cli_error(self, CLI_USAGE,
-                         "--memory-budget must be a size such as 2G or 800M, not '%s'", opt.budget);
+    if ((code = cli_read_budget(self, opt.budget, &options.memory_budget)) >= 0) return code;
     lgv_error err = {0};
     lgv_model *model = NULL;
     lgv_device *device = NULL;

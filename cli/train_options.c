@@ -318,9 +318,8 @@ static int read_names(const cli_command *self, lgv_train_options *o)
         o->rng = LGV_RNG_TORCH;
     else if (opt.rng && strcmp(opt.rng, "philox"))
         return cli_error(self, CLI_USAGE, "--rng is philox or torch, not '%s'", opt.rng);
-    if (opt.budget && (!cli_parse_size(opt.budget, &o->memory_budget) || !o->memory_budget))
-        return cli_error(self, CLI_USAGE,
-                         "--memory-budget must be a size such as 2G or 800M, not '%s'", opt.budget);
+    code = cli_read_budget(self, opt.budget, &o->memory_budget);
+    if (code >= 0) return code;
     lgv_scheduler_config cfg;
     lgv_status status = lgv_scheduler_config_init(&cfg, NULL, &err);
     if (status) return cli_fail(self, &err);

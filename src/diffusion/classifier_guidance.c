@@ -267,8 +267,7 @@ static lgv_status compare(const lgv_pipeline *p, const lgv_model_info *c, const 
     return LGV_OK;
 }
 
-static lgv_status check_schedule(const lgv_pipeline *p, const lgv_model *classifier,
-                                 lgv_error *err)
+static lgv_status check_schedule(const lgv_pipeline *p, const lgv_model *classifier, lgv_error *err)
 {
     const lgv_model_info *c = lgv_model_describe(classifier);
     lgv_scheduler_config cfg;

@@ -230,6 +230,14 @@ lgv_status lgv_json_bool(const lgv_json *j, const char *key, bool fallback, bool
     return LGV_OK;
 }
 
+lgv_status lgv_json_flag(const lgv_json *j, const char *key, int *out, lgv_error *err)
+{
+    bool value = *out;
+    LGV_TRY(lgv_json_bool(j, key, value, &value, err));
+    *out = value;
+    return LGV_OK;
+}
+
 lgv_status lgv_json_string(const lgv_json *j, const char *key, const char *fallback,
                            const char **out, lgv_error *err)
 {

@@ -47,6 +47,8 @@ lgv_status lgv_json_double(const lgv_json *j, const char *key, double fallback, 
                            lgv_error *err);
 lgv_status lgv_json_bool(const lgv_json *j, const char *key, bool fallback, bool *out,
                          lgv_error *err);
+/* The same as 0 or 1; *out keeps its value where the key is absent. */
+lgv_status lgv_json_flag(const lgv_json *j, const char *key, int *out, lgv_error *err);
 /* The text belongs to j (or is fallback, which may be NULL). */
 lgv_status lgv_json_string(const lgv_json *j, const char *key, const char *fallback,
                            const char **out, lgv_error *err);

@@ -193,8 +193,8 @@ static lgv_status check_blocks(walk *w)
 /* --- Single fields --- */
 enum { MAX_CHANNELS = 1 << 16, MAX_LAYERS = 64, MAX_ROWS = 1 << 24 };
 
-static lgv_status check_range(lgv_error *err, const char *field, int64_t value, int64_t low,
-                              int64_t high)
+lgv_status lgv_check_range(lgv_error *err, const char *field, int64_t value, int64_t low,
+                           int64_t high)
 {
     if (value >= low && value <= high) return LGV_OK;
     return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %lld, it must be %lld to %lld", field,
@@ -203,26 +203,26 @@ static lgv_status check_range(lgv_error *err, const char *field, int64_t value, 
 
 static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
 {
-    LGV_TRY(check_range(err, "sample_size", c->sample_height, 0, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "sample_size", c->sample_width, 0, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "in_channels", c->in_channels, 1, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "out_channels", c->out_channels, 1, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "the number of blocks (down_block_types)", c->levels, 1,
-                        LGV_UNET2D_LEVELS));
-    LGV_TRY(check_range(err, "layers_per_block", c->layers_per_block, 1, MAX_LAYERS));
-    LGV_TRY(check_range(err, "time_embedding_dim", c->time_embedding_dim, 0, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "downsample_padding", c->downsample_padding, 0, 1));
-    LGV_TRY(check_range(err, "attention_head_dim", c->attention_head_dim, 0, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "norm_num_groups", c->norm_num_groups, 0, MAX_CHANNELS));
-    LGV_TRY(check_range(err, "attn_norm_num_groups", c->attn_norm_num_groups, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "sample_size", c->sample_height, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "sample_size", c->sample_width, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "in_channels", c->in_channels, 1, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "out_channels", c->out_channels, 1, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "the number of blocks (down_block_types)", c->levels, 1,
+                            LGV_UNET2D_LEVELS));
+    LGV_TRY(lgv_check_range(err, "layers_per_block", c->layers_per_block, 1, MAX_LAYERS));
+    LGV_TRY(lgv_check_range(err, "time_embedding_dim", c->time_embedding_dim, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "downsample_padding", c->downsample_padding, 0, 1));
+    LGV_TRY(lgv_check_range(err, "attention_head_dim", c->attention_head_dim, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "norm_num_groups", c->norm_num_groups, 0, MAX_CHANNELS));
+    LGV_TRY(lgv_check_range(err, "attn_norm_num_groups", c->attn_norm_num_groups, 0, MAX_CHANNELS));
     for (int i = 0; i < c->levels; i++) {
         char field[32];
         snprintf(field, sizeof field, "block_out_channels[%d]", i);
-        LGV_TRY(check_range(err, field, c->block_out_channels[i], 1, MAX_CHANNELS));
-        LGV_TRY(
-            check_range(err, "a down block type", (int64_t)c->down_block_types[i], 0, LGV_BLOCK_K));
-        LGV_TRY(
-            check_range(err, "an up block type", (int64_t)c->up_block_types[i], 0, LGV_BLOCK_K));
+        LGV_TRY(lgv_check_range(err, field, c->block_out_channels[i], 1, MAX_CHANNELS));
+        LGV_TRY(lgv_check_range(err, "a down block type", (int64_t)c->down_block_types[i], 0,
+                                LGV_BLOCK_K));
+        LGV_TRY(lgv_check_range(err, "an up block type", (int64_t)c->up_block_types[i], 0,
+                                LGV_BLOCK_K));
     }
     if (!(c->dropout >= 0 && c->dropout < 1))
         return lgv_fail(err, LGV_ERR_ARGUMENT, "dropout is %g, it must be at least 0 and below 1",
@@ -233,7 +233,7 @@ static lgv_status check_numbers(const lgv_unet2d_config *c, lgv_error *err)
     if (!(c->mid_block_scale_factor > 0) || c->mid_block_scale_factor > 1e6)
         return lgv_fail(err, LGV_ERR_ARGUMENT, "mid_block_scale_factor is %g, it must be above 0",
                         c->mid_block_scale_factor);
-    return check_range(err, "act_fn", c->act_fn, LGV_ACT_SILU, LGV_ACT_RELU);
+    return lgv_check_range(err, "act_fn", c->act_fn, LGV_ACT_SILU, LGV_ACT_RELU);
 }
 
 /* The picture's channels of all that come in; 0: no number fits. */
@@ -251,8 +251,8 @@ int lgv_unet2d_picture(const lgv_unet2d_config *c)
 static lgv_status check_condition(const lgv_unet2d_config *c, lgv_error *err)
 {
     if (!c->condition) return LGV_OK;
-    LGV_TRY(check_range(err, "_condition", c->condition, 0, LGV_CONDITION_INPAINTING));
-    LGV_TRY(check_range(err, "_condition_scale", c->condition_scale, 1, 64));
+    LGV_TRY(lgv_check_range(err, "_condition", c->condition, 0, LGV_CONDITION_INPAINTING));
+    LGV_TRY(lgv_check_range(err, "_condition_scale", c->condition_scale, 1, 64));
     const int picture = lgv_unet2d_picture(c);
     if (picture && (c->out_channels == picture || c->out_channels == 2 * picture)) return LGV_OK;
     return lgv_fail(err, LGV_ERR_ARGUMENT,
@@ -275,10 +275,10 @@ static lgv_status check_embeddings(const lgv_unet2d_config *c, lgv_error *err)
             "freq_shift is %g, it must be a number other than half of block_out_channels[0], %d",
             c->freq_shift, half);
     if (c->time_embedding_type == LGV_TIME_LEARNED)
-        LGV_TRY(check_range(err, "num_train_timesteps (the rows of the learned time embedding)",
-                            c->num_train_timesteps, 1, MAX_ROWS));
+        LGV_TRY(lgv_check_range(err, "num_train_timesteps (the rows of the learned time embedding)",
+                                c->num_train_timesteps, 1, MAX_ROWS));
     if (c->class_embedding == LGV_CLASS_TABLE)
-        LGV_TRY(check_range(err, "num_class_embeds", c->num_class_embeds, 1, MAX_ROWS));
+        LGV_TRY(lgv_check_range(err, "num_class_embeds", c->num_class_embeds, 1, MAX_ROWS));
     return LGV_OK;
 }
 

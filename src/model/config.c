@@ -67,14 +67,6 @@ static lgv_status read_int(const lgv_json *j, const char *key, int64_t low, int 
     return LGV_OK;
 }
 
-static lgv_status read_flag(const lgv_json *j, const char *key, int *out, lgv_error *err)
-{
-    bool value = *out;
-    LGV_TRY(lgv_json_bool(j, key, value, &value, err));
-    *out = value;
-    return LGV_OK;
-}
-
 /* Text that must be one of two: *out becomes 1 for `yes`, 0 for `no` (and null). */
 static lgv_status read_choice(const lgv_json *j, const char *key, const char *no, const char *yes,
                               int *out, lgv_error *err)
@@ -203,7 +195,7 @@ static lgv_status read_embeddings(const lgv_json *j, lgv_unet2d_config *c, lgv_e
     c->time_embedding_type = (lgv_time_embedding)k;
     LGV_TRY(read_int(j, "time_embedding_dim", 0, 0, &c->time_embedding_dim, err));
     LGV_TRY(lgv_json_double(j, "freq_shift", c->freq_shift, &c->freq_shift, err));
-    LGV_TRY(read_flag(j, "flip_sin_to_cos", &c->flip_sin_to_cos, err));
+    LGV_TRY(lgv_json_flag(j, "flip_sin_to_cos", &c->flip_sin_to_cos, err));
     LGV_TRY(read_int(j, "num_train_timesteps", 1, 0, &c->num_train_timesteps, err));
     LGV_TRY(read_int(j, "num_class_embeds", 1, 0, &c->num_class_embeds, err));
     /* A class_embed_type diffusers does not know means no class embedding, whatever
@@ -245,7 +237,7 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     LGV_TRY(read_sample_size(j, c, err));
     LGV_TRY(read_int(j, "in_channels", 1, -1, &c->in_channels, err));
     LGV_TRY(read_int(j, "out_channels", 1, -1, &c->out_channels, err));
-    LGV_TRY(read_flag(j, "center_input_sample", &c->center_input_sample, err));
+    LGV_TRY(lgv_json_flag(j, "center_input_sample", &c->center_input_sample, err));
     LGV_TRY(read_embeddings(j, c, err));
     LGV_TRY(read_levels(j, c, err));
     if (is_null(j, "mid_block_type")) c->mid_block = 0; /* any text means UNetMidBlock2D */
@@ -263,7 +255,7 @@ static lgv_status read_config(const lgv_json *j, lgv_unet2d_config *c, lgv_error
     LGV_TRY(lgv_json_double(j, "norm_eps", c->norm_eps, &c->norm_eps, err));
     LGV_TRY(
         read_choice(j, "resnet_time_scale_shift", "default", "scale_shift", &c->scale_shift, err));
-    LGV_TRY(read_flag(j, "add_attention", &c->add_attention, err));
+    LGV_TRY(lgv_json_flag(j, "add_attention", &c->add_attention, err));
     LGV_TRY(read_condition(j, c, err));
     lgv_status status = lgv_unet2d_config_check(c, err);
     return status ? lgv_fail_prefix(err, status, "%s", j->name) : LGV_OK;

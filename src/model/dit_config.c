@@ -31,20 +31,12 @@ void lgv_dit_config_default(lgv_dit_config *config)
 }
 
 /* --- Check --- */
-static lgv_status check_range(lgv_error *err, const char *field, int64_t value, int64_t low,
-                              int64_t high)
-{
-    if (value >= low && value <= high) return LGV_OK;
-    return lgv_fail(err, LGV_ERR_ARGUMENT, "%s is %lld, it must be %lld to %lld", field,
-                    (long long)value, (long long)low, (long long)high);
-}
-
 static lgv_status check_sizes(const lgv_dit_config *c, lgv_error *err)
 {
     const int p = c->patch_size, h = c->sample_height, w = c->sample_width;
-    LGV_TRY(check_range(err, "patch_size", p, 1, 1024));
-    LGV_TRY(check_range(err, "sample_size", h, 1, MAX_WIDTH));
-    LGV_TRY(check_range(err, "sample_size", w, 1, MAX_WIDTH));
+    LGV_TRY(lgv_check_range(err, "patch_size", p, 1, 1024));
+    LGV_TRY(lgv_check_range(err, "sample_size", h, 1, MAX_WIDTH));
+    LGV_TRY(lgv_check_range(err, "sample_size", w, 1, MAX_WIDTH));
     if (h % p || w % p)
         return lgv_fail(err, LGV_ERR_ARGUMENT,
                         "sample_size is %dx%d; with patches of %d height and width must be "
@@ -55,12 +47,12 @@ static lgv_status check_sizes(const lgv_dit_config *c, lgv_error *err)
 
 lgv_status lgv_dit_config_check(const lgv_dit_config *c, lgv_error *err)
 {
-    LGV_TRY(check_range(err, "in_channels", c->in_channels, 1, MAX_WIDTH));
-    LGV_TRY(check_range(err, "out_channels", c->out_channels, 1, MAX_WIDTH));
-    LGV_TRY(check_range(err, "num_layers", c->num_layers, 1, MAX_LAYERS));
-    LGV_TRY(check_range(err, "num_attention_heads", c->num_attention_heads, 1, 1024));
-    LGV_TRY(check_range(err, "attention_head_dim", c->attention_head_dim, 1, 1024));
-    LGV_TRY(check_range(err, "num_embeds_ada_norm", c->num_embeds_ada_norm, 0, MAX_ROWS));
+    LGV_TRY(lgv_check_range(err, "in_channels", c->in_channels, 1, MAX_WIDTH));
+    LGV_TRY(lgv_check_range(err, "out_channels", c->out_channels, 1, MAX_WIDTH));
+    LGV_TRY(lgv_check_range(err, "num_layers", c->num_layers, 1, MAX_LAYERS));
+    LGV_TRY(lgv_check_range(err, "num_attention_heads", c->num_attention_heads, 1, 1024));
+    LGV_TRY(lgv_check_range(err, "attention_head_dim", c->attention_head_dim, 1, 1024));
+    LGV_TRY(lgv_check_range(err, "num_embeds_ada_norm", c->num_embeds_ada_norm, 0, MAX_ROWS));
     LGV_TRY(check_sizes(c, err));
     const int64_t width = lgv_dit_width(c);
     if (width > MAX_WIDTH || width % 4)
@@ -93,14 +85,6 @@ static lgv_status read_int(const lgv_json *j, const char *key, int64_t low, int 
     int64_t value = *out;
     LGV_TRY(lgv_json_int(j, key, low, INT_MAX, value, &value, err));
     *out = (int)value;
-    return LGV_OK;
-}
-
-static lgv_status read_flag(const lgv_json *j, const char *key, int *out, lgv_error *err)
-{
-    bool value = *out;
-    LGV_TRY(lgv_json_bool(j, key, value, &value, err));
-    *out = value;
     return LGV_OK;
 }
 
@@ -170,11 +154,11 @@ lgv_status lgv_dit_parse(const lgv_json *j, lgv_model *m, lgv_error *err)
     LGV_TRY(read_int(j, "num_layers", 1, &c.num_layers, err));
     LGV_TRY(read_int(j, "num_attention_heads", 1, &c.num_attention_heads, err));
     LGV_TRY(read_int(j, "attention_head_dim", 1, &c.attention_head_dim, err));
-    LGV_TRY(read_flag(j, "attention_bias", &c.attention_bias, err));
+    LGV_TRY(lgv_json_flag(j, "attention_bias", &c.attention_bias, err));
     LGV_TRY(lgv_json_double(j, "dropout", c.dropout, &c.dropout, err));
     LGV_TRY(lgv_json_double(j, "norm_eps", c.norm_eps, &c.norm_eps, err));
     LGV_TRY(read_classes(j, &c, err));
-    LGV_TRY(read_flag(j, "shared_embedding", &c.shared_embedding, err));
+    LGV_TRY(lgv_json_flag(j, "shared_embedding", &c.shared_embedding, err));
     LGV_TRY(lgv_json_double(j, "freq_shift", c.freq_shift, &c.freq_shift, err));
     lgv_status status = lgv_dit_config_check(&c, err);
     if (status) return lgv_fail_prefix(err, status, "%s", j->name);

@@ -124,6 +124,10 @@ typedef struct lgv_model_kind {
     const char *(*old_name)(const char *name, char *text, size_t size);
 } lgv_model_kind;
 
+/* Of a configuration's field (check.c). */
+lgv_status lgv_check_range(lgv_error *err, const char *field, int64_t value, int64_t low,
+                           int64_t high);
+
 /* The table (kinds.c); NULL beyond the last. */
 const lgv_model_kind *lgv_model_kind_at(int i);
 extern const lgv_model_kind lgv_kind_unet2d, lgv_kind_classifier, lgv_kind_dit, lgv_kind_compvis,
