@@ -128,6 +128,20 @@ static void presets(void **state)
         MUST(lgv_model_open(lgv_model_presets(i, NULL), NULL, &m, err));
         assert_true(lgv_model_describe(m)->from_preset);
         lgv_model_free(m);
+        for (int classes = -1; classes <= 5;
+             classes += 6) { /* without, with, as training opens them */
+            MUST(lgv_model_open(
+                lgv_model_presets(i, NULL),
+                &(lgv_model_options){
+                    .channels = 1, .resolution = 32, .classes = classes, .learned_variance = 1},
+                &m, err));
+            const lgv_model_info *made = lgv_model_describe(m);
+            assert_int_equal(made->in_channels, 1);
+            assert_int_equal(made->out_channels, 2);
+            assert_int_equal(made->width, 32);
+            assert_int_equal(made->class_count, classes > 0 ? classes : 0);
+            lgv_model_free(m);
+        }
     }
     MUST(lgv_model_open(
         "UNET_64", &(lgv_model_options){.channels = 1, .resolution = 48, .classes = 10}, &m, err));

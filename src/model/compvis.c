@@ -196,13 +196,8 @@ static lgv_status from_preset(int i, const lgv_model_options *o, lgv_model *m, l
     common_config(c);
     c->levels = 3;
     c->dropout = 0.1;
-    c->sample_height = c->sample_width = o && o->resolution ? o->resolution : 128;
-    c->in_channels = c->out_channels = o && o->channels ? o->channels : 3;
+    lgv_unet2d_preset_options(o, 128, c);
     for (int k = 0; k < c->levels; k++) set_level(c, k, 64 << k, c->sample_height >> k == 16);
-    if (o && o->classes) {
-        c->class_embedding = LGV_CLASS_TABLE;
-        c->num_class_embeds = o->classes;
-    }
     return lgv_unet2d_config_check(c, err);
 }
 

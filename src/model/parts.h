@@ -143,6 +143,9 @@ lgv_init_rule lgv_unet2d_init(const lgv_model *m, const lgv_model_param *p, int6
 const char *lgv_unet2d_old_name(const char *name, char *text, size_t size);
 /* presets.c */
 const char *lgv_unet2d_preset(int i, const char **summary);
+/* Size, channels and classes: the options', else the preset's. */
+void lgv_unet2d_preset_options(const lgv_model_options *options, int resolution,
+                               lgv_unet2d_config *c);
 lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_model *m,
                                   lgv_error *err);
 

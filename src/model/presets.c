@@ -94,21 +94,28 @@ lgv_status lgv_preset_find(const char *name, const lgv_model_kind **kind, int *i
 }
 
 /* --- U-Nets --- */
+void lgv_unet2d_preset_options(const lgv_model_options *o, int resolution, lgv_unet2d_config *c)
+{
+    static const lgv_model_options none = {0};
+    if (!o) o = &none;
+    c->sample_height = c->sample_width = o->resolution ? o->resolution : resolution;
+    c->in_channels = c->out_channels = o->channels ? o->channels : 3;
+    c->condition = o->condition;
+    if (o->condition_scale) c->condition_scale = o->condition_scale;
+    c->in_channels += lgv_condition_channels(c->condition, c->in_channels);
+    if (o->learned_variance) c->out_channels *= 2;
+    if (o->classes <= 0) return;
+    c->class_embedding = LGV_CLASS_TABLE;
+    c->num_class_embeds = o->classes;
+}
+
 lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_model *m,
                                   lgv_error *err)
 {
     const unet_preset *p = &presets[i];
     lgv_unet2d_config c;
     lgv_unet2d_config_default(&c);
-    int size = options && options->resolution ? options->resolution : p->resolution;
-    c.sample_height = c.sample_width = size;
-    c.in_channels = c.out_channels = options && options->channels ? options->channels : 3;
-    if (options) {
-        c.condition = options->condition;
-        c.condition_scale = options->condition_scale ? options->condition_scale : c.condition_scale;
-        c.in_channels += lgv_condition_channels(c.condition, c.in_channels);
-        if (options->learned_variance) c.out_channels *= 2;
-    }
+    lgv_unet2d_preset_options(options, p->resolution, &c);
     c.levels = p->levels;
     c.layers_per_block = 1;
     c.attention_head_dim = 32;
@@ -116,10 +123,6 @@ lgv_status lgv_unet2d_from_preset(int i, const lgv_model_options *options, lgv_m
         c.block_out_channels[k] = p->channels[k];
         c.down_block_types[k] = k == p->attention ? LGV_BLOCK_ATTN : LGV_BLOCK_PLAIN;
         c.up_block_types[p->levels - 1 - k] = c.down_block_types[k];
-    }
-    if (options && options->classes > 0) {
-        c.class_embedding = LGV_CLASS_TABLE;
-        c.num_class_embeds = options->classes;
     }
     LGV_TRY(lgv_unet2d_config_check(&c, err));
     *(lgv_unet2d_config *)m->config = c;
