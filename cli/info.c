@@ -91,6 +91,28 @@ static void print_plan(const cli_network *n)
     }
 }
 
+enum { SHOWN = 20 }; /* names of classes */
+
+static void print_names(const char *what, const char *const *name, int n)
+{
+    for (int k = 0; k < n && k < SHOWN; k++)
+        printf(k ? "%s%s" : "  %-18s%s", k ? ", " : what, name[k]);
+    if (n > SHOWN) printf(", ... (%d)", n);
+}
+
+static void print_classes(const lgv_model_info *i)
+{
+    if (i->class_names)
+        print_names("classes", i->class_name_of, i->class_names);
+    else if (i->class_kind == LGV_CLASS_TABLE)
+        printf("  classes           %d labels without names", i->class_count);
+    else
+        printf("  classes           %s",
+               i->class_kind == LGV_CLASS_TIMESTEP ? "by a number" : "by a vector");
+    if (i->null_label >= 0) printf("; label %d is none of them", i->null_label);
+    printf("\n");
+}
+
 static void print_text(const report *r, const lgv_device *device)
 {
     const lgv_model_info *i = r->info;
@@ -103,17 +125,18 @@ static void print_text(const report *r, const lgv_device *device)
         printf("any size (shown: %lldx%lld)\n", (long long)r->w, (long long)r->h);
     printf("  parameters        %lld (%s) in %d tensors\n", (long long)i->parameters,
            cli_count((double)i->parameters, a), i->tensors);
-    printf("  sampling step     %s FLOP at batch %lld, %s weights + %s activations\n",
-           cli_count(r->sample.flops, a), (long long)r->batch,
+    printf("  %-18s%s FLOP at batch %lld, %s weights + %s activations\n",
+           i->labels ? "one pass" : "sampling step", cli_count(r->sample.flops, a),
+           (long long)r->batch,
            cli_bytes((double)(r->sample.weight_bytes + r->sample.packed_bytes), b),
            cli_bytes((double)r->sample.arena_bytes, (char[32]){0}));
     printf("  training step     %s FLOP at batch %lld, %s weights and optimizer + %s activations\n",
            cli_count(r->train.flops, a), (long long)r->batch,
            cli_bytes((double)(r->train.weight_bytes + r->train.packed_bytes), b),
            cli_bytes((double)r->train.arena_bytes, (char[32]){0}));
-    if (i->class_kind != LGV_CLASS_NONE) printf("  classes           %d\n", i->class_count);
-    for (int k = 0; k < i->labels; k++) printf(k ? ", %s" : "  tells apart       %s", i->label[k]);
-    if (i->labels) printf("\n");
+    if (i->class_kind != LGV_CLASS_NONE) print_classes(i);
+    if (i->labels) print_names("tells apart", i->label, i->labels);
+    if (i->labels) printf(i->noisy ? "; in pictures with noise\n" : "\n");
     if (i->weights_raw || i->weights_ema)
         printf("  weights           %s%s%s\n", i->weights_ema ? i->weights_ema : "",
                i->weights_ema && i->weights_raw ? ", " : "", i->weights_raw ? i->weights_raw : "");
@@ -157,6 +180,12 @@ static void print_json(const report *r, const lgv_device *device)
     json_t *labels = json_array();
     for (int k = 0; k < i->labels; k++) json_array_append_new(labels, cli_json_text(i->label[k]));
     json_object_set_new(o, "labels", labels);
+    json_t *names = json_array();
+    for (int k = 0; k < i->class_names; k++)
+        json_array_append_new(names, cli_json_text(i->class_name_of[k]));
+    json_object_set_new(o, "class_names", names);
+    json_object_set_new(o, "null_label",
+                        i->null_label >= 0 ? json_integer(i->null_label) : json_null());
     json_t *stages = json_array();
     for (int k = 0; k < r->n_stages; k++) {
         json_t *shape = json_array();

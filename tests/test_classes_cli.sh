@@ -38,6 +38,23 @@ run 0 $train --data data --output off --max-train-steps 1 --class-conditional --
 says "no labels dropped, so no guidance"
 grep -q '"null_label": null' off/langevin.json || fail "an untrained null label is named"
 
+run 0 info m
+says "^  classes +0, 1, 2; label 3 is none of them"
+run 0 info m --json
+tr -d ' \n' <out.txt | grep -q '"class_names":\["0","1","2"\],"null_label":3' || fail "the JSON lacks the names"
+run 0 info off
+says "^  classes +0, 1, 2$"
+# The names go with a network that is converted.
+run 0 convert m folder
+run 0 info folder
+says "^  classes +0, 1, 2; label 3 is none of them"
+run 0 convert m m.pt --model m
+run 0 convert m.pt again --model m
+same folder/langevin.json again/langevin.json
+run 0 $train --data data --output cv --model compvis-128 --resolution 16 --max-train-steps 1 --class-conditional
+run 0 info cv
+says "^cv: UNet2DModel"
+
 # ---- asking for classes ----
 run 0 $sample --output all.png
 says "^sampling 3 pictures"

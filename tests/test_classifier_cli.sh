@@ -13,6 +13,9 @@ run 0 $train --model tiny.json --output plain
 run 0 $train --model tiny.json --output classes --class-conditional
 run 0 $train --task classifier --noisy --model tiny.json --output noisy
 says "langevin sample MODEL --output samples.png --classifier noisy"
+run 0 info noisy
+says "^  one pass +.* FLOP"
+says "^  tells apart +0, 1, 2; in pictures with noise"
 run 0 $train --task classifier --model tiny.json --output clean
 run 0 $train --task classifier --noisy --model tiny.json --output short --num-train-timesteps 20
 run 0 $train --task classifier --noisy --model tiny.json --output cosine --beta-schedule squaredcos_cap_v2

@@ -92,7 +92,7 @@ static void info_prints_a_document(void **state)
 {
     has(document(0, "info '%s' --trace --plan --resolution 16", config()),
         "source class in_channels out_channels size divisor parameters tensors weights scheduler "
-        "classes labels "
+        "classes class_names labels "
         "batch_size device threads mixed_precision sample.flops train.activation_bytes stages "
         "plan");
     training_pictures("shown", 12, 20, 3);

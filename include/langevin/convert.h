@@ -24,7 +24,7 @@ typedef struct lgv_convert_report {
 
 /* input: a file of safetensors or torch.save, or a model folder. output: a file by its ending (.safetensors; .pt, .pth, .th,
    .ckpt, .bin: torch.save's), else a folder, which gets config.json, diffusion_pytorch_model.safetensors and, when
-   the input has one, scheduler_config.json. A file from a file without a model is the dictionary of weights in it: the
+   the model has them, scheduler_config.json and the names of its classes (langevin.json). A file from a file without a model is the dictionary of weights in it: the
    averages ("ema", "model_ema") or the weights ("model", "state_dict"), else the largest; "module." before all names is
    removed. Files are replaced atomically. options and report may be NULL. */
 LGV_API lgv_status lgv_convert(const char *input, const char *output,

@@ -333,6 +333,7 @@ static lgv_status write_folder(job *j, const lgv_model *m, const lgv_model *from
     if (!status) status = lgv_model_save_config(m, config, j->err);
     if (!status) status = write_list(j, TO_SAFETENSORS, weights);
     if (!status) status = copy_scheduler(j, from);
+    if (!status) status = lgv_model_save_classes(from, j->output, j->err);
     lgv_free(config);
     lgv_free(weights);
     return status;

@@ -143,6 +143,8 @@ lgv_status lgv_classifier_set(lgv_model *m, const lgv_unet2d_config *config, boo
 /* Names of classes and null label from the files beside the network (names.c); then into m->info. */
 lgv_status lgv_model_find_classes(lgv_model *m, const char *folder, lgv_error *err);
 void lgv_model_describe_classes(lgv_model *m);
+/* Writes them beside a network without a run: class_names and null_label of langevin.json; nothing where there are none. */
+lgv_status lgv_model_save_classes(const lgv_model *m, const char *folder, lgv_error *err);
 
 /* A folder of one network inside a pipeline, or a checkpoint of a run: what belongs to it stands one folder up. */
 bool lgv_folder_inside(const char *folder, lgv_status *status);

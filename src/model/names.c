@@ -177,3 +177,22 @@ void lgv_model_describe_classes(lgv_model *m)
     m->info.class_name_of = (const char *const *)m->classes.name;
     if (m->null_label >= 0) m->info.null_label = m->null_label;
 }
+
+lgv_status lgv_model_save_classes(const lgv_model *m, const char *folder, lgv_error *err)
+{
+    if (!m->classes.count) return LGV_OK;
+    char *path = lgv_path_join(folder, "langevin.json");
+    json_t *names = json_array(), *root = NULL;
+    for (int i = 0; i < m->classes.count; i++)
+        lgv_json_append(&names, lgv_json_text_or(m->classes.name[i], "?"));
+    if (names) root = json_pack("{s:o}", "class_names", names);
+    bool bad = !path || !root ||
+               (m->null_label >= 0 &&
+                json_object_set_new(root, "null_label", json_integer(m->null_label)));
+    lgv_status status =
+        bad ? lgv_fail(err, LGV_ERR_MEMORY, "out of memory for class names") : LGV_OK;
+    if (!status) status = lgv_json_save(path, root, false, err);
+    json_decref(root);
+    lgv_free(path);
+    return status;
+}
