@@ -735,6 +735,11 @@ const cli_command cli_train = {
                 "  langevin train --data photos --output model --resolution 64 --random-flip "
                 "--max-train-steps 50000\n"
                 "  langevin train --output model --resume-from-checkpoint latest\n"
+                "  langevin train --data pictures --output classes --class-conditional\n"
+                "  langevin train --data pictures --output transformer --model dit-s-4 --resolution 32\n"
+                "  langevin train --task classifier --noisy --data pictures --output noisy-classifier "
+                "--model model\n"
+                "  langevin train --data pictures --output enlarger --condition super-resolution\n"
                 "  langevin train --data mine --output tuned --model model --learning-rate 2e-5\n",
     .run = run,
 };

@@ -74,8 +74,8 @@ static struct poptOption table[] = {
      "diffusion (default), or classifier: learn the pictures' classes, for eval --features",
      "NAME"},
     {"model", 0, TEXT, &opt.model, 0,
-     "unet-32, unet-64, unet-128, a config.json, or a model folder to fine-tune (default: by "
-     "resolution)",
+     "unet-32, unet-64, unet-128, a transformer (dit-s-2, -4, -8 to dit-xl-8), compvis-128, a config.json, "
+     "or a model folder to fine-tune (default: a U-Net by resolution)",
      "MODEL"},
     {"class-conditional", 0, SWITCH, &opt.class_conditional, 0,
      "learn the pictures' classes too, to draw pictures of a class: folders or labels (docs/data.md)",

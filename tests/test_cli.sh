@@ -31,6 +31,7 @@ for pair in lr:learning-rate steps:max-train-steps max-steps:max-train-steps epo
     refuse 2 "did you mean '--${pair#*:}'" $train --output a --${pair%:*} 3
 done
 refuse 2 "did you mean '--num-inference-steps'" sample model --output x.png --steps 3
+refuse 2 "did you mean '--guidance-scale'" sample model --output x.png --cfg 3
 refuse 2 "'trian' is not a command; did you mean 'train'" trian
 refuse 2 "learning-rate" $train --output a --learning-rate fast
 refuse 2 "--data" train --output a

@@ -106,7 +106,8 @@ lgv_status lgv_classes_prepare(lgv_trainer *t, lgv_error *err)
     if (!lgv_classes_used(t)) {
         if (*p > 0)
             return lgv_fail(err, LGV_ERR_ARGUMENT,
-                            "the model '%s' is unconditional: it has no labels to drop",
+                            "the model '%s' is unconditional: it has no labels to drop; train a "
+                            "new one with --class-conditional",
                             lgv_model_describe(t->model)->source);
         *p = LGV_OFF;
         return LGV_OK;
