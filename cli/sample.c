@@ -81,6 +81,7 @@ static lgv_status prepare(job *j, lgv_error *err)
     name_sampler(j);
     status = sample_input_make(&j->args, j->pipeline, j->inverse, &j->input, err);
     const lgv_sample_options o = sample_options(j);
+    if (!status) status = lgv_pipeline_check(j->pipeline, &o, err);
     if (!status) status = lgv_pipeline_calls(j->pipeline, &o, &j->calls, err);
     if (status) return status;
     lgv_sample_options asked = {.guidance_scale = j->args.guidance_scale};

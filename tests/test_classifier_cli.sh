@@ -112,6 +112,7 @@ refuse 1 "ddpm and ddim, not dpmpp_2m" $bad --classifier noisy --sampler dpmpp_2
 refuse 1 "has no class 'cat'; it knows 0, 1, 2" $bad --classifier noisy --class cat
 refuse 1 "a classifier can guide it \(--classifier\)" $bad --class 1
 refuse 1 "nothing to guide" $bad --classifier noisy --guidance-scale 2
+[ ! -s out.txt ] || fail "something is told before the refusal"
 gone x.png
 
 echo "$checks checks passed, $skipped skipped"

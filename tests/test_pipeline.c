@@ -304,6 +304,9 @@ static void refusals(void **state)
         lgv_pipeline_sample(p, &(lgv_sample_options){.sampler = {.sampler = "euler2"}}, &s, &err),
         LGV_ERR_ARGUMENT);
     assert_null(s);
+    assert_int_equal(lgv_pipeline_check(p, &(lgv_sample_options){.height = 9}, &err),
+                     LGV_ERR_SHAPE);
+    must(lgv_pipeline_check(p, NULL, &err), &err);
     int64_t calls = 0;
     must(lgv_pipeline_calls(p, NULL, &calls, &err), &err);
     assert_int_equal(calls, 20);

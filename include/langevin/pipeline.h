@@ -131,6 +131,9 @@ typedef struct lgv_samples {
    LGV_ERR_CANCELLED. */
 LGV_API lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options,
                                        lgv_samples **out, lgv_error *err);
+/* LGV_OK, or what lgv_pipeline_sample will refuse in these options; draws nothing. */
+LGV_API lgv_status lgv_pipeline_check(lgv_pipeline *pipeline, const lgv_sample_options *options,
+                                      lgv_error *err);
 /* Network calls per picture of these options, that is the first axis of step_noise. Reads sampler, init_image (there or
    not), strength and mask. options NULL: all defaults. */
 LGV_API lgv_status lgv_pipeline_calls(const lgv_pipeline *pipeline,

@@ -417,7 +417,8 @@ static lgv_step_kind step_kind(const job *j)
     return kind;
 }
 
-static lgv_status run_job(job *j, lgv_error *err)
+/* Sampler, sizes and guidance, and whether all that fits the model. */
+static lgv_status prepare(job *j, lgv_error *err)
 {
     lgv_sampler_options o = j->o->sampler;
     if (j->o->height > 0 && j->o->width > 0 && !o.image_seq_len)
@@ -431,7 +432,12 @@ static lgv_status run_job(job *j, lgv_error *err)
                               &j->gradient, err));
     LGV_TRY(check_condition(j, err));
     LGV_TRY(check_timesteps(j, err));
-    LGV_TRY(check_variance(j, err));
+    return check_variance(j, err);
+}
+
+static lgv_status run_job(job *j, lgv_error *err)
+{
+    LGV_TRY(prepare(j, err));
     j->kind = step_kind(j);
     LGV_TRY(allocate(j, err));
     if (j->o->rng == LGV_SAMPLE_TORCH_BATCH) lgv_torch_seed(j->torch, seed_of(j->o, 0));
@@ -450,11 +456,22 @@ static lgv_status run_job(job *j, lgv_error *err)
     return LGV_OK;
 }
 
+static const lgv_sample_options no_options;
+
+lgv_status lgv_pipeline_check(lgv_pipeline *pipeline, const lgv_sample_options *options,
+                              lgv_error *err)
+{
+    job j = {.p = pipeline, .o = options ? options : &no_options};
+    lgv_status status = prepare(&j, err);
+    lgv_sampler_free(j.sampler);
+    lgv_gradient_free(&j.gradient);
+    return status;
+}
+
 lgv_status lgv_pipeline_sample(lgv_pipeline *pipeline, const lgv_sample_options *options,
                                lgv_samples **out, lgv_error *err)
 {
-    static const lgv_sample_options none = {0};
-    job j = {.p = pipeline, .o = options ? options : &none};
+    job j = {.p = pipeline, .o = options ? options : &no_options};
     lgv_status status = run_job(&j, err);
     lgv_sampler_free(j.sampler);
     lgv_gradient_free(&j.gradient);
