@@ -274,6 +274,9 @@ static lgv_status choose_schedule(job *j, lgv_error *err)
         free(path);
     } else {
         status = lgv_scheduler_config_init(&j->cfg, NULL, err);
+        /* Guidance leaves the range of pictures on the way; DDIM that clips then loses the class (docs/conditional.md). */
+        if (!status && j->args.class_conditional)
+            status = lgv_scheduler_config_set(&j->cfg, "clip_sample", "false", err);
     }
     return status ? status : train_args_schedule(&j->cfg, err);
 }

@@ -23,6 +23,7 @@ says "note: 3 classes found; the model does not use them"
 run 0 $train --data data --output m --max-train-steps 4 --class-conditional --checkpointing-steps 2
 says "^  classes +0, 1, 2; 10 % of the labels dropped"
 grep -q '"num_class_embeds": 4' m/unet/config.json || fail "the table has not four rows"
+grep -q '"clip_sample": false' m/scheduler/scheduler_config.json || fail "DDIM would clip guided pictures"
 grep -q '"null_label": 3' m/langevin.json || fail "langevin.json lacks the null label"
 there m/samples/000004.png
 # Stopped and gone on with, it is the same run; the command may be repeated as it was.
