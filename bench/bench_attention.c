@@ -2,6 +2,7 @@
    bench_attention [DEVICE [THREADS [KERNEL]]]. The peak of all threads' fused
    multiply-adds is measured between the cases. Best of several runs, in process CPU time for one
    thread (other programs may share the machine), elapsed time for more. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,7 @@ static void measure(lgv_device *d, const shape *s, const char *name, double *rat
                y = tensor(d, s->n, s->length, channels, channels),
                dy = tensor(d, s->n, s->length, channels, channels),
                lse = tensor(d, s->n, s->heads, s->length, s->length);
-    lgv_attr_attention a = {.heads = (int)s->heads, .scale = 0.35};
+    lgv_attr_attention a = {.heads = (int)s->heads, .scale = 1 / sqrt((double)s->d)};
     lgv_call f = {.op = LGV_OP_attention,
                   .attr = &a,
                   .n_in = 3,

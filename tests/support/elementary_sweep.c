@@ -48,7 +48,7 @@ static double exp_of(double x)
 }
 static double exp2_of(double x)
 {
-    return exp2(clamp(x, -125, 127));
+    return x < -87 ? 0 : exp2(x);
 }
 static double sigmoid_of(double x)
 {
