@@ -28,10 +28,14 @@ typedef struct worker {
     int index;
 } worker;
 
+/* Blocks [next, end) of a thread are not yet taken. A cache line of its own. */
+typedef struct share {
+    _Alignas(64) atomic_int_fast64_t next;
+    int64_t end;
+} share;
+
 struct lgv_pool {
-    /* The two contended words have cache lines of their own. */
     _Alignas(64) atomic_uint_fast64_t state; /* number << 32 | open << 31 | workers inside */
-    _Alignas(64) atomic_int_fast64_t next;   /* first block not yet taken */
     _Alignas(64) void (*fn)(void *arg, int64_t block, int thread);
     void *arg;
     int64_t blocks;
@@ -43,6 +47,7 @@ struct lgv_pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     worker *workers; /* [threads - 1] */
+    share *shares;   /* [threads] */
 };
 
 static inline void cpu_relax(void)
@@ -54,12 +59,15 @@ static inline void cpu_relax(void)
 #endif
 }
 
+/* The thread's own blocks, then what the others have left. */
 static void work(lgv_pool *pool, int thread)
 {
-    for (;;) {
-        int64_t block = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-        if (block >= pool->blocks) return;
-        pool->fn(pool->arg, block, thread);
+    for (int i = 0; i < pool->threads; i++) {
+        share *s = &pool->shares[(thread + i) % pool->threads];
+        while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
+            int64_t block = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+            if (block < s->end) pool->fn(pool->arg, block, thread);
+        }
     }
 }
 
@@ -157,7 +165,10 @@ void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t 
     pool->fn = fn;
     pool->arg = arg;
     pool->blocks = blocks;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    for (int i = 0; i < pool->threads; i++) {
+        pool->shares[i].end = blocks * (i + 1) / pool->threads;
+        atomic_store_explicit(&pool->shares[i].next, blocks * i / pool->threads, memory_order_relaxed);
+    }
     uint64_t number = RUN_NUMBER(atomic_load(&pool->state)) + (uint64_t)1;
     atomic_store(&pool->state, (number & UINT32_MAX) << 32 | RUN_OPEN);
     int sleepers = atomic_load(&pool->sleepers);
@@ -191,6 +202,7 @@ void lgv_pool_free(lgv_pool *pool)
     pthread_cond_destroy(&pool->done);
     pthread_mutex_destroy(&pool->lock);
     lgv_free(pool->workers);
+    lgv_free(pool->shares);
     lgv_free(pool);
 }
 
@@ -215,7 +227,8 @@ lgv_status lgv_pool_new(int threads, lgv_pool **out, lgv_error *err)
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
     pool->workers = lgv_zalloc((size_t)threads - 1, sizeof *pool->workers);
-    if (!pool->workers) {
+    pool->shares = lgv_alloc_aligned(64, (size_t)threads * sizeof *pool->shares);
+    if (!pool->workers || !pool->shares) {
         lgv_pool_free(pool);
         return lgv_fail(err, LGV_ERR_MEMORY, "thread pool: out of memory");
     }

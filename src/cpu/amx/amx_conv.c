@@ -250,7 +250,7 @@ static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t til
    steps. Only where it is one piece of memory. */
 static int next_lines(const run *r, int64_t task, int64_t steps, const char **q)
 {
-    int64_t index = (task + r->threads) / r->splits;
+    int64_t index = (task + 1) / r->splits;
     if (index == task / r->splits || index >= r->bands || r->kind == GATHERED) return 0;
     const band b = find_band(r, index, 0);
     int64_t elements = b.pixels * r->pitch;
