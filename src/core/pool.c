@@ -38,7 +38,6 @@ struct lgv_pool {
     _Alignas(64) atomic_uint_fast64_t state; /* number << 32 | open << 31 | workers inside */
     _Alignas(64) void (*fn)(void *arg, int64_t block, int thread);
     void *arg;
-    int64_t blocks;
     int threads, started;
     bool spin;
     atomic_bool stop;
@@ -164,10 +163,10 @@ void lgv_pool_run(lgv_pool *pool, int64_t blocks, void (*fn)(void *arg, int64_t 
     }
     pool->fn = fn;
     pool->arg = arg;
-    pool->blocks = blocks;
     for (int i = 0; i < pool->threads; i++) {
-        pool->shares[i].end = blocks * (i + 1) / pool->threads;
-        atomic_store_explicit(&pool->shares[i].next, blocks * i / pool->threads, memory_order_relaxed);
+        pool->shares[i].end = lgv_pool_share(blocks, pool->threads, i + 1);
+        atomic_store_explicit(&pool->shares[i].next, lgv_pool_share(blocks, pool->threads, i),
+                              memory_order_relaxed);
     }
     uint64_t number = RUN_NUMBER(atomic_load(&pool->state)) + (uint64_t)1;
     atomic_store(&pool->state, (number & UINT32_MAX) << 32 | RUN_OPEN);

@@ -6,11 +6,16 @@
 #include "amx_conv.h"
 
 enum {
-    LEFT_BYTES = 384 << 10,   /* of a band: it stays in L2 while all right operands pass */
-    RIGHT_BYTES = 1280 << 10, /* of right operands that stay there instead */
-    AHEAD = 4,                /* blocks of columns to the results that are fetched */
+    LEFT_BYTES = 384 << 10, /* of a band: it stays in L2 while all right operands pass */
+    ALL_LEFT_BYTES =
+        1 << 20, /* the same where all is one band, so that each right operand is read once */
+    RIGHT_BYTES =
+        1280
+        << 10, /* of right operands that stay there instead; half as much beside a copied band */
+    AHEAD = 4, /* blocks of columns to the results that are fetched */
     MAX_PIXELS = 1024,
-    TASKS = 8, /* wanted at least; else columns are shared out too */
+    TASKS = 4,       /* a thread, wanted at least; else columns are shared out too */
+    HELD_BYTES = 64, /* before a thread's left rows: the band that they are of */
     SMALL_CHANNELS = 16
 };
 
@@ -84,7 +89,8 @@ static void cut_copied(run *r, int64_t pixels)
         r->pictures = 1;
     } else {
         r->rows = r->gh;
-        r->pictures = lgv_min_i64(r->n, pixels / (r->gh * r->gw));
+        int64_t bands = lgv_ceil_div(r->n, pixels / (r->gh * r->gw));
+        r->pictures = lgv_ceil_div(r->n, bands);
     }
     r->copy_size = (r->rows + r->tap[r->taps - 1].y - r->tap[0].y) * r->row_pitch;
     r->picture_size = r->copy_size * r->copies;
@@ -92,20 +98,31 @@ static void cut_copied(run *r, int64_t pixels)
     r->bands = r->picture_bands * lgv_ceil_div(r->n, r->pictures);
 }
 
+/* Pictures so small that there are more right operands than pixels: all pixels in one band. */
+static bool one_band(const run *r)
+{
+    int64_t right = lgv_ceil_div(r->y.k, BLOCK_COLUMNS) * r->block_stride,
+            left = r->n * (r->gh + 2) * (r->gw % TILE_ROWS ? r->gw * r->kw : r->gw + 2) * r->pitch;
+    return r->kind == COPIED && right >= 4 * r->n * r->ih * r->iw * r->c &&
+           left * 2 <= ALL_LEFT_BYTES;
+}
+
 static void cut(run *r)
 {
-    int64_t pixels = LEFT_BYTES / 2 / r->pitch;
+    int64_t pixels = (one_band(r) ? ALL_LEFT_BYTES : LEFT_BYTES) / 2 / r->pitch;
     pixels = lgv_max_i64(BLOCK_ROWS, lgv_min_i64(pixels, MAX_PIXELS)) / BLOCK_ROWS * BLOCK_ROWS;
     if (r->kind == COPIED) {
         cut_copied(r, pixels);
     } else {
-        int64_t all = r->n * r->gh * r->gw, fair = amx_round(lgv_ceil_div(all, TASKS), BLOCK_ROWS);
+        int64_t all = r->n * r->gh * r->gw,
+                fair = amx_round(lgv_ceil_div(all, TASKS * r->threads), BLOCK_ROWS);
         r->pixels = lgv_min_i64(pixels, fair);
         r->bands = lgv_ceil_div(all, r->pixels);
     }
     r->blocks = lgv_ceil_div(r->y.k, BLOCK_COLUMNS);
-    r->splits = lgv_min_i64(r->blocks, lgv_ceil_div(TASKS, r->bands));
-    r->rows_first = lgv_ceil_div(r->blocks, r->splits) * r->block_stride * 2 <= RIGHT_BYTES;
+    r->splits = lgv_min_i64(r->blocks, lgv_ceil_div(TASKS * r->threads, r->bands));
+    r->rows_first = lgv_ceil_div(r->blocks, r->splits) * r->block_stride * 2 <=
+                    (r->kind == IN_PLACE ? RIGHT_BYTES : RIGHT_BYTES / 2);
     r->y.ahead = r->rows_first ? AHEAD * BLOCK_COLUMNS * (r->y.wide ? 4 : 2) : 0;
 }
 
@@ -115,12 +132,18 @@ static size_t left_bytes(const run *r)
     if (r->kind == GATHERED) rows += r->pixels;
     int64_t elements = rows * r->pitch;
     if (r->kind == COPIED) elements += r->pictures * r->picture_size;
-    return lgv_round_up((size_t)elements * 2);
+    return HELD_BYTES + lgv_round_up((size_t)elements * 2);
+}
+
+/* The band whose left rows a thread has: tasks that share a band's columns need them once. */
+static int64_t *held_band(const run *r, int thread)
+{
+    return (int64_t *)(void *)(r->workspace + (size_t)thread * r->thread_bytes);
 }
 
 static band find_band(const run *r, int64_t index, int thread)
 {
-    band b = {.buffer = (uint16_t *)(void *)(r->workspace + (size_t)thread * r->thread_bytes)};
+    band b = {.buffer = (uint16_t *)(void *)(held_band(r, thread) + HELD_BYTES / sizeof(int64_t))};
     b.left = b.buffer;
     if (r->kind != COPIED) {
         b.first = index * r->pixels;
@@ -208,10 +231,10 @@ static void gather_band(const run *r, const band *b)
     }
 }
 
-static void make_left(const run *r, band *b)
+static void make_left(const run *r, band *b, bool held)
 {
-    if (r->kind == COPIED) copy_band(r, b);
-    if (r->kind == GATHERED) gather_band(r, b);
+    if (r->kind == COPIED && !held) copy_band(r, b);
+    if (r->kind == GATHERED && !held) gather_band(r, b);
     if (r->kind != IN_PLACE) return;
     b->left = r->x + b->first * r->pitch;
     int64_t rest = b->pixels % TILE_ROWS; /* the last tile may not read beyond the source */
@@ -246,12 +269,12 @@ static void run_pair(const run *r, const band *b, tiles *s, sums *u, int64_t til
     u->next = !u->next;
 }
 
-/* The source of the band that this thread probably takes next: where it begins, and its lines for each of `steps`
+/* The source of the band that this thread takes next: where it begins, and its lines for each of `steps`
    steps. Only where it is one piece of memory. */
-static int next_lines(const run *r, int64_t task, int64_t steps, const char **q)
+static int next_lines(const run *r, int64_t task, bool more, int64_t steps, const char **q)
 {
     int64_t index = (task + 1) / r->splits;
-    if (index == task / r->splits || index >= r->bands || r->kind == GATHERED) return 0;
+    if (!more || index == task / r->splits || r->kind == GATHERED) return 0;
     const band b = find_band(r, index, 0);
     int64_t elements = b.pixels * r->pitch;
     if (r->kind == IN_PLACE) {
@@ -285,11 +308,14 @@ static void run_task(void *arg, int64_t task, int thread)
     const run *r = arg;
     int64_t split = task % r->splits, first = split * r->blocks / r->splits,
             last = (split + 1) * r->blocks / r->splits;
+    int64_t *held = held_band(r, thread);
     band b = find_band(r, task / r->splits, thread);
-    make_left(r, &b);
+    make_left(r, &b, *held == task / r->splits);
+    *held = task / r->splits;
     const int64_t pairs = lgv_ceil_div(b.tiles, 2), steps = r->block_stride / STEP_ELEMENTS;
     amx_ahead ahead = {NULL, NULL, 0, 0};
-    ahead.q_lines = next_lines(r, task, pairs * (last - first) * steps, &ahead.q);
+    const bool more = task + 1 < lgv_pool_share(r->bands * r->splits, r->threads, thread + 1);
+    ahead.q_lines = next_lines(r, task, more, pairs * (last - first) * steps, &ahead.q);
     tiles s;
     sums u;
     u.next = 0;
@@ -297,7 +323,7 @@ static void run_task(void *arg, int64_t task, int thread)
     tile_begin(&s);
     if (r->rows_first) run_rows(r, &b, &s, &u, first, last, ahead);
     for (int64_t k = r->rows_first ? last : first; k < last; k++) {
-        int64_t next = k + 1 < last ? k + 1 : first;
+        int64_t next = k + 1 < last || more ? (k + 1) % r->blocks : k;
         ahead.p = (const char *)(r->right + next * r->block_stride);
         ahead.p_lines = next == k ? 0 : (int)lgv_ceil_div(STEP_BYTES / 64, pairs);
         for (int64_t pair = 0; pair < pairs; pair++) {
@@ -318,8 +344,8 @@ static void run_all(const lgv_call *c, run *r)
         r->offset[t] = t / r->kw * r->row_pitch + t % r->kw * column;
     }
     r->workspace = c->workspace;
-    r->threads = c->threads;
     r->thread_bytes = left_bytes(r);
+    for (int t = 0; t < r->threads; t++) *held_band(r, t) = -1;
     lgv_parallel(c, r->bands * r->splits, run_task, r);
 }
 
@@ -343,6 +369,18 @@ static bool accepts(const lgv_call *c)
     return p.kh * p.kw <= AMX_MAX_TAPS && p.stride <= AMX_MAX_STRIDE;
 }
 
+/* A result whose rows lie a fixed step apart, like those of what is added, as one row of pixels. */
+static void flatten(amx_result *y, const lgv_tensor *out, const lgv_tensor *residual)
+{
+    int64_t pixels, pitch, residual_pitch = 0;
+    if (y->e.row || y->e.gate || !lgv_as_matrix(out, &pixels, &pitch)) return;
+    if (y->e.residual && !lgv_as_matrix(residual, &pixels, &residual_pitch)) return;
+    y->w = pixels;
+    y->h = 1;
+    y->sw = pitch;
+    y->e.residual_shape.sw = residual_pitch;
+}
+
 static run describe_forward(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
@@ -358,7 +396,8 @@ static run describe_forward(const lgv_call *c)
              .c = p.x.c,
              .step = p.stride,
              .taps = p.kh * p.kw,
-             .kw = p.kw};
+             .kw = p.kw,
+             .threads = c->threads};
     for (int t = 0; t < r.taps; t++) r.tap[t] = (tap){t / p.kw - p.top, t % p.kw - p.left};
     r.y = (amx_result){.y = p.yd,
                        .wide = c->out[0].dtype == LGV_F32,
@@ -374,6 +413,7 @@ static run describe_forward(const lgv_call *c)
     bool matrix = r.taps == 1 && r.step == 1 && r.gh == r.ih && r.gw == r.iw &&
                   lgv_as_matrix(&c->in[0], &pixels, &r.pitch);
     choose_kind(&r, matrix);
+    if (matrix) flatten(&r.y, &c->out[0], &c->in[LGV_IN_RESIDUAL]);
     cut(&r);
     return r;
 }
@@ -438,7 +478,8 @@ static run describe_class(const lgv_call *c, int class_, amx_weights *w)
              .ih = p.y.h,
              .iw = p.y.w,
              .c = p.y.c,
-             .step = 1};
+             .step = 1,
+             .threads = c->threads};
     *w =
         (amx_weights){.w = p.wd, .columns = p.x.c, .so = p.ws[1], .channels = p.y.c, .sc = p.ws[0]};
     for (int i = p.kh - 1; i >= 0; i--)

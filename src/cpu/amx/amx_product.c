@@ -27,22 +27,38 @@ static void finish_columns(const amx_finishing *f, char *y, const char *residual
     }
 }
 
-/* The common case: 32 columns in bf16, no activation, no gate. */
-static inline void finish_plain(const amx_finishing *f, char *y, const char *residual)
+/* The common case: all 32 columns of `rows` rows that lie a fixed step apart, of one picture. */
+static inline void finish_full(const amx_finishing *f, int64_t rows, const bool wide)
 {
     enum { VECTORS = BLOCK_COLUMNS / VL };
     const amx_result *r = f->r;
     const conv_epilogue *e = &r->e;
-    vreal v[VECTORS];
-    LGV_UNROLL
-    for (int i = 0; i < VECTORS; i++) {
-        const int64_t k = f->k0 + i * VL;
-        v[i] = v_load(f->sum + i * VL);
-        if (e->bias) v[i] = v_add(v[i], v_load(e->bias + k));
-        if (e->row) v[i] = v_add(v[i], v_load(e->row + f->n * e->row_stride + k));
-        if (residual) v[i] = v_add(v[i], amx_load_n(residual, k, VL, r->wide_residual));
+    const float *sum = f->sum, *bias = e->bias ? e->bias + f->k0 : NULL,
+                *row = e->row ? e->row + f->n * e->row_stride + f->k0 : NULL,
+                *gate = e->gate ? e->gate + f->n * e->gate_stride + f->k0 : NULL;
+    char *y = f->y + f->k0 * (wide ? 4 : 2);
+    const char *residual = f->residual ? f->residual + f->k0 * (r->wide_residual ? 4 : 2) : NULL;
+    for (; rows > 0; rows--) {
+        __builtin_prefetch(y + f->y_ahead, 1);
+        vreal v[VECTORS];
+        LGV_UNROLL
+        for (int i = 0; i < VECTORS; i++) {
+            v[i] = v_load(sum + i * VL);
+            if (bias) v[i] = v_add(v[i], v_load(bias + i * VL));
+            if (row) v[i] = v_add(v[i], v_load(row + i * VL));
+            if (e->act) v[i] = v_act(v[i], e->act);
+            if (gate) v[i] = v_mul(v[i], v_load(gate + i * VL));
+            if (residual) v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, r->wide_residual));
+            if (wide) v_store((float *)(void *)y + i * VL, v[i]);
+        }
+        if (!wide) store_row((uint16_t *)(void *)y, v);
+        if (residual) {
+            __builtin_prefetch(residual + f->residual_ahead);
+            residual += f->residual_step;
+        }
+        sum += BLOCK_COLUMNS;
+        y += f->y_step;
     }
-    store_row((uint16_t *)(void *)y + f->k0, v);
 }
 
 static void place(amx_finishing *f)
@@ -66,42 +82,50 @@ static void start_tile(amx_finishing *f)
     const amx_result *r = f->r;
     int64_t first = f->first[f->tile];
     f->row = 0;
-    f->n = first / r->w / r->h;
-    f->i = first / r->w % r->h;
-    f->j = first % r->w;
+    f->n = f->i = 0;
+    f->j = first;
+    if (first >= r->w) {
+        f->n = first / r->w / r->h;
+        f->i = first / r->w % r->h;
+        f->j = first % r->w;
+    }
     place(f);
 }
 
-/* The line that the next block of these columns (or one of the same rows) writes is fetched meanwhile, and what is
-   added there. */
-static inline void finish_row(amx_finishing *f)
+/* The next rows, at most `rows`. */
+static inline void finish_rows(amx_finishing *f, int64_t rows)
 {
     const amx_result *r = f->r;
-    __builtin_prefetch(
-        f->y + f->k0 * (r->wide ? 4 : 2) + (r->ahead ? r->ahead : BLOCK_ROWS * f->y_step), 1);
-    if (f->residual)
-        __builtin_prefetch(f->residual + f->k0 * (r->wide_residual ? 4 : 2) +
-                           (r->ahead ? r->ahead : BLOCK_ROWS * f->residual_step));
-    if (!r->wide && !r->e.act && !r->e.gate && r->k - f->k0 >= BLOCK_COLUMNS)
-        finish_plain(f, f->y, f->residual);
-    else
-        finish_columns(f, f->y, f->residual);
-    f->sum += BLOCK_COLUMNS;
-    if (++f->row == f->count[f->tile]) {
-        f->sum += (TILE_ROWS - f->row) * BLOCK_COLUMNS;
-        f->tile++;
-        start_tile(f);
-        return;
+    while (rows > 0 && f->tile < 2) {
+        int64_t n = lgv_min_i64(rows, lgv_min_i64(f->count[f->tile] - f->row, r->w - f->j));
+        if (r->k - f->k0 < BLOCK_COLUMNS) {
+            n = 1;
+            finish_columns(f, f->y, f->residual);
+        } else if (r->wide) {
+            finish_full(f, n, true);
+        } else {
+            finish_full(f, n, false);
+        }
+        rows -= n;
+        f->sum += n * BLOCK_COLUMNS;
+        f->row += n;
+        if (f->row == f->count[f->tile]) {
+            f->sum += (TILE_ROWS - f->row) * BLOCK_COLUMNS;
+            f->tile++;
+            start_tile(f);
+            continue;
+        }
+        f->y += n * f->y_step;
+        f->residual += n * f->residual_step;
+        f->j += n;
+        if (f->j < r->w) continue;
+        f->j = 0;
+        if (++f->i == r->h) {
+            f->i = 0;
+            f->n++;
+        }
+        place(f);
     }
-    f->y += f->y_step;
-    f->residual += f->residual_step;
-    if (++f->j < r->w) return;
-    f->j = 0;
-    if (++f->i == r->h) {
-        f->i = 0;
-        f->n++;
-    }
-    place(f);
 }
 
 amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
@@ -111,13 +135,15 @@ amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t fi
         .r = r, .sum = sum, .count = {count[0], count[1]}, .k0 = k0, .first = {first[0], first[1]}};
     f.y_step = r->sw * (r->wide ? 4 : 2);
     f.residual_step = r->e.residual ? r->e.residual_shape.sw * (r->wide_residual ? 4 : 2) : 0;
+    f.y_ahead = r->ahead ? r->ahead : BLOCK_ROWS * f.y_step;
+    f.residual_ahead = r->ahead ? r->ahead : BLOCK_ROWS * f.residual_step;
     start_tile(&f);
     return f;
 }
 
 void amx_finish_rest(amx_finishing *f)
 {
-    while (f->tile < 2) finish_row(f);
+    finish_rows(f, BLOCK_ROWS);
 }
 
 void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uint16_t *a1,
@@ -127,8 +153,7 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
     const uint16_t *b = right.b;
     tile_memory_ready();
     sums_begin(s, add, sum, BLOCK_COLUMNS);
-    const int64_t all = inner->steps * inner->taps;
-    const int rows = f && all ? (int)lgv_ceil_div(BLOCK_ROWS, all) : 0;
+    const int64_t rows = f && inner->steps ? lgv_ceil_div(BLOCK_ROWS, inner->steps) : 0;
     for (int64_t i = 0; i < inner->steps; i++) {
         for (int t = 0; t < inner->taps; t++) {
             const int64_t offset = inner->offset[t];
@@ -145,8 +170,8 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_dot(s, 2, 5, 6);
             tile_dot(s, 3, 5, 7);
             b += right.step;
-            for (int row = 0; row < rows && f->tile < 2; row++) finish_row(f);
         }
+        if (rows) finish_rows(f, rows);
         a0 += TILE_BF16;
         a1 += TILE_BF16;
     }
