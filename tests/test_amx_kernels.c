@@ -174,7 +174,8 @@ static const shape shapes[] = {
     {2, 3, 5, 33, 35, 1, 1, 1, {0, 0, 0, 0}, true},
     {3, 1, 7, 520, 260, 1, 1, 1, {0, 0, 0, 0}, true},
     {2, 1, 600, 96, 64, 1, 1, 1, {0, 0, 0, 0}, true},
-    {2, 37, 31, 40, 70, 1, 1, 1, {0, 0, 0, 0}, true}, /* several bands of positions */
+    {2, 37, 31, 40, 70, 1, 1, 1, {0, 0, 0, 0}, true},  /* several bands of positions */
+    {2, 4, 4, 272, 112, 3, 3, 1, {1, 1, 1, 1}, false}, /* dw past the caches */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, SPECS = sizeof specs / sizeof *specs, PASSES = 3 };
 

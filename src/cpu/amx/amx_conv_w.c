@@ -17,7 +17,9 @@ enum {
     FAR = 16,    /* positions to fetch ahead while packing */
     TASKS = 8,   /* wanted at least; else positions are cut */
     PART = 12,   /* steps of a band that all taps use while they are in L1 */
-    SUM = BLOCK_ELEMENTS
+    PAST = 1 << 18, /* weights from which on dw goes past the caches */
+    SUM = BLOCK_ELEMENTS,
+    TAPS = 9 /* of the window that has loops of its own */
 };
 
 typedef enum kind { SHIFTED, DIRECT, GATHERED } kind;
@@ -40,6 +42,7 @@ typedef struct run {
     size_t slot_bytes, thread_bytes;
     char *sums, *workspace;
     bool accumulate;
+    bool past; /* dw is not read before the whole backward pass is done: past the caches */
 } run;
 
 /* A thread's buffers for one band. */
@@ -108,6 +111,8 @@ static run describe(const lgv_call *c)
     r.dy_length += TILE_BF16; /* off each other's cache sets */
     r.column_group = r.kind == SHIFTED ? GROUP : 4 * GROUP;
     r.column_group = lgv_min_i64(r.column_group, amx_round(r.columns, BLOCK_COLUMNS));
+    r.past = r.taps == TAPS && !r.accumulate && p->y.c * p->x.c * TAPS >= PAST &&
+             (uintptr_t)p->wd % 64 == 0 && p->ws[0] % 16 == 0;
     r.k_groups = lgv_ceil_div(p->y.c, GROUP);
     r.j_groups = lgv_ceil_div(r.columns, r.column_group);
     int64_t groups = r.k_groups * r.j_groups;
@@ -331,13 +336,29 @@ static void add_band(const run *r, const group *g, const scratch *s, int64_t slo
     tile_end(&t);
 }
 
-/* dw[16 columns][9] of one output from its sums, SUM apart for each tap. */
+/* Sums of 16 columns, SUM apart for each tap, as [column][tap]; taps from TAPS on are 0. */
+static inline void turn_window(const float *sum, float to[16][16])
+{
+    _Alignas(64) float rows[16][16] = {{0}};
+    for (int t = 0; t < TAPS; t++) memcpy(rows[t], sum + t * SUM, sizeof rows[t]);
+    transpose16(rows, 16, to, 16);
+}
+
+/* dw[32 columns][9] of one output past the caches; a column is laid over the zeros of the one before. */
+static void stream_windows(const float *sum, float *dw)
+{
+    enum { ALL = BLOCK_COLUMNS * TAPS };
+    _Alignas(64) float turned[BLOCK_COLUMNS][16], line[ALL + 16];
+    for (int i = 0; i < BLOCK_COLUMNS; i += 16) turn_window(sum + i, turned + i);
+    for (int i = 0; i < BLOCK_COLUMNS; i++) memcpy(line + i * TAPS, turned[i], sizeof turned[i]);
+    for (int i = 0; i < ALL; i += VL) v_stream(dw + i, v_load(line + i));
+}
+
+/* dw[16 columns][9] of one output. */
 static void write_window(const float *sum, bool add, float *dw)
 {
-    enum { TAPS = 9 };
-    _Alignas(64) float rows[16][16] = {{0}}, turned[16][16];
-    for (int t = 0; t < TAPS; t++) memcpy(rows[t], sum + t * SUM, sizeof rows[t]);
-    transpose16(rows, 16, turned, 16);
+    _Alignas(64) float turned[16][16];
+    turn_window(sum, turned);
     for (int i = 0; i < 16; i++, dw += TAPS)
         for (int k = 0; k < TAPS; k += VL) {
             const int n = TAPS - k < VL ? TAPS - k : VL;
@@ -380,9 +401,11 @@ static void write_block(const run *r, const group *g, int64_t slot, int64_t k, i
     bool dense = r->kind != GATHERED && p->ws[1] == r->taps;
     for (int64_t o = 0; o < outputs; o++, sum += BLOCK_COLUMNS) {
         float *dw = p->wd + (g->k0 + k * BLOCK_ROWS + o) * p->ws[0];
-        if (dense && r->taps == 9 && columns % 16 == 0)
+        if (dense && r->past && columns == BLOCK_COLUMNS)
+            stream_windows(sum, dw + j0 * TAPS);
+        else if (dense && r->taps == TAPS && columns % 16 == 0)
             for (int64_t i = 0; i < columns; i += 16)
-                write_window(sum + i, r->accumulate, dw + (j0 + i) * 9);
+                write_window(sum + i, r->accumulate, dw + (j0 + i) * TAPS);
         else if (dense && r->taps == 1)
             write_row(sum, columns, r->accumulate, dw + j0);
         else
@@ -394,6 +417,7 @@ static void write_group(const run *r, const group *g, int64_t slot)
 {
     for (int64_t k = 0; k * BLOCK_ROWS < g->k; k++)
         for (int64_t j = 0; j * BLOCK_COLUMNS < g->j; j++) write_block(r, g, slot, k, j);
+    if (r->past) v_stream_end();
 }
 
 static void sum_task(void *arg, int64_t task, int thread)
@@ -430,6 +454,7 @@ static void combine_task(void *arg, int64_t task, int thread)
         for (int64_t i = 0; i < r->taps * SUM; i++) sum[i] += from[i];
     }
     write_block(r, &g, index, k, j);
+    if (r->past) v_stream_end();
 }
 
 bool amx_conv_w_accepts(const lgv_call *c)
