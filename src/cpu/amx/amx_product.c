@@ -3,52 +3,62 @@
    from L2, and prefetching it into L1 costs more load slots than it saves; the left one stays in L1. */
 #include "amx_product.h"
 
-/* Columns [k, k+n) of a pixel, n <= VL: the epilogue in the order of its formula. */
-static inline vreal epilogue(const amx_result *r, vreal v, const void *residual, int64_t picture,
-                             int64_t k, int64_t n)
+/* What the epilogue of a block adds and multiplies with, from its first column on. Loops take it by value: a store of a
+   result could change what lies in memory, for all the compiler knows. */
+typedef struct operands {
+    const float *bias, *row, *gate; /* NULL: none */
+    int act;
+    bool wide_residual;
+} operands;
+
+static inline operands find_operands(const amx_finishing *f)
 {
-    const conv_epilogue *e = &r->e;
-    if (e->bias) v = v_add(v, v_load_n(e->bias + k, n));
-    if (e->row) v = v_add(v, v_load_n(e->row + picture * e->row_stride + k, n));
-    if (e->act) v = v_act(v, e->act);
-    if (e->gate) v = v_mul(v, v_load_n(e->gate + picture * e->gate_stride + k, n));
-    if (residual) v = v_add(v, amx_load_n(residual, k, n, r->wide_residual));
+    const conv_epilogue *e = &f->r->e;
+    return (operands){.bias = e->bias ? e->bias + f->k0 : NULL,
+                      .row = e->row ? e->row + f->n * e->row_stride + f->k0 : NULL,
+                      .gate = e->gate ? e->gate + f->n * e->gate_stride + f->k0 : NULL,
+                      .act = e->act,
+                      .wide_residual = f->r->wide_residual};
+}
+
+/* Columns [k, k+n) of a block, n <= VL: the epilogue in the order of its formula. */
+static inline vreal epilogue(operands o, vreal v, const void *residual, int64_t k, int64_t n)
+{
+    if (o.bias) v = v_add(v, v_load_n(o.bias + k, n));
+    if (o.row) v = v_add(v, v_load_n(o.row + k, n));
+    if (o.act) v = v_act(v, o.act);
+    if (o.gate) v = v_mul(v, v_load_n(o.gate + k, n));
+    if (residual) v = v_add(v, amx_load_n(residual, k, n, o.wide_residual));
     return v;
 }
 
-/* Any columns, any type, any epilogue. */
-static void finish_columns(const amx_finishing *f, char *y, const char *residual)
+/* A row of the last block, which has fewer columns. */
+static void finish_columns(const amx_finishing *f)
 {
     const amx_result *r = f->r;
-    int64_t columns = lgv_min_i64(BLOCK_COLUMNS, r->k - f->k0);
-    for (int64_t k = 0; k < columns; k += VL) {
-        vreal v = epilogue(r, v_load(f->sum + k), residual, f->n, f->k0 + k, columns - k);
-        amx_store_n(y, f->k0 + k, columns - k, r->wide, v);
-    }
+    const operands o = find_operands(f);
+    const int64_t columns = r->k - f->k0;
+    const char *residual = f->residual ? f->residual + f->k0 * (o.wide_residual ? 4 : 2) : NULL;
+    char *y = f->y + f->k0 * (r->wide ? 4 : 2);
+    for (int64_t k = 0; k < columns; k += VL)
+        amx_store_n(y, k, columns - k, r->wide,
+                    epilogue(o, v_load(f->sum + k), residual, k, columns - k));
 }
 
-/* The common case: all 32 columns of `rows` rows that lie a fixed step apart, of one picture. */
+/* All 32 columns of `rows` rows that lie a fixed step apart, of one picture. */
 static inline void finish_full(const amx_finishing *f, int64_t rows, const bool wide)
 {
     enum { VECTORS = BLOCK_COLUMNS / VL };
-    const amx_result *r = f->r;
-    const conv_epilogue *e = &r->e;
-    const float *sum = f->sum, *bias = e->bias ? e->bias + f->k0 : NULL,
-                *row = e->row ? e->row + f->n * e->row_stride + f->k0 : NULL,
-                *gate = e->gate ? e->gate + f->n * e->gate_stride + f->k0 : NULL;
+    const operands o = find_operands(f);
+    const float *sum = f->sum;
+    const char *residual = f->residual ? f->residual + f->k0 * (o.wide_residual ? 4 : 2) : NULL;
     char *y = f->y + f->k0 * (wide ? 4 : 2);
-    const char *residual = f->residual ? f->residual + f->k0 * (r->wide_residual ? 4 : 2) : NULL;
     for (; rows > 0; rows--) {
         __builtin_prefetch(y + f->y_ahead, 1);
         vreal v[VECTORS];
         LGV_UNROLL
         for (int i = 0; i < VECTORS; i++) {
-            v[i] = v_load(sum + i * VL);
-            if (bias) v[i] = v_add(v[i], v_load(bias + i * VL));
-            if (row) v[i] = v_add(v[i], v_load(row + i * VL));
-            if (e->act) v[i] = v_act(v[i], e->act);
-            if (gate) v[i] = v_mul(v[i], v_load(gate + i * VL));
-            if (residual) v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, r->wide_residual));
+            v[i] = epilogue(o, v_load(sum + i * VL), residual, i * VL, VL);
             if (wide) v_store((float *)(void *)y + i * VL, v[i]);
         }
         if (!wide) store_row((uint16_t *)(void *)y, v);
@@ -100,7 +110,7 @@ static inline void finish_rows(amx_finishing *f, int64_t rows)
         int64_t n = lgv_min_i64(rows, lgv_min_i64(f->count[f->tile] - f->row, r->w - f->j));
         if (r->k - f->k0 < BLOCK_COLUMNS) {
             n = 1;
-            finish_columns(f, f->y, f->residual);
+            finish_columns(f);
         } else if (r->wide) {
             finish_full(f, n, true);
         } else {

@@ -58,9 +58,8 @@ typedef struct amx_finishing {
     char *y; /* that pixel, and what is added to it */
     const char *residual;
     int64_t y_step, residual_step; /* bytes to the pixel on the right */
-    int64_t y_ahead,
-        residual_ahead; /* bytes to the line that the next block of these columns, or one of the same
-                                        rows, will touch: it is fetched meanwhile */
+    /* Bytes to the line that the next block of these columns, or one of the same rows, will touch: fetched meanwhile. */
+    int64_t y_ahead, residual_ahead;
 } amx_finishing;
 
 amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
