@@ -5,16 +5,16 @@
    of the window, without gaps between rows. How pixels fall into bands never changes a sum. */
 #include "amx_conv.h"
 
+/* LEFT_BYTES of a band's left rows stay in L2 while all right operands pass, ALL_LEFT_BYTES where one band is all, so
+   that each right operand is read once. RIGHT_BYTES of right operands stay there instead, half as much beside a
+   copied band. */
 enum {
-    LEFT_BYTES = 384 << 10, /* of a band: it stays in L2 while all right operands pass */
-    ALL_LEFT_BYTES =
-        1 << 20, /* the same where all is one band, so that each right operand is read once */
-    RIGHT_BYTES =
-        1280
-        << 10, /* of right operands that stay there instead; half as much beside a copied band */
+    LEFT_BYTES = 384 << 10,
+    ALL_LEFT_BYTES = 1 << 20,
+    RIGHT_BYTES = 1280 << 10,
     AHEAD = 4, /* blocks of columns to the results that are fetched */
     MAX_PIXELS = 1024,
-    TASKS = 4,       /* a thread, wanted at least; else columns are shared out too */
+    TASKS = 4,       /* of each thread, wanted at least; else columns are shared out too */
     HELD_BYTES = 64, /* before a thread's left rows: the band that they are of */
     SMALL_CHANNELS = 16
 };
@@ -59,7 +59,7 @@ typedef struct band {
     const uint16_t *left;
 } band;
 
-/* --- Layout: a function of shapes ------------------------------------------------------------------- */
+/* --- Layout: a function of shapes and threads -------------------------------------------------------- */
 static void choose_kind(run *r, bool matrix)
 {
     bool aligned = r->c % TILE_BF16 == 0;
@@ -78,10 +78,23 @@ static void choose_kind(run *r, bool matrix)
     r->block_stride = r->inner.taps * r->inner.steps * STEP_ELEMENTS;
 }
 
-static void cut_copied(run *r, int64_t pixels)
+/* Pixels whose left rows take `bytes`. */
+static int64_t fitting_pixels(const run *r, int64_t bytes)
 {
+    int64_t pixels = lgv_min_i64(bytes / 2 / r->pitch, MAX_PIXELS);
+    return lgv_max_i64(BLOCK_ROWS, pixels) / BLOCK_ROWS * BLOCK_ROWS;
+}
+
+static void cut_copied(run *r)
+{
+    const int64_t halo = r->tap[r->taps - 1].y - r->tap[0].y;
     r->copies = r->gw % TILE_ROWS ? r->kw : 1;
     r->row_pitch = (r->copies > 1 ? r->gw : r->gw + r->kw - 1) * r->pitch;
+    /* Pictures so small that there are more right operands than pixels: all of them in one band. */
+    const int64_t all = r->n * r->copies * (r->gh + halo) * r->row_pitch;
+    const bool one_band =
+        r->blocks * r->block_stride >= 4 * r->n * r->ih * r->iw * r->c && all * 2 <= ALL_LEFT_BYTES;
+    int64_t pixels = fitting_pixels(r, one_band ? ALL_LEFT_BYTES : LEFT_BYTES);
     if (r->copies > 1) pixels = lgv_max_i64(BLOCK_ROWS, pixels / r->copies);
     if (r->gh * r->gw > pixels) {
         int64_t bands = lgv_ceil_div(r->gh, lgv_max_i64(1, pixels / r->gw));
@@ -92,34 +105,23 @@ static void cut_copied(run *r, int64_t pixels)
         int64_t bands = lgv_ceil_div(r->n, pixels / (r->gh * r->gw));
         r->pictures = lgv_ceil_div(r->n, bands);
     }
-    r->copy_size = (r->rows + r->tap[r->taps - 1].y - r->tap[0].y) * r->row_pitch;
+    r->copy_size = (r->rows + halo) * r->row_pitch;
     r->picture_size = r->copy_size * r->copies;
     r->picture_bands = lgv_ceil_div(r->gh, r->rows);
     r->bands = r->picture_bands * lgv_ceil_div(r->n, r->pictures);
 }
 
-/* Pictures so small that there are more right operands than pixels: all pixels in one band. */
-static bool one_band(const run *r)
-{
-    int64_t right = lgv_ceil_div(r->y.k, BLOCK_COLUMNS) * r->block_stride,
-            left = r->n * (r->gh + 2) * (r->gw % TILE_ROWS ? r->gw * r->kw : r->gw + 2) * r->pitch;
-    return r->kind == COPIED && right >= 4 * r->n * r->ih * r->iw * r->c &&
-           left * 2 <= ALL_LEFT_BYTES;
-}
-
 static void cut(run *r)
 {
-    int64_t pixels = (one_band(r) ? ALL_LEFT_BYTES : LEFT_BYTES) / 2 / r->pitch;
-    pixels = lgv_max_i64(BLOCK_ROWS, lgv_min_i64(pixels, MAX_PIXELS)) / BLOCK_ROWS * BLOCK_ROWS;
+    r->blocks = lgv_ceil_div(r->y.k, BLOCK_COLUMNS);
     if (r->kind == COPIED) {
-        cut_copied(r, pixels);
+        cut_copied(r);
     } else {
         int64_t all = r->n * r->gh * r->gw,
                 fair = amx_round(lgv_ceil_div(all, TASKS * r->threads), BLOCK_ROWS);
-        r->pixels = lgv_min_i64(pixels, fair);
+        r->pixels = lgv_min_i64(fitting_pixels(r, LEFT_BYTES), fair);
         r->bands = lgv_ceil_div(all, r->pixels);
     }
-    r->blocks = lgv_ceil_div(r->y.k, BLOCK_COLUMNS);
     r->splits = lgv_min_i64(r->blocks, lgv_ceil_div(TASKS * r->threads, r->bands));
     r->rows_first = lgv_ceil_div(r->blocks, r->splits) * r->block_stride * 2 <=
                     (r->kind == IN_PLACE ? RIGHT_BYTES : RIGHT_BYTES / 2);
@@ -135,20 +137,26 @@ static size_t left_bytes(const run *r)
     return HELD_BYTES + lgv_round_up((size_t)elements * 2);
 }
 
+static char *thread_memory(const run *r, int thread)
+{
+    return r->workspace + (size_t)thread * r->thread_bytes;
+}
+
 /* The band whose left rows a thread has: tasks that share a band's columns need them once. */
 static int64_t *held_band(const run *r, int thread)
 {
-    return (int64_t *)(void *)(r->workspace + (size_t)thread * r->thread_bytes);
+    return (int64_t *)(void *)thread_memory(r, thread);
 }
 
 static band find_band(const run *r, int64_t index, int thread)
 {
-    band b = {.buffer = (uint16_t *)(void *)(held_band(r, thread) + HELD_BYTES / sizeof(int64_t))};
+    band b = {.buffer = (uint16_t *)(void *)(thread_memory(r, thread) + HELD_BYTES)};
     b.left = b.buffer;
     if (r->kind != COPIED) {
         b.first = index * r->pixels;
         b.pixels = lgv_min_i64(r->pixels, r->n * r->gh * r->gw - b.first);
         b.tiles = lgv_ceil_div(b.pixels, TILE_ROWS);
+        if (r->kind == IN_PLACE) b.left = r->x + b.first * r->pitch;
         return b;
     }
     b.n0 = index / r->picture_bands * r->pictures;
@@ -231,12 +239,11 @@ static void gather_band(const run *r, const band *b)
     }
 }
 
-static void make_left(const run *r, band *b, bool held)
+static void make_left(const run *r, const band *b)
 {
-    if (r->kind == COPIED && !held) copy_band(r, b);
-    if (r->kind == GATHERED && !held) gather_band(r, b);
+    if (r->kind == COPIED) copy_band(r, b);
+    if (r->kind == GATHERED) gather_band(r, b);
     if (r->kind != IN_PLACE) return;
-    b->left = r->x + b->first * r->pitch;
     int64_t rest = b->pixels % TILE_ROWS; /* the last tile may not read beyond the source */
     for (int64_t i = 0; i < rest; i++)
         memcpy(b->buffer + i * r->pitch, b->left + (b->pixels - rest + i) * r->pitch,
@@ -278,7 +285,7 @@ static int next_lines(const run *r, int64_t task, bool more, int64_t steps, cons
     const band b = find_band(r, index, 0);
     int64_t elements = b.pixels * r->pitch;
     if (r->kind == IN_PLACE) {
-        *q = (const char *)(r->x + b.first * r->pitch);
+        *q = (const char *)b.left;
     } else {
         if (r->sw != r->c || r->sh != r->iw * r->sw) return 0;
         *q = (const char *)(r->x + b.n0 * r->sn + b.h0 * r->sh);
@@ -308,10 +315,11 @@ static void run_task(void *arg, int64_t task, int thread)
     const run *r = arg;
     int64_t split = task % r->splits, first = split * r->blocks / r->splits,
             last = (split + 1) * r->blocks / r->splits;
+    const int64_t index = task / r->splits;
+    const band b = find_band(r, index, thread);
     int64_t *held = held_band(r, thread);
-    band b = find_band(r, task / r->splits, thread);
-    make_left(r, &b, *held == task / r->splits);
-    *held = task / r->splits;
+    if (*held != index) make_left(r, &b);
+    *held = index;
     const int64_t pairs = lgv_ceil_div(b.tiles, 2), steps = r->block_stride / STEP_ELEMENTS;
     amx_ahead ahead = {NULL, NULL, 0, 0};
     const bool more = task + 1 < lgv_pool_share(r->bands * r->splits, r->threads, thread + 1);
