@@ -3,66 +3,73 @@
    from L2, and prefetching it into L1 costs more load slots than it saves; the left one stays in L1. */
 #include "amx_product.h"
 
-/* What the epilogue of a block adds and multiplies with, from its first column on. Loops take it by value: a store of a
-   result could change what lies in memory, for all the compiler knows. */
-typedef struct operands {
-    const float *bias, *row, *gate; /* NULL: none */
-    int act;
-    bool wide_residual;
-} operands;
+enum { DELAY = 2 }; /* steps of one tap after which rows are finished */
 
-static inline operands find_operands(const amx_finishing *f)
-{
-    const conv_epilogue *e = &f->r->e;
-    return (operands){.bias = e->bias ? e->bias + f->k0 : NULL,
-                      .row = e->row ? e->row + f->n * e->row_stride + f->k0 : NULL,
-                      .gate = e->gate ? e->gate + f->n * e->gate_stride + f->k0 : NULL,
-                      .act = e->act,
-                      .wide_residual = f->r->wide_residual};
-}
+/* What an epilogue consists of, in the order of its formula; NARROW: bf16 comes out, and what is added is bf16. */
+enum { BIAS = 1, ROW = 2, ACT = 4, GATE = 8, RESIDUAL = 16, NARROW = 32 };
 
-/* Columns [k, k+n) of a block, n <= VL: the epilogue in the order of its formula. */
-static inline vreal epilogue(operands o, vreal v, const void *residual, int64_t k, int64_t n)
+static int parts_of(const amx_result *r)
 {
-    if (o.bias) v = v_add(v, v_load_n(o.bias + k, n));
-    if (o.row) v = v_add(v, v_load_n(o.row + k, n));
-    if (o.act) v = v_act(v, o.act);
-    if (o.gate) v = v_mul(v, v_load_n(o.gate + k, n));
-    if (residual) v = v_add(v, amx_load_n(residual, k, n, o.wide_residual));
-    return v;
+    const conv_epilogue *e = &r->e;
+    return (e->bias ? BIAS : 0) | (e->row ? ROW : 0) | (e->act ? ACT : 0) | (e->gate ? GATE : 0) |
+           (e->residual ? RESIDUAL : 0) |
+           (r->wide || (e->residual && r->wide_residual) ? 0 : NARROW);
 }
 
 /* A row of the last block, which has fewer columns. */
 static void finish_columns(const amx_finishing *f)
 {
     const amx_result *r = f->r;
-    const operands o = find_operands(f);
     const int64_t columns = r->k - f->k0;
-    const char *residual = f->residual ? f->residual + f->k0 * (o.wide_residual ? 4 : 2) : NULL;
-    char *y = f->y + f->k0 * (r->wide ? 4 : 2);
-    for (int64_t k = 0; k < columns; k += VL)
-        amx_store_n(y, k, columns - k, r->wide,
-                    epilogue(o, v_load(f->sum + k), residual, k, columns - k));
+    for (int64_t k = 0; k < columns; k += VL) {
+        const int64_t n = columns - k;
+        vreal v = v_load(f->sum + k);
+        if (f->bias) v = v_add(v, v_load_n(f->bias + k, n));
+        if (f->row) v = v_add(v, v_load_n(f->row + k, n));
+        if (r->e.act) v_act_many(&v, 1, r->e.act, !r->wide);
+        if (f->gate) v = v_mul(v, v_load_n(f->gate + k, n));
+        if (f->residual) v = v_add(v, amx_load_n(f->residual, k, n, r->wide_residual));
+        amx_store_n(f->y, k, n, r->wide, v);
+    }
 }
 
-/* All 32 columns of `rows` rows that lie a fixed step apart, of one picture. */
-static inline void finish_full(const amx_finishing *f, int64_t rows, const bool wide)
+/* All 32 columns of `rows` rows that lie a fixed step apart, of one picture. Parts that are known when this is compiled cost
+   nothing where they are absent. */
+LGV_FOLD void finish_full(const amx_finishing *f, int64_t rows, const int parts)
 {
     enum { VECTORS = BLOCK_COLUMNS / VL };
-    const operands o = find_operands(f);
+    const amx_result *r = f->r;
+    const bool wide = !(parts & NARROW) && r->wide,
+               wide_residual = !(parts & NARROW) && r->wide_residual;
+    const int act = r->e.act;
     const float *sum = f->sum;
-    const char *residual = f->residual ? f->residual + f->k0 * (o.wide_residual ? 4 : 2) : NULL;
-    char *y = f->y + f->k0 * (wide ? 4 : 2);
+    const char *residual = f->residual;
+    char *y = f->y;
+    vreal bias[VECTORS], row[VECTORS], gate[VECTORS];
+    LGV_UNROLL
+    for (int i = 0; i < VECTORS; i++) {
+        bias[i] = parts & BIAS ? v_load(f->bias + i * VL) : v_zero();
+        row[i] = parts & ROW ? v_load(f->row + i * VL) : v_zero();
+        gate[i] = parts & GATE ? v_load(f->gate + i * VL) : v_zero();
+    }
     for (; rows > 0; rows--) {
         __builtin_prefetch(y + f->y_ahead, 1);
         vreal v[VECTORS];
         LGV_UNROLL
         for (int i = 0; i < VECTORS; i++) {
-            v[i] = epilogue(o, v_load(sum + i * VL), residual, i * VL, VL);
+            v[i] = v_load(sum + i * VL);
+            if (parts & BIAS) v[i] = v_add(v[i], bias[i]);
+            if (parts & ROW) v[i] = v_add(v[i], row[i]);
+        }
+        if (parts & ACT) v_act_many(v, VECTORS, act, !wide);
+        LGV_UNROLL
+        for (int i = 0; i < VECTORS; i++) {
+            if (parts & GATE) v[i] = v_mul(v[i], gate[i]);
+            if (parts & RESIDUAL) v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, wide_residual));
             if (wide) v_store((float *)(void *)y + i * VL, v[i]);
         }
         if (!wide) store_row((uint16_t *)(void *)y, v);
-        if (residual) {
+        if (parts & RESIDUAL) {
             __builtin_prefetch(residual + f->residual_ahead);
             residual += f->residual_step;
         }
@@ -71,14 +78,35 @@ static inline void finish_full(const amx_finishing *f, int64_t rows, const bool 
     }
 }
 
+/* The epilogues of the networks' layers, then any other. */
+static void finish_run(const amx_finishing *f, int64_t rows)
+{
+    switch (f->parts) {
+    case NARROW: finish_full(f, rows, NARROW); break;
+    case NARROW | BIAS: finish_full(f, rows, NARROW | BIAS); break;
+    case NARROW | BIAS | ROW: finish_full(f, rows, NARROW | BIAS | ROW); break;
+    case NARROW | BIAS | ACT: finish_full(f, rows, NARROW | BIAS | ACT); break;
+    case NARROW | BIAS | RESIDUAL: finish_full(f, rows, NARROW | BIAS | RESIDUAL); break;
+    case NARROW | BIAS | GATE | RESIDUAL:
+        finish_full(f, rows, NARROW | BIAS | GATE | RESIDUAL);
+        break;
+    default: finish_full(f, rows, f->parts); break;
+    }
+}
+
+/* Where the next row of f goes and what is added to it. */
 static void place(amx_finishing *f)
 {
     const amx_result *r = f->r;
-    const lgv_nhwc *s = &r->e.residual_shape;
-    f->y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw) * (r->wide ? 4 : 2);
-    if (r->e.residual)
-        f->residual = (const char *)r->e.residual +
-                      (f->n * s->sn + f->i * s->sh + f->j * s->sw) * (r->wide_residual ? 4 : 2);
+    const conv_epilogue *e = &r->e;
+    const lgv_nhwc *s = &e->residual_shape;
+    f->y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw + f->k0) * (r->wide ? 4 : 2);
+    if (e->residual)
+        f->residual = (const char *)e->residual +
+                      (f->n * s->sn + f->i * s->sh + f->j * s->sw + f->k0) * (r->wide_residual ? 4 : 2);
+    if (e->row) f->row = e->row + f->n * e->row_stride + f->k0;
+    if (e->gate) f->gate = e->gate + f->n * e->gate_stride + f->k0;
+    f->run = lgv_min_i64(f->left, r->w - f->j);
 }
 
 /* Moves to the first row of f->tile, or to that of the next tile that has rows. */
@@ -91,7 +119,7 @@ static void start_tile(amx_finishing *f)
     if (f->tile == 2) return;
     const amx_result *r = f->r;
     int64_t first = f->first[f->tile];
-    f->row = 0;
+    f->left = f->count[f->tile];
     f->n = f->i = 0;
     f->j = first;
     if (first >= r->w) {
@@ -102,47 +130,56 @@ static void start_tile(amx_finishing *f)
     place(f);
 }
 
+/* A run of rows has ended: on to the picture's next row, or to the next tile. */
+static void next_run(amx_finishing *f)
+{
+    const amx_result *r = f->r;
+    if (f->left == 0) {
+        f->sum += (TILE_ROWS - f->count[f->tile]) * BLOCK_COLUMNS;
+        f->tile++;
+        start_tile(f);
+        return;
+    }
+    f->j = 0;
+    if (++f->i == r->h) {
+        f->i = 0;
+        f->n++;
+    }
+    place(f);
+}
+
 /* The next rows, at most `rows`. */
 static inline void finish_rows(amx_finishing *f, int64_t rows)
 {
-    const amx_result *r = f->r;
     while (rows > 0 && f->tile < 2) {
-        int64_t n = lgv_min_i64(rows, lgv_min_i64(f->count[f->tile] - f->row, r->w - f->j));
-        if (r->k - f->k0 < BLOCK_COLUMNS) {
+        int64_t n = lgv_min_i64(rows, f->run);
+        if (f->r->k - f->k0 < BLOCK_COLUMNS) {
             n = 1;
             finish_columns(f);
-        } else if (r->wide) {
-            finish_full(f, n, true);
         } else {
-            finish_full(f, n, false);
+            finish_run(f, n);
         }
         rows -= n;
         f->sum += n * BLOCK_COLUMNS;
-        f->row += n;
-        if (f->row == f->count[f->tile]) {
-            f->sum += (TILE_ROWS - f->row) * BLOCK_COLUMNS;
-            f->tile++;
-            start_tile(f);
-            continue;
-        }
         f->y += n * f->y_step;
         f->residual += n * f->residual_step;
         f->j += n;
-        if (f->j < r->w) continue;
-        f->j = 0;
-        if (++f->i == r->h) {
-            f->i = 0;
-            f->n++;
-        }
-        place(f);
+        f->left -= n;
+        f->run -= n;
+        if (f->run == 0) next_run(f);
     }
 }
 
 amx_finishing amx_finish(const amx_result *r, const float *sum, const int64_t first[2],
                          const int64_t count[2], int64_t k0)
 {
-    amx_finishing f = {
-        .r = r, .sum = sum, .count = {count[0], count[1]}, .k0 = k0, .first = {first[0], first[1]}};
+    amx_finishing f = {.r = r,
+                       .sum = sum,
+                       .count = {count[0], count[1]},
+                       .k0 = k0,
+                       .first = {first[0], first[1]},
+                       .parts = parts_of(r),
+                       .bias = r->e.bias ? r->e.bias + k0 : NULL};
     f.y_step = r->sw * (r->wide ? 4 : 2);
     f.residual_step = r->e.residual ? r->e.residual_shape.sw * (r->wide_residual ? 4 : 2) : 0;
     f.y_ahead = r->ahead ? r->ahead : BLOCK_ROWS * f.y_step;
@@ -163,7 +200,10 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
     const uint16_t *b = right.b;
     tile_memory_ready();
     sums_begin(s, add, sum, BLOCK_COLUMNS);
-    const int64_t rows = f && inner->steps ? lgv_ceil_div(BLOCK_ROWS, inner->steps) : 0;
+    /* Sums that have just been stored cannot be read at once; few calls cost less than many. */
+    const int64_t delay = inner->taps == 1 && inner->steps > 2 * DELAY ? DELAY : 0;
+    const int64_t rows =
+        f && inner->steps ? lgv_max_i64(4, lgv_ceil_div(BLOCK_ROWS, inner->steps - delay)) : 0;
     for (int64_t i = 0; i < inner->steps; i++) {
         for (int t = 0; t < inner->taps; t++) {
             const int64_t offset = inner->offset[t];
@@ -181,7 +221,7 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
             tile_dot(s, 3, 5, 7);
             b += right.step;
         }
-        if (rows) finish_rows(f, rows);
+        if (rows && i >= delay) finish_rows(f, rows);
         a0 += TILE_BF16;
         a1 += TILE_BF16;
     }

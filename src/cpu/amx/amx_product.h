@@ -50,12 +50,14 @@ typedef struct amx_result {
    would add to otherwise. */
 typedef struct amx_finishing {
     const amx_result *r;
-    const float *sum; /* of the next row */
-    int tile;         /* 0, 1; 2: done */
-    int64_t row, count[2], k0;
-    int64_t n, i, j; /* the next row's pixel */
-    int64_t first[2];
-    char *y; /* that pixel, and what is added to it */
+    int parts; /* of the epilogue */
+    int tile;  /* 0, 1; 2: done */
+    int64_t count[2], first[2], k0;
+    int64_t n, i, j;   /* the next row's pixel */
+    int64_t left, run; /* rows of its tile, and those that lie a fixed step apart, from it on */
+    /* The next row of sums, its result, and what is added to it; NULL: absent. */
+    const float *sum, *bias, *row, *gate;
+    char *y;
     const char *residual;
     int64_t y_step, residual_step; /* bytes to the pixel on the right */
     /* Bytes to the line that the next block of these columns, or one of the same rows, will touch: fetched meanwhile. */
