@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "graph/node.h"
 #include "langevin/ops.h"
 #include "langevin/plan.h"
 #include "langevin/rng.h"
@@ -471,6 +472,58 @@ static void test_budget(void **state)
     lgv_device_free(t.device);
 }
 
+static size_t activations(int recompute)
+{
+    trainer t;
+    lgv_plan_info info;
+    trainer_make(&t, 2, BATCH, &(lgv_plan_options){.recompute = recompute});
+    lgv_plan_describe(t.plan, &info);
+    trainer_drop(&t);
+    return info.arena_bytes + info.io_bytes;
+}
+
+/* A budget between all cheap nodes and all blocks: some blocks as a whole, the cheap nodes of the others. */
+static void test_recompute_of_some_blocks(void **state)
+{
+    (void)state;
+    int64_t n, m;
+    float *want = reference(&n);
+    const size_t cheap = activations(1), blocks = activations(2);
+    assert_true(blocks < cheap && cheap < activations(0));
+    for (int part = 1; part <= 3; part++) {
+        lgv_plan_options options = {.memory_budget = blocks + (cheap - blocks) * (size_t)part / 4};
+        float *got = train(2, BATCH, &options, &m);
+        assert_memory_equal(got, want, (size_t)n * sizeof *want);
+        free(got);
+    }
+    free(want);
+}
+
+static int recompute_units(int level, double block_share)
+{
+    lgv_graph *g = training_graph(BATCH);
+    int n = 0;
+    OK(lgv_pass_recompute(g, &(lgv_recompute){level, block_share, -1}, &n, &err));
+    lgv_graph_free(g);
+    return n;
+}
+
+static void test_recompute_share(void **state)
+{
+    (void)state;
+    const int cheap = recompute_units(1, 1), all = recompute_units(2, 1);
+    assert_true(cheap > 0 && all > cheap + 1);
+    assert_int_equal(recompute_units(2, 0), cheap);
+    bool some = false;
+    for (int percent = 0, before = cheap; percent <= 100; percent += 2) {
+        const int n = recompute_units(2, percent / 100.0);
+        assert_true(n >= before && n <= all);
+        some = some || (n > cheap && n < all);
+        before = n;
+    }
+    assert_true(some);
+}
+
 /* A dry store: the figures of a real plan, no memory, no runs. */
 static void test_dry(void **state)
 {
@@ -532,11 +585,18 @@ static void test_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),        cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_check_mode),     cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_passes),         cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_first_bad_node), cmocka_unit_test(test_two_plans),
-        cmocka_unit_test(test_budget),         cmocka_unit_test(test_dry),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_recompute_of_some_blocks),
+        cmocka_unit_test(test_recompute_share),
+        cmocka_unit_test(test_check_mode),
+        cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_first_bad_node),
+        cmocka_unit_test(test_two_plans),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_dry),
         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -88,8 +88,9 @@ typedef struct lgv_plan_options {
     int accumulate_grads;                /* assignments to "grad" add to what is there */
     lgv_mixed_precision mixed_precision; /* of activations and their gradients */
     int no_fusion;                       /* fusion off */
-    /* 0: as memory_budget demands; without a budget all cheap ops (normalisation, activation, dropout, ...) of plans
-       whose activations take more than 2 GiB. 1: all cheap ops; 2: whole blocks too. */
+    /* 0: as memory_budget demands; without a budget, for plans whose activations take more than 2 GiB, all cheap ops
+       (normalisation, activation, dropout, ...) and the blocks that free most memory for their arithmetic, up to 3 % of
+       all. 1: all cheap ops; 2: whole blocks too. */
     int recompute;
     /* Bytes that the arena and the packed weights this plan adds should stay below; 0: none. First packed copies
        are made anew for each node instead of kept, then as little as possible is recomputed. */

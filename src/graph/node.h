@@ -304,9 +304,14 @@ lgv_status lgv_pass_fuse_epilogue(lgv_graph *g, unsigned (*epilogue)(void *arg, 
 lgv_status lgv_pass_casts(lgv_graph *g, lgv_error *err);
 /* precision.c: activations and their gradients become bf16 where the operators' records allow it. */
 lgv_status lgv_pass_mixed_precision(lgv_graph *g, lgv_error *err);
-/* Repeats forward nodes before their first backward reader instead of keeping their values. level 1: cheap nodes
-   (LGV_OP_CHEAP), 2: whole blocks of the builder as well. Only the max_units units that save most bytes per FLOP
-   (< 0: all); *n_units becomes how many units there are. */
-lgv_status lgv_pass_recompute(lgv_graph *g, int level, int max_units, int *n_units, lgv_error *err);
+/* Forward nodes that are repeated before their first backward reader instead of keeping their values: cheap ones
+   (LGV_OP_CHEAP), then, from level 2 on, whole blocks of the builder, those first that save most bytes per FLOP. */
+typedef struct lgv_recompute {
+    int level;          /* 0: nothing, 1: cheap nodes, 2: blocks as well */
+    double block_share; /* of the graph's arithmetic, that blocks may make up; 1: any */
+    int max_units;      /* nodes and blocks at most, < 0: all */
+} lgv_recompute;
+/* *n_units becomes how many units there are. */
+lgv_status lgv_pass_recompute(lgv_graph *g, const lgv_recompute *what, int *n_units, lgv_error *err);
 
 #endif

@@ -17,6 +17,7 @@ typedef struct pass {
     lgv_graph *g;
     unit *unit;
     size_t n_units, cap_units;
+    bool *taken;             /* per block: recomputed as a whole */
     int32_t *first_backward; /* per value: first backward node that reads it, INT32_MAX none */
     bool *kept;              /* per value: read by a forward node of another block, or an output */
     int32_t first_write;     /* the first node that may write weights, INT32_MAX none */
@@ -101,9 +102,7 @@ static lgv_status find_units(pass *p, int level, lgv_error *err)
     }
     for (size_t i = 0; i < g->n_nodes; i++) {
         const lgv_node *n = &g->node[i];
-        if (!is_cheap(n) || (level >= 2 && n->block) || n->out[0] < 0 ||
-            p->first_backward[n->out[0]] == INT32_MAX)
-            continue;
+        if (!is_cheap(n) || n->out[0] < 0 || p->first_backward[n->out[0]] == INT32_MAX) continue;
         unit u = {
             .node = (int32_t)i, .saved = bytes_of(g, n->out[0]), .flops = lgv_node_flops(g, n)};
         bool output = false;
@@ -113,13 +112,32 @@ static lgv_status find_units(pass *p, int level, lgv_error *err)
     return LGV_OK;
 }
 
+/* Cheap nodes before blocks; in each kind by bytes saved per FLOP. */
 static int by_worth(const void *a, const void *b)
 {
     const unit *x = a, *y = b;
+    if (!x->block != !y->block) return x->block ? 1 : -1;
     double wx = x->saved / (x->flops + 1), wy = y->saved / (y->flops + 1);
     if (wx != wy) return wx > wy ? -1 : 1;
     if (x->block != y->block) return x->block < y->block ? -1 : 1;
     return x->node < y->node ? -1 : x->node > y->node;
+}
+
+/* Sorts the units, without blocks beyond those that make up `share` of the graph's arithmetic. */
+static void choose_units(pass *p, double share)
+{
+    double rest = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < p->g->n_nodes; i++)
+        if (!p->g->node[i].dead) rest += share * lgv_node_flops(p->g, &p->g->node[i]);
+    if (p->n_units) qsort(p->unit, p->n_units, sizeof *p->unit, by_worth);
+    for (size_t i = 0; i < p->n_units; i++) {
+        const unit u = p->unit[i];
+        if (u.block && u.flops > rest) continue;
+        if (u.block) rest -= u.flops;
+        p->unit[n++] = u;
+    }
+    p->n_units = n;
 }
 
 /* Repeats the node that made v (and, before it, what it needs within the unit) for readers from `where` on. */
@@ -210,7 +228,18 @@ static lgv_status merge(pass *p, lgv_error *err)
     return LGV_OK;
 }
 
-lgv_status lgv_pass_recompute(lgv_graph *g, int level, int max_units, int *n_units, lgv_error *err)
+static lgv_status apply_units(pass *p, size_t count, size_t n_values, lgv_error *err)
+{
+    for (size_t i = 0; i < count; i++) p->taken[p->unit[i].block] = p->unit[i].block > 0;
+    for (size_t i = 0; i < count; i++) {
+        const unit *u = &p->unit[i];
+        if (u->node >= 0 && p->taken[p->g->node[u->node].block]) continue;
+        LGV_TRY(apply(p, u, n_values, err));
+    }
+    return LGV_OK;
+}
+
+lgv_status lgv_pass_recompute(lgv_graph *g, const lgv_recompute *what, int *n_units, lgv_error *err)
 {
     size_t n_values = g->n_values;
     pass p = {.g = g};
@@ -218,19 +247,22 @@ lgv_status lgv_pass_recompute(lgv_graph *g, int level, int max_units, int *n_uni
     p.first_backward = lgv_alloc(n_values, sizeof *p.first_backward);
     p.kept = lgv_alloc(n_values, sizeof *p.kept);
     p.copy = lgv_alloc(n_values, sizeof *p.copy);
-    if (!p.first_backward || !p.kept || !p.copy) {
+    p.taken = lgv_zalloc((size_t)g->n_blocks + 1, sizeof *p.taken);
+    if (!p.first_backward || !p.kept || !p.copy || !p.taken) {
         lgv_fail(err, status, "out of memory in the recompute pass");
         goto done;
     }
     scan_readers(&p);
-    if ((status = find_units(&p, level, err))) goto done;
-    if (p.n_units) qsort(p.unit, p.n_units, sizeof *p.unit, by_worth);
-    if (n_units) *n_units = (int)p.n_units;
-    for (size_t i = 0; i < p.n_units && (max_units < 0 || i < (size_t)max_units); i++)
-        if ((status = apply(&p, &p.unit[i], n_values, err))) goto done;
+    if ((status = find_units(&p, what->level, err))) goto done;
+    choose_units(&p, what->block_share);
+    *n_units = (int)p.n_units;
+    size_t count = p.n_units;
+    if (what->max_units >= 0 && (size_t)what->max_units < count) count = (size_t)what->max_units;
+    if ((status = apply_units(&p, count, n_values, err))) goto done;
     status = merge(&p, err);
 done:
     lgv_free(p.unit);
+    lgv_free(p.taken);
     lgv_free(p.first_backward);
     lgv_free(p.kept);
     lgv_free(p.copy);

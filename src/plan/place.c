@@ -263,6 +263,17 @@ static bool read_twice(const lgv_prog *p, const lgv_node *n, int k)
     return false;
 }
 
+/* What lies in one root (a value and the slices of it) lies in the other from now on. */
+static void move_root(lgv_prog *p, int32_t from, int32_t to)
+{
+    lgv_root *a = &p->root[to], *b = &p->root[from];
+    for (size_t v = 0; v < p->g->n_values; v++)
+        if (p->place[v].root == from) p->place[v].root = to;
+    a->last = b->last;
+    a->members = b->members;
+    b->kind = LGV_ROOT_NONE;
+}
+
 /* Output 0 of an elementwise node takes over the memory of an input that dies there. */
 static void take_over(lgv_prog *p)
 {
@@ -277,13 +288,12 @@ static void take_over(lgv_prog *p)
             lgv_id x = n->in[k], y = n->out[0];
             lgv_root *a = &p->root[p->place[x].root], *b = &p->root[p->place[y].root];
             if (a == b || a->kind != LGV_ROOT_ARENA || b->kind != LGV_ROOT_ARENA ||
-                a->members != 1 || b->members != 1 || a->halo || b->halo || a->last != (int32_t)i ||
-                read_twice(p, n, k) || !lgv_same_shape(&g->value[x], &g->value[y]) ||
+                a->members != 1 || p->place[y].view || a->halo || b->halo ||
+                a->last != (int32_t)i || read_twice(p, n, k) ||
+                !lgv_same_shape(&g->value[x], &g->value[y]) ||
                 g->value[x].dtype != g->value[y].dtype)
                 continue;
-            a->last = b->last;
-            b->kind = LGV_ROOT_NONE;
-            p->place[y].root = p->place[x].root;
+            move_root(p, p->place[y].root, p->place[x].root);
             break;
         }
     }

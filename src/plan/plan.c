@@ -127,8 +127,8 @@ static lgv_status instrument(lgv_graph *g, lgv_error *err)
     return lgv_graph_status(g, err);
 }
 
-static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units, int *n_units,
-                             lgv_error *err)
+static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, const lgv_recompute *recompute,
+                             int *n_units, lgv_error *err)
 {
     if (plan->options.instrument) LGV_TRY(instrument(g, err));
     lgv_graph_compact(g);
@@ -146,9 +146,9 @@ static lgv_status run_passes(lgv_plan *plan, lgv_graph *g, int level, int units,
         LGV_TRY(lgv_pass_fuse_epilogue(g, supported_epilogue, both, err));
         lgv_graph_compact(g);
     }
-    if (level) {
+    if (recompute->level) {
         int found = 0;
-        LGV_TRY(lgv_pass_recompute(g, level, units, &found, err));
+        LGV_TRY(lgv_pass_recompute(g, recompute, &found, err));
         *n_units += found;
         lgv_graph_compact(g);
     }
@@ -290,8 +290,8 @@ static void note_costs(lgv_plan *plan, lgv_prog *p)
                 a->bytes += (double)lgv_tensor_elements(&a->call.out[k]) *
                             (double)lgv_dtype_size(a->call.out[k].dtype);
         if (a->call.op == LGV_OP_adamw) {
-            a->bytes = (double)plan->store->trained * 4 *
-                       (plan->options.accumulate_grads ? 11 : 10);
+            a->bytes =
+                (double)plan->store->trained * 4 * (plan->options.accumulate_grads ? 11 : 10);
             a->flops = (double)plan->store->trained * 20;
         }
     }
@@ -312,13 +312,13 @@ static void prog_free(lgv_prog *p)
     memset(p, 0, sizeof *p);
 }
 
-static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p, int level,
-                             int units, int *n_units, lgv_error *err)
+static lgv_status prog_build(lgv_plan *plan, const lgv_program *src, lgv_prog *p,
+                             const lgv_recompute *recompute, int *n_units, lgv_error *err)
 {
     LGV_TRY(lgv_graph_status(src->graph, err));
     LGV_TRY(lgv_graph_clone(src->graph, &p->g, err));
     p->name = lgv_strdup(src->name ? src->name : "");
-    LGV_TRY(run_passes(plan, p->g, level, units, n_units, err));
+    LGV_TRY(run_passes(plan, p->g, recompute, n_units, err));
     p->place = lgv_zalloc(p->g->n_values + 1, sizeof *p->place);
     p->action = lgv_zalloc(p->g->n_nodes + 1, sizeof *p->action);
     if (!p->name || !p->place || !p->action)
@@ -337,14 +337,14 @@ static void progs_free(lgv_plan *plan)
     for (int i = 0; i < plan->n_progs; i++) prog_free(&plan->prog[i]);
 }
 
-static lgv_status build_all(lgv_plan *plan, const lgv_program *programs, int level, int units,
-                            int *n_units, lgv_error *err)
+static lgv_status build_all(lgv_plan *plan, const lgv_program *programs,
+                            const lgv_recompute *recompute, int *n_units, lgv_error *err)
 {
     progs_free(plan);
     plan->io_bytes = plan->arena_bytes = 0;
     *n_units = 0;
     for (int i = 0; i < plan->n_progs; i++) {
-        LGV_TRY(prog_build(plan, &programs[i], &plan->prog[i], level, units, n_units, err));
+        LGV_TRY(prog_build(plan, &programs[i], &plan->prog[i], recompute, n_units, err));
         if (plan->prog[i].arena_bytes > plan->arena_bytes)
             plan->arena_bytes = plan->prog[i].arena_bytes;
     }
@@ -367,8 +367,10 @@ static size_t plan_bytes(const lgv_plan *plan)
     return bytes;
 }
 
-/* An arena beyond this is worth a few percent of the time: without a budget, cheap nodes are then recomputed. */
+/* An arena beyond this is worth a few percent of the time: without a budget, cheap nodes are then recomputed, and the blocks
+   that save most for their arithmetic (attention), up to this share of all of it. */
 static const size_t AMPLE_ARENA = (size_t)2 << 30;
+static const double AMPLE_SHARE = 0.03;
 
 /* Training: the weights change between runs, and copies of all of them packed once a run would go through main memory.
    Packed right before each use, in the same place, they stay in a cache. */
@@ -388,31 +390,37 @@ static bool weights_change(int n_programs, const lgv_program *programs)
    are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
 {
-    size_t budget = plan->options.memory_budget, least = SIZE_MAX;
+    const size_t budget = plan->options.memory_budget;
+    lgv_recompute what = {plan->options.recompute, 1, -1};
+    size_t least = SIZE_MAX;
     int n = 0;
     const int first = weights_change(plan->n_progs, programs), last = budget ? 1 : first;
     for (int fleeting = first; fleeting <= last; fleeting++) {
         plan->fleeting_packs = fleeting;
-        LGV_TRY(build_all(plan, programs, plan->options.recompute, -1, &n, err));
+        LGV_TRY(build_all(plan, programs, &what, &n, err));
         if (budget ? plan_bytes(plan) <= budget : plan->arena_bytes <= AMPLE_ARENA) return LGV_OK;
     }
-    if (!budget)
-        return plan->options.recompute ? LGV_OK : build_all(plan, programs, 1, -1, &n, err);
-    for (int level = 1; level <= 2; level++) {
-        if (level < plan->options.recompute) continue;
-        LGV_TRY(build_all(plan, programs, level, -1, &n, err));
+    if (!budget) {
+        if (plan->options.recompute) return LGV_OK;
+        return build_all(plan, programs, &(lgv_recompute){2, AMPLE_SHARE, -1}, &n, err);
+    }
+    for (what.level = 1; what.level <= 2; what.level++) {
+        if (what.level < plan->options.recompute) continue;
+        what.max_units = -1;
+        LGV_TRY(build_all(plan, programs, &what, &n, err));
         if (plan_bytes(plan) < least) least = plan_bytes(plan);
         if (plan_bytes(plan) > budget) continue;
-        int low = 0, high = n; /* high units fit, low do not */
+        int low = 0, high = n, unused; /* high units fit, low do not */
         while (high - low > 1) {
-            int middle = low + (high - low) / 2, unused;
-            LGV_TRY(build_all(plan, programs, level, middle, &unused, err));
+            what.max_units = low + (high - low) / 2;
+            LGV_TRY(build_all(plan, programs, &what, &unused, err));
             if (plan_bytes(plan) <= budget)
-                high = middle;
+                high = what.max_units;
             else
-                low = middle;
+                low = what.max_units;
         }
-        return build_all(plan, programs, level, high, &n, err);
+        what.max_units = high;
+        return build_all(plan, programs, &what, &n, err);
     }
     return lgv_fail(err, LGV_ERR_MEMORY,
                     "the memory budget of %zu MiB is too small: with everything recomputed the "
