@@ -1,7 +1,8 @@
 /* bench_attention.c - attention as a share of the FMA peak, forward and with its gradient.
-   bench_attention [DEVICE [THREADS [KERNEL]]]. The peak of all threads' fused
+   bench_attention [DEVICE [THREADS [KERNEL|any [f32|bf16]]]]. The peak of all threads' fused
    multiply-adds is measured between the cases. Best of several runs, in process CPU time for one
-   thread (other programs may share the machine), elapsed time for more. */
+   thread (other programs may share the machine), elapsed time for more. "any" is the kernel that a plan
+   would take. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,23 +24,24 @@ static const shape shapes[] = {
 
 static clockid_t clock_kind = CLOCK_PROCESS_CPUTIME_ID;
 
-static lgv_tensor tensor(lgv_device *d, int64_t n, int64_t l, int64_t c, int64_t width)
+static lgv_tensor tensor(lgv_device *d, lgv_dtype dtype, int64_t n, int64_t l, int64_t c,
+                         int64_t width)
 {
     lgv_tensor t = {
-        .dtype = LGV_F32, .rank = 3, .dim = {n, l, c, 1}, .stride = {l * width, width, 1, 0}};
-    size_t size = d->element_size(d, LGV_F32);
+        .dtype = dtype, .rank = 3, .dim = {n, l, c, 1}, .stride = {l * width, width, 1, 0}};
+    size_t size = d->element_size(d, dtype);
     t.data = d->alloc(d, (size_t)(n * l * width) * size);
     if (!t.data) exit(1);
     for (int64_t i = 0; i < n * l * width; i++) {
         float v = (float)(i * 2654435761u % 1000) / 250.0f - 2;
-        d->write(d, LGV_F32, (char *)t.data + (size_t)i * size, &v, 1);
+        d->write(d, dtype, (char *)t.data + (size_t)i * size, &v, 1);
     }
     return t;
 }
 
 static lgv_tensor slice(const lgv_device *d, lgv_tensor t, int64_t c, int which)
 {
-    t.data = (char *)t.data + (size_t)(c * which) * d->element_size(d, LGV_F32);
+    t.data = (char *)t.data + (size_t)(c * which) * d->element_size(d, t.dtype);
     t.dim[2] = c;
     return t;
 }
@@ -48,7 +50,7 @@ static const lgv_kernel *find(lgv_device *d, const lgv_call *c, const char *name
 {
     const lgv_kernel *k = NULL;
     for (int i = 0; (k = d->kernel(d, c->op, i)); i++)
-        if (!name || !strcmp(k->name, name)) break;
+        if ((!name || !strcmp(k->name, name)) && (!k->accepts || k->accepts(c))) break;
     if (!k) exit(1);
     return k;
 }
@@ -60,15 +62,15 @@ static double seconds(const lgv_kernel *k, lgv_call *c)
     return bench_clock(clock_kind) - start;
 }
 
-/* q, k, v are slices of one projection, as in a network. rate[0]: forward, rate[1]: forward and gradient. */
-static void measure(lgv_device *d, const shape *s, const char *name, double *rate)
+/* q, k, v are slices of one projection, as in a network. best: seconds of the forward pass and of the gradient. */
+static void measure(lgv_device *d, const shape *s, const char *name, lgv_dtype dtype, double *best)
 {
     int64_t channels = s->heads * s->d;
-    lgv_tensor qkv = tensor(d, s->n, s->length, 3 * channels, 3 * channels),
-               dqkv = tensor(d, s->n, s->length, 3 * channels, 3 * channels),
-               y = tensor(d, s->n, s->length, channels, channels),
-               dy = tensor(d, s->n, s->length, channels, channels),
-               lse = tensor(d, s->n, s->heads, s->length, s->length);
+    lgv_tensor qkv = tensor(d, dtype, s->n, s->length, 3 * channels, 3 * channels),
+               dqkv = tensor(d, dtype, s->n, s->length, 3 * channels, 3 * channels),
+               y = tensor(d, dtype, s->n, s->length, channels, channels),
+               dy = tensor(d, dtype, s->n, s->length, channels, channels),
+               lse = tensor(d, LGV_F32, s->n, s->heads, s->length, s->length);
     lgv_attr_attention a = {.heads = (int)s->heads, .scale = 1 / sqrt((double)s->d)};
     lgv_call f = {.op = LGV_OP_attention,
                   .attr = &a,
@@ -91,7 +93,8 @@ static void measure(lgv_device *d, const shape *s, const char *name, double *rat
     size_t one = forward->workspace ? forward->workspace(&f) : 0,
            two = backward->workspace ? backward->workspace(&g) : 0;
     f.workspace = g.workspace = d->alloc(d, one > two ? one : two);
-    double best[2] = {1e9, 1e9}, total = 0;
+    double total = 0;
+    best[0] = best[1] = 1e9;
     for (int i = 0; i < 40 && (i < 3 || total < 0.15); i++) {
         double t[2] = {seconds(forward, &f), seconds(backward, &g)};
         total += t[0] + t[1];
@@ -99,9 +102,6 @@ static void measure(lgv_device *d, const shape *s, const char *name, double *rat
     }
     void *all[] = {qkv.data, dqkv.data, y.data, dy.data, lse.data, f.workspace};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->free(d, all[i]);
-    double product = 2.0 * (double)(s->n * s->length * s->length * channels);
-    rate[0] = 2 * product / best[0];
-    rate[1] = 7 * product / (best[0] + best[1]);
 }
 
 int main(int argc, char **argv)
@@ -112,19 +112,23 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_attention: %s\n", err.text);
         return 1;
     }
+    const char *name = argc > 3 && strcmp(argv[3], "any") ? argv[3] : NULL;
+    const lgv_dtype dtype = argc > 4 && !strcmp(argv[4], "bf16") ? LGV_BF16 : LGV_F32;
     if (d->threads > 1) clock_kind = CLOCK_MONOTONIC;
     printf("%s, %d threads; GFLOP/s of all threads (share of the FMA peak): forward, "
-           "forward and gradient\n",
+           "forward and gradient; and times of the forward pass and the gradient\n",
            lgv_device_name(d), d->threads);
     double most = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const shape *s = &shapes[i];
-        double rate[2], top = fma_peak(d->name) * d->threads;
+        double best[2], top = fma_peak(d->name) * d->threads;
         most = top > most ? top : most;
-        measure(d, s, argc > 3 ? argv[3] : NULL, rate);
-        printf("%2d x %4d tokens, %d heads of %3d: %6.1f (%.2f) %6.1f (%.2f)\n", (int)s->n,
-               (int)s->length, (int)s->heads, (int)s->d, rate[0] * 1e-9, rate[0] / most,
-               rate[1] * 1e-9, rate[1] / most);
+        measure(d, s, name, dtype, best);
+        const double product = 2e-9 * (double)(s->n * s->length * s->length * s->heads * s->d);
+        const double rate[2] = {2 * product / best[0], 7 * product / (best[0] + best[1])};
+        printf("%2d x %4d tokens, %d heads of %3d: %6.1f (%.2f) %6.1f (%.2f), %.3f and %.3f ms\n",
+               (int)s->n, (int)s->length, (int)s->heads, (int)s->d, rate[0], rate[0] * 1e9 / most,
+               rate[1], rate[1] * 1e9 / most, best[0] * 1e3, best[1] * 1e3);
     }
     printf("FMA peak: %.1f GFLOP/s\n", most * 1e-9);
     lgv_device_free(d);
