@@ -1,5 +1,5 @@
 /* amx_attention.c - scaled dot-product attention in bf16 on AMX tiles, forward and gradient.
-   Scores of 32 queries against a block of keys are tiles of sums, softmax works on them in f32, and what it makes is
+   Scores of 32 queries against a chunk of keys are tiles of sums, softmax works on them in f32, and what it makes is
    the left operand of the next product; the score matrix never exists as a whole. Keys and values of a head are packed
    once, as columns (for scores) or as rows (for weighted sums), and used by all blocks of queries.
    The gradient takes queries against keys for dq, and keys against queries for dk and dv: scores are computed
@@ -11,7 +11,8 @@ enum {
     TASK_BLOCKS =
         4, /* blocks of rows of a task: they share the packed operands' way through the caches */
     KEYS = 128, /* scores of a row at a time */
-    KEY_BLOCKS = KEYS / BLOCK
+    KEY_BLOCKS = KEYS / BLOCK,
+    GROUP_ROWS = 4 /* of a chunk, whose weights are made between tile operations */
 };
 #define LOG2_E 1.44269504f
 
@@ -113,25 +114,31 @@ static void pack_rows(const run *r, const tokens *t, int64_t copy, int64_t block
 
 typedef struct pack_run {
     const run *r;
-    const pack *p;
+    const pack *const *packs;
+    int count;
+    int64_t blocks; /* of one copy, of all packs */
 } pack_run;
 
 static void pack_task(void *arg, int64_t task, int thread)
 {
-    const pack_run *p = arg;
-    const tokens *t = p->p->t;
-    int64_t blocks = blocks_of(t), copy = task / blocks, block = task % blocks;
-    int64_t size = packed_elements(p->r, t);
-    if (p->p->columns)
-        pack_columns(p->r, t, copy, block,
-                     p->p->columns + copy * size + block * BLOCK * p->r->width);
-    if (p->p->rows) pack_rows(p->r, t, copy, block, p->p->rows + copy * size);
+    const pack_run *job = arg;
+    const run *r = job->r;
+    int64_t copy = task / job->blocks, block = task % job->blocks;
+    int i = 0;
+    (void)thread;
+    while (block >= blocks_of(job->packs[i]->t)) block -= blocks_of(job->packs[i++]->t);
+    const pack *p = job->packs[i];
+    int64_t size = packed_elements(r, p->t);
+    if (p->columns)
+        pack_columns(r, p->t, copy, block, p->columns + copy * size + block * BLOCK * r->width);
+    if (p->rows) pack_rows(r, p->t, copy, block, p->rows + copy * size);
 }
 
-static void pack_all(const lgv_call *c, const run *r, const pack *p)
+static void pack_all(const lgv_call *c, const run *r, const pack *const *packs, int count)
 {
-    pack_run job = {r, p};
-    lgv_parallel(c, r->n * r->heads * blocks_of(p->t), pack_task, &job);
+    pack_run job = {r, packs, count, 0};
+    for (int i = 0; i < count; i++) job.blocks += blocks_of(packs[i]->t);
+    lgv_parallel(c, r->n * r->heads * job.blocks, pack_task, &job);
 }
 
 static amx_right columns_at(const run *r, const pack *p, int64_t copy, int64_t block)
@@ -158,30 +165,6 @@ static void load_left(const run *r, const tokens *t, int64_t copy, int64_t first
     }
 }
 
-/* s[block][32][32] = left rows times tokens of blocks [block, block+count). */
-static void scores(const run *r, tiles *t, const uint16_t *left, const pack *p, int64_t copy,
-                   int64_t block, int64_t count, float *s)
-{
-    const int64_t none = 0;
-    const amx_inner inner = {1, r->width / TILE_BF16, &none};
-    for (int64_t b = 0; b < count; b++)
-        amx_product(t, &inner, left, left + TILE_ROWS * r->width, r->width * 2,
-                    columns_at(r, p, copy, block + b), (amx_ahead){NULL, NULL, 0, 0}, false,
-                    s + b * BLOCK_ELEMENTS, NULL);
-}
-
-/* sum[block of d][32][32] (+)= weights[32][KEYS] times tokens of blocks [block, block+count). */
-static void weighted_sum(const run *r, tiles *t, const uint16_t *weights, const pack *p,
-                         int64_t copy, int64_t block, int64_t count, bool add, float *sum)
-{
-    const int64_t none = 0;
-    const amx_inner inner = {1, count, &none};
-    for (int64_t c = 0; c < r->width / BLOCK; c++)
-        amx_product(t, &inner, weights, weights + TILE_ROWS * KEYS, KEYS * 2,
-                    rows_at(r, p, copy, block, c), (amx_ahead){NULL, NULL, 0, 0}, add,
-                    sum + c * BLOCK_ELEMENTS, NULL);
-}
-
 /* Scores of tokens that do not exist become -inf: `valid` of count * 32 columns do. */
 static void mask_scores(float *s, int64_t count, int64_t valid)
 {
@@ -206,12 +189,13 @@ static void store_tokens(const run *r, const tokens *t, int64_t copy, int64_t fi
     }
 }
 
-/* --- Forward ---------------------------------------------------------------------------------------------- */
-/* A thread's buffers. */
+/* --- Chunks ----------------------------------------------------------------------------------------------- */
+/* A thread's buffers; those of chunks twice, for one chunk and the next. */
 typedef struct scratch {
     uint16_t *left, *left2; /* [TASK_BLOCKS][32][width] */
-    float *s, *s2;          /* [KEY_BLOCKS][32][32] */
-    uint16_t *p, *p2;       /* [32][KEYS] */
+    float *s[2], *s2[2];    /* [KEY_BLOCKS][32][32] */
+    uint16_t *p[2], *p2[2]; /* [32][KEYS] */
+    float *shrink[2];       /* [32] what earlier sums are multiplied with */
     float *sum, *sum2;      /* [TASK_BLOCKS][width / 32][32][32] */
     float *max, *total;     /* [TASK_BLOCKS][32] */
 } scratch;
@@ -236,7 +220,7 @@ static size_t left_bytes(const run *r)
 
 static size_t scratch_bytes(const run *r)
 {
-    return 2 * (3 * left_bytes(r) + SCORE_BYTES + WEIGHT_BYTES + ROW_BYTES);
+    return 2 * (3 * left_bytes(r) + 2 * SCORE_BYTES + 2 * WEIGHT_BYTES + 2 * ROW_BYTES);
 }
 
 static scratch scratch_of(const run *r, int thread)
@@ -248,97 +232,267 @@ static scratch scratch_of(const run *r, int thread)
     s.left2 = take(&p, left);
     s.sum = take(&p, 2 * left);
     s.sum2 = take(&p, 2 * left);
-    s.s = take(&p, SCORE_BYTES);
-    s.s2 = take(&p, SCORE_BYTES);
-    s.p = take(&p, WEIGHT_BYTES);
-    s.p2 = take(&p, WEIGHT_BYTES);
+    for (int i = 0; i < 2; i++) {
+        s.s[i] = take(&p, SCORE_BYTES);
+        s.s2[i] = take(&p, SCORE_BYTES);
+        s.p[i] = take(&p, WEIGHT_BYTES);
+        s.p2[i] = take(&p, WEIGHT_BYTES);
+        s.shrink[i] = take(&p, ROW_BYTES);
+    }
     s.max = take(&p, ROW_BYTES);
     s.total = take(&p, ROW_BYTES);
     return s;
 }
 
-/* One row of scores becomes weights 2^(scale2 s - max) in bf16, where scale2 = scale log2 e; returns what earlier sums
-   shrink by. */
-static float softmax_row(const run *r, const float *s, int64_t blocks, uint16_t *p, float *max,
-                         float *total)
+/* Scores of left rows against tokens, and weights times tokens; `weights` and `s` are those of chunks in turns. */
+typedef struct score_product {
+    const uint16_t *left;
+    const pack *p;
+    float *const *s;
+} score_product;
+
+typedef struct sum_product {
+    uint16_t *const *weights;
+    const pack *p;
+    float *sum;
+} sum_product;
+
+/* A task's blocks of rows against all tokens of the other side, chunk by chunk: KEYS tokens against one block after the
+   other, then the next tokens. A chunk takes three stages: scores, weights (a group of rows at a time) and sums. */
+typedef struct pass {
+    const run *r;
+    scratch s;
+    tiles tiles;
+    int64_t copy, first, blocks,
+        others; /* the first block of rows, how many, and blocks of tokens */
+    score_product score[2];
+    sum_product sum[2];
+    int scores, sums;
+    void (*weights)(const struct pass *p, int64_t chunk, int64_t row); /* of a group of rows */
+} pass;
+
+static int64_t chunk_row_block(const pass *p, int64_t chunk)
+{
+    return chunk % p->blocks;
+}
+
+static int64_t chunk_token_block(const pass *p, int64_t chunk)
+{
+    return chunk / p->blocks * KEY_BLOCKS;
+}
+
+static int64_t chunk_token_blocks(const pass *p, int64_t chunk)
+{
+    return lgv_min_i64(KEY_BLOCKS, p->others - chunk_token_block(p, chunk));
+}
+
+/* s[32][32] (+)= 32 left rows times `steps` of the right operand. */
+static void block_product(tiles *t, const uint16_t *left, int64_t pitch, amx_right right,
+                          int64_t steps, bool add, float *s)
+{
+    tile_memory_ready();
+    sums_begin(t, add, s, BLOCK_COLUMNS);
+    for (int64_t i = 0; i < steps; i++)
+        sums_add(t, left + i * TILE_BF16, left + TILE_ROWS * pitch + i * TILE_BF16, pitch * 2,
+                 right.b + i * right.step, right.half);
+    sums_end(t, s, BLOCK_COLUMNS);
+}
+
+/* One block of tokens of one of the chunk's score products. */
+static void score_unit(pass *p, int64_t chunk, int64_t unit)
+{
+    const run *r = p->r;
+    const int64_t count = chunk_token_blocks(p, chunk), block = unit % count;
+    const score_product *q = &p->score[unit / count];
+    block_product(&p->tiles, q->left + chunk_row_block(p, chunk) * BLOCK * r->width, r->width,
+                  columns_at(r, q->p, p->copy, chunk_token_block(p, chunk) + block),
+                  r->width / TILE_BF16, false, q->s[chunk % 2] + block * BLOCK_ELEMENTS);
+}
+
+/* 32 columns of one of the chunk's sums. */
+static void sum_unit(pass *p, int64_t chunk, int64_t unit)
+{
+    const run *r = p->r;
+    const int64_t columns = r->width / BLOCK, c = unit % columns;
+    const sum_product *q = &p->sum[unit / columns];
+    float *sum = q->sum + (chunk_row_block(p, chunk) * columns + c) * BLOCK_ELEMENTS;
+    const float *shrink = p->s.shrink[chunk % 2];
+    const bool add = chunk >= p->blocks;
+    for (int64_t i = 0; add && i < BLOCK; i++) {
+        if (shrink[i] == 1) continue;
+        for (int64_t k = 0; k < BLOCK_COLUMNS; k += VL) {
+            float *x = sum + i * BLOCK_COLUMNS + k;
+            v_store(x, v_mul(v_set1(shrink[i]), v_load(x)));
+        }
+    }
+    block_product(&p->tiles, q->weights[chunk % 2], KEYS,
+                  rows_at(r, q->p, p->copy, chunk_token_block(p, chunk), c),
+                  chunk_token_blocks(p, chunk), add, sum);
+}
+
+/* One chunk after the other, each in its buffers: the forward pass, whose weights wait for each other's maxima. */
+static void run_in_turn(pass *p)
+{
+    const int64_t chunks = p->blocks * lgv_ceil_div(p->others, KEY_BLOCKS);
+    tile_begin(&p->tiles);
+    for (int64_t k = 0; k < chunks; k++) {
+        const int64_t scores = p->scores * chunk_token_blocks(p, k);
+        for (int64_t u = 0; u < scores; u++) score_unit(p, k, u);
+        for (int64_t row = 0; row < BLOCK; row += VL) p->weights(p, k, row);
+        for (int64_t u = 0; u < p->sums * (p->r->width / BLOCK); u++) sum_unit(p, k, u);
+    }
+    tile_end(&p->tiles);
+}
+
+/* Weights of a chunk while the tile unit computes the scores of the next one and the sums of the one before. */
+static void run_side_by_side(pass *p)
+{
+    enum { GROUPS = BLOCK / GROUP_ROWS };
+    const int64_t chunks = p->blocks * lgv_ceil_div(p->others, KEY_BLOCKS);
+    const int64_t sums = p->sums * (p->r->width / BLOCK);
+    for (int i = 0; i < 2; i++)
+        for (int row = 0; row < BLOCK; row++) p->s.shrink[i][row] = 1;
+    tile_begin(&p->tiles);
+    for (int64_t k = -1; k <= chunks; k++) {
+        const int64_t scores = k + 1 < chunks ? p->scores * chunk_token_blocks(p, k + 1) : 0;
+        for (int64_t g = 0; g < GROUPS; g++) {
+            if (k >= 0 && k < chunks) p->weights(p, k, g * GROUP_ROWS);
+            for (int64_t u = g * scores / GROUPS; u < (g + 1) * scores / GROUPS; u++)
+                score_unit(p, k + 1, u);
+            for (int64_t u = g * sums / GROUPS; k > 0 && u < (g + 1) * sums / GROUPS; u++)
+                sum_unit(p, k - 1, u);
+        }
+    }
+    tile_end(&p->tiles);
+}
+
+/* --- Forward ---------------------------------------------------------------------------------------------- */
+/* The largest, or the sum, of each of VL vectors, as one vector. */
+static inline vreal max_of_each(vreal a[VL])
+{
+    v_transpose(a);
+    LGV_UNROLL
+    for (int half = VL / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a[i] = v_max(a[i], a[i + half]);
+    return a[0];
+}
+
+static inline vreal sum_of_each(vreal a[VL])
+{
+    v_transpose(a);
+    LGV_UNROLL
+    for (int half = VL / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a[i] = v_add(a[i], a[i + half]);
+    return a[0];
+}
+
+/* VL rows of scores become weights 2^(scale2 s - max) in bf16, where scale2 = scale log2 e; max and total of each row go
+   on from earlier chunks, whose sums shrink by shrink. */
+LGV_FOLD void softmax_group(float scale2, const float *s, int64_t blocks, uint16_t *p, float *max,
+                            float *total, float *shrink)
 {
     enum { VECTORS = BLOCK / VL };
-    const vreal scale = v_set1(r->scale * LOG2_E);
-    vreal largest = v_set1(-INFINITY);
-    for (int64_t b = 0; b < blocks; b++)
+    const vreal scale = v_set1(scale2), old = v_load(max);
+    vreal each[VL];
+    for (int64_t row = 0; row < VL; row++) {
+        vreal largest = v_set1(-INFINITY);
+        for (int64_t b = 0; b < blocks; b++) LGV_UNROLL
         for (int64_t i = 0; i < VECTORS; i++)
-            largest = v_max(largest, v_mul(scale, v_load(s + b * BLOCK_ELEMENTS + i * VL)));
-    float top = v_hmax(largest), old = *max;
-    if (top < old) top = old;
-    const vreal m = v_set1(top);
-    vreal sum = v_zero();
-    for (int64_t b = 0; b < blocks; b++) {
-        vreal e[VECTORS];
+            largest = v_max(largest, v_load(s + b * BLOCK_ELEMENTS + row * BLOCK_COLUMNS + i * VL));
+        each[row] = largest;
+    }
+    const vreal top = v_max(old, v_mul(scale, max_of_each(each))),
+                smaller = v_exp2_rough(v_sub(old, top));
+    v_store(max, top);
+    v_store(shrink, smaller);
+    for (int64_t row = 0; row < VL; row++) {
+        const vreal m = v_set1(max[row]);
+        vreal sum[VECTORS];
         LGV_UNROLL
-        for (int64_t i = 0; i < VECTORS; i++) {
-            e[i] = v_exp2_normal(v_sub(v_mul(scale, v_load(s + b * BLOCK_ELEMENTS + i * VL)), m));
-            sum = v_add(sum, e[i]);
+        for (int64_t i = 0; i < VECTORS; i++) sum[i] = v_zero();
+        for (int64_t b = 0; b < blocks; b++) {
+            vreal e[VECTORS];
+            LGV_UNROLL
+            for (int64_t i = 0; i < VECTORS; i++) {
+                vreal x = v_load(s + b * BLOCK_ELEMENTS + row * BLOCK_COLUMNS + i * VL);
+                e[i] = v_exp2_rough(v_sub(v_mul(scale, x), m));
+                sum[i] = v_add(sum[i], e[i]);
+            }
+            store_row(p + row * KEYS + b * BLOCK, e);
         }
-        store_row(p + b * BLOCK, e);
+        each[row] = sum[0];
+        LGV_UNROLL
+        for (int64_t i = 1; i < VECTORS; i++) each[row] = v_add(each[row], sum[i]);
     }
-    float shrink = old == -INFINITY ? 0 : v_first(v_exp2_normal(v_set1(old - top)));
-    *max = top;
-    *total = *total * shrink + v_sum(sum);
-    return shrink;
+    v_store(total, v_fma(v_load(total), smaller, sum_of_each(each)));
 }
 
-static void shrink_row(const run *r, float *sum, float factor)
+static void softmax_rows(const pass *p, int64_t chunk, int64_t row)
 {
-    vreal f = v_set1(factor);
-    for (int64_t c = 0; c < r->width / BLOCK; c++, sum += BLOCK_ELEMENTS)
-        for (int64_t i = 0; i < BLOCK; i += VL) v_store(sum + i, v_mul(f, v_load(sum + i)));
+    const run *r = p->r;
+    const int64_t count = chunk_token_blocks(p, chunk), k = chunk % 2,
+                  at = chunk_row_block(p, chunk) * BLOCK + row;
+    const float scale2 = r->scale * LOG2_E;
+    float *s = p->s.s[k];
+    if (row == 0) mask_scores(s, count, r->k.length - chunk_token_block(p, chunk) * BLOCK);
+    if (count == KEY_BLOCKS)
+        softmax_group(scale2, s + row * BLOCK_COLUMNS, KEY_BLOCKS, p->s.p[k] + row * KEYS,
+                      p->s.max + at, p->s.total + at, p->s.shrink[k] + row);
+    else
+        softmax_group(scale2, s + row * BLOCK_COLUMNS, count, p->s.p[k] + row * KEYS, p->s.max + at,
+                      p->s.total + at, p->s.shrink[k] + row);
 }
 
-/* Keys of blocks [block, block+count) for one block of queries. */
-static void attend(const run *r, const scratch *s, tiles *t, int64_t copy, int64_t i, int64_t block,
-                   int64_t count)
+/* The blocks of rows of a task, out of all of t. */
+static pass start_pass(const run *r, const tokens *mine, const tokens *others, int64_t task,
+                       int thread)
 {
-    int64_t size = BLOCK * r->width;
-    float *sum = s->sum + i * size;
-    scores(r, t, s->left + i * size, &r->pack_k, copy, block, count, s->s);
-    mask_scores(s->s, count, r->k.length - block * BLOCK);
-    for (int64_t row = 0; row < BLOCK; row++) {
-        float shrink = softmax_row(r, s->s + row * BLOCK_COLUMNS, count, s->p + row * KEYS,
-                                   &s->max[i * BLOCK + row], &s->total[i * BLOCK + row]);
-        if (block && shrink != 1) shrink_row(r, sum + row * BLOCK_COLUMNS, shrink);
-    }
-    weighted_sum(r, t, s->p, &r->pack_v, copy, block, count, block > 0, sum);
+    const int64_t tasks = lgv_ceil_div(blocks_of(mine), TASK_BLOCKS);
+    pass p = {.r = r, .copy = task / tasks, .first = task % tasks * TASK_BLOCKS};
+    p.s = scratch_of(r, thread);
+    p.blocks = lgv_min_i64(TASK_BLOCKS, blocks_of(mine) - p.first);
+    p.others = blocks_of(others);
+    return p;
+}
+
+static void load_blocks(const pass *p, const tokens *t, uint16_t *left)
+{
+    for (int64_t i = 0; i < p->blocks; i++)
+        load_left(p->r, t, p->copy, (p->first + i) * BLOCK, left + i * BLOCK * p->r->width);
+}
+
+/* factor: of each row, NULL: 1. */
+static void store_blocks(const pass *p, const tokens *t, const float *sum, const float *factor)
+{
+    for (int64_t i = 0; i < p->blocks; i++)
+        store_tokens(p->r, t, p->copy, (p->first + i) * BLOCK, sum + i * BLOCK * p->r->width,
+                     factor ? factor + i * BLOCK : NULL);
 }
 
 static void forward_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
-    int64_t tasks = lgv_ceil_div(blocks_of(&r->q), TASK_BLOCKS), copy = task / tasks;
-    int64_t first = task % tasks * TASK_BLOCKS,
-            blocks = lgv_min_i64(TASK_BLOCKS, blocks_of(&r->q) - first);
-    int64_t keys = blocks_of(&r->k), size = BLOCK * r->width;
-    scratch s = scratch_of(r, thread);
-    for (int64_t i = 0; i < blocks; i++)
-        load_left(r, &r->q, copy, (first + i) * BLOCK, s.left + i * size);
-    for (int64_t i = 0; i < blocks * BLOCK; i++) {
-        s.max[i] = -INFINITY;
-        s.total[i] = 0;
+    pass p = start_pass(r, &r->q, &r->k, task, thread);
+    p.s.s[1] = p.s.s[0]; /* one buffer for all chunks stays in L1 */
+    p.s.p[1] = p.s.p[0];
+    p.score[0] = (score_product){p.s.left, &r->pack_k, p.s.s};
+    p.sum[0] = (sum_product){p.s.p, &r->pack_v, p.s.sum};
+    p.scores = p.sums = 1;
+    p.weights = softmax_rows;
+    load_blocks(&p, &r->q, p.s.left);
+    for (int64_t i = 0; i < p.blocks * BLOCK; i++) {
+        p.s.max[i] = -INFINITY;
+        p.s.total[i] = 0;
     }
-    tiles t;
-    tile_begin(&t);
-    for (int64_t b = 0; b < keys; b += KEY_BLOCKS)
-        for (int64_t i = 0; i < blocks; i++)
-            attend(r, &s, &t, copy, i, b, lgv_min_i64(KEY_BLOCKS, keys - b));
-    tile_end(&t);
+    run_in_turn(&p);
     float *lse =
-        r->lse ? r->lse + copy / r->heads * r->lse_n + copy % r->heads * r->lse_head : NULL;
-    for (int64_t i = 0; i < blocks * BLOCK; i++) {
-        int64_t l = first * BLOCK + i;
-        if (lse && l < r->q.length) lse[l] = s.max[i] / LOG2_E + r_log(s.total[i]);
-        s.total[i] = 1 / s.total[i];
+        r->lse ? r->lse + p.copy / r->heads * r->lse_n + p.copy % r->heads * r->lse_head : NULL;
+    for (int64_t i = 0; i < p.blocks * BLOCK; i++) {
+        int64_t l = p.first * BLOCK + i;
+        if (lse && l < r->q.length) lse[l] = p.s.max[i] / LOG2_E + r_log(p.s.total[i]);
+        p.s.total[i] = 1 / p.s.total[i];
     }
-    for (int64_t i = 0; i < blocks; i++)
-        store_tokens(r, &r->y, copy, (first + i) * BLOCK, s.sum + i * size, s.total + i * BLOCK);
+    store_blocks(&p, &r->y, p.s.sum, p.s.total);
 }
 
 static run describe(const lgv_call *c)
@@ -390,8 +544,7 @@ static void forward(const lgv_call *c)
     r.pack_k = (pack){&r.k, take(&p, packed_bytes(&r, &r.k)), NULL};
     r.pack_v = (pack){&r.v, NULL, take(&p, packed_bytes(&r, &r.v))};
     r.scratch = p;
-    pack_all(c, &r, &r.pack_k);
-    pack_all(c, &r, &r.pack_v);
+    pack_all(c, &r, (const pack *[]){&r.pack_k, &r.pack_v}, 2);
     lgv_parallel(c, r.n * r.heads * lgv_ceil_div(blocks_of(&r.q), TASK_BLOCKS), forward_task, &r);
 }
 
@@ -429,7 +582,7 @@ LGV_FOLD void grad_row(const run *r, bool columns, const float *s, const float *
         for (int64_t i = 0; i < VECTORS; i++) {
             vreal l = columns ? v_load(lse + b * BLOCK + i * VL) : row_lse,
                   d = columns ? v_load(delta + b * BLOCK + i * VL) : row_delta;
-            w[i] = v_exp2_normal(v_sub(v_mul(scale2, v_load(s + i * VL)), l));
+            w[i] = v_exp2_rough(v_sub(v_mul(scale2, v_load(s + i * VL)), l));
             g[i] = v_mul(v_mul(w[i], v_sub(v_load(dp + i * VL), d)), scale);
         }
         store_row(p + b * BLOCK, w);
@@ -437,71 +590,62 @@ LGV_FOLD void grad_row(const run *r, bool columns, const float *s, const float *
     }
 }
 
+static void grad_q_rows(const pass *p, int64_t chunk, int64_t row)
+{
+    const run *r = p->r;
+    const int64_t count = chunk_token_blocks(p, chunk), k = chunk % 2;
+    const int64_t at = p->copy * r->padded_queries + (p->first + chunk_row_block(p, chunk)) * BLOCK;
+    if (row == 0) mask_scores(p->s.s[k], count, r->k.length - chunk_token_block(p, chunk) * BLOCK);
+    for (int64_t i = row; i < row + GROUP_ROWS; i++)
+        grad_row(r, false, p->s.s[k] + i * BLOCK_COLUMNS, p->s.s2[k] + i * BLOCK_COLUMNS, count,
+                 r->lse_padded + at + i, r->delta + at + i, p->s.p[k] + i * KEYS,
+                 p->s.p2[k] + i * KEYS);
+}
+
 /* dq of a task's queries: over all keys. */
 static void grad_q_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
-    int64_t tasks = lgv_ceil_div(blocks_of(&r->q), TASK_BLOCKS), copy = task / tasks;
-    int64_t first = task % tasks * TASK_BLOCKS,
-            blocks = lgv_min_i64(TASK_BLOCKS, blocks_of(&r->q) - first);
-    int64_t keys = blocks_of(&r->k), size = BLOCK * r->width;
-    scratch s = scratch_of(r, thread);
-    for (int64_t i = 0; i < blocks; i++) {
-        load_left(r, &r->q, copy, (first + i) * BLOCK, s.left + i * size);
-        load_left(r, &r->dy, copy, (first + i) * BLOCK, s.left2 + i * size);
-    }
-    tiles t;
-    tile_begin(&t);
-    for (int64_t b = 0; b < keys; b += KEY_BLOCKS)
-        for (int64_t i = 0; i < blocks; i++) {
-            int64_t count = lgv_min_i64(KEY_BLOCKS, keys - b),
-                    at = copy * r->padded_queries + (first + i) * BLOCK;
-            scores(r, &t, s.left + i * size, &r->pack_k, copy, b, count, s.s);
-            scores(r, &t, s.left2 + i * size, &r->pack_v, copy, b, count, s.s2);
-            mask_scores(s.s, count, r->k.length - b * BLOCK);
-            for (int64_t row = 0; row < BLOCK; row++)
-                grad_row(r, false, s.s + row * BLOCK_COLUMNS, s.s2 + row * BLOCK_COLUMNS, count,
-                         r->lse_padded + at + row, r->delta + at + row, s.p + row * KEYS,
-                         s.p2 + row * KEYS);
-            weighted_sum(r, &t, s.p2, &r->pack_k, copy, b, count, b > 0, s.sum + i * size);
-        }
-    tile_end(&t);
-    for (int64_t i = 0; i < blocks; i++)
-        store_tokens(r, &r->dq, copy, (first + i) * BLOCK, s.sum + i * size, NULL);
+    pass p = start_pass(r, &r->q, &r->k, task, thread);
+    p.score[0] = (score_product){p.s.left, &r->pack_k, p.s.s};
+    p.score[1] = (score_product){p.s.left2, &r->pack_v, p.s.s2};
+    p.sum[0] = (sum_product){p.s.p2, &r->pack_k, p.s.sum};
+    p.scores = 2;
+    p.sums = 1;
+    p.weights = grad_q_rows;
+    load_blocks(&p, &r->q, p.s.left);
+    load_blocks(&p, &r->dy, p.s.left2);
+    run_side_by_side(&p);
+    store_blocks(&p, &r->dq, p.s.sum, NULL);
+}
+
+static void grad_kv_rows(const pass *p, int64_t chunk, int64_t row)
+{
+    const run *r = p->r;
+    const int64_t k = chunk % 2,
+                  at = p->copy * r->padded_queries + chunk_token_block(p, chunk) * BLOCK;
+    for (int64_t i = row; i < row + GROUP_ROWS; i++)
+        grad_row(r, true, p->s.s[k] + i * BLOCK_COLUMNS, p->s.s2[k] + i * BLOCK_COLUMNS,
+                 chunk_token_blocks(p, chunk), r->lse_padded + at, r->delta + at,
+                 p->s.p[k] + i * KEYS, p->s.p2[k] + i * KEYS);
 }
 
 /* dk and dv of a task's keys: over all queries. */
 static void grad_kv_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
-    int64_t tasks = lgv_ceil_div(blocks_of(&r->k), TASK_BLOCKS), copy = task / tasks;
-    int64_t first = task % tasks * TASK_BLOCKS,
-            blocks = lgv_min_i64(TASK_BLOCKS, blocks_of(&r->k) - first);
-    int64_t queries = blocks_of(&r->q), size = BLOCK * r->width;
-    scratch s = scratch_of(r, thread);
-    for (int64_t i = 0; i < blocks; i++) {
-        load_left(r, &r->k, copy, (first + i) * BLOCK, s.left + i * size);
-        load_left(r, &r->v, copy, (first + i) * BLOCK, s.left2 + i * size);
-    }
-    tiles t;
-    tile_begin(&t);
-    for (int64_t b = 0; b < queries; b += KEY_BLOCKS)
-        for (int64_t i = 0; i < blocks; i++) {
-            int64_t count = lgv_min_i64(KEY_BLOCKS, queries - b),
-                    at = copy * r->padded_queries + b * BLOCK;
-            scores(r, &t, s.left + i * size, &r->pack_q, copy, b, count, s.s);
-            scores(r, &t, s.left2 + i * size, &r->pack_dy, copy, b, count, s.s2);
-            for (int64_t row = 0; row < BLOCK; row++)
-                grad_row(r, true, s.s + row * BLOCK_COLUMNS, s.s2 + row * BLOCK_COLUMNS, count,
-                         r->lse_padded + at, r->delta + at, s.p + row * KEYS, s.p2 + row * KEYS);
-            weighted_sum(r, &t, s.p2, &r->pack_q, copy, b, count, b > 0, s.sum + i * size);
-            weighted_sum(r, &t, s.p, &r->pack_dy, copy, b, count, b > 0, s.sum2 + i * size);
-        }
-    tile_end(&t);
-    for (int64_t i = 0; i < blocks; i++) {
-        if (r->dk.data) store_tokens(r, &r->dk, copy, (first + i) * BLOCK, s.sum + i * size, NULL);
-        if (r->dv.data) store_tokens(r, &r->dv, copy, (first + i) * BLOCK, s.sum2 + i * size, NULL);
-    }
+    pass p = start_pass(r, &r->k, &r->q, task, thread);
+    p.score[0] = (score_product){p.s.left, &r->pack_q, p.s.s};
+    p.score[1] = (score_product){p.s.left2, &r->pack_dy, p.s.s2};
+    p.sum[0] = (sum_product){p.s.p2, &r->pack_q, p.s.sum};
+    p.sum[1] = (sum_product){p.s.p, &r->pack_dy, p.s.sum2};
+    p.scores = p.sums = 2;
+    p.weights = grad_kv_rows;
+    load_blocks(&p, &r->k, p.s.left);
+    load_blocks(&p, &r->v, p.s.left2);
+    run_side_by_side(&p);
+    if (r->dk.data) store_blocks(&p, &r->dk, p.s.sum, NULL);
+    if (r->dv.data) store_blocks(&p, &r->dv, p.s.sum2, NULL);
 }
 
 static bool grad_accepts(const lgv_call *c)
@@ -543,8 +687,7 @@ static void grad(const lgv_call *c)
     r.delta = take(&p, query_bytes(&r));
     r.lse_padded = take(&p, query_bytes(&r));
     r.scratch = p;
-    const pack *all[] = {&r.pack_q, &r.pack_dy, &r.pack_k, &r.pack_v};
-    for (int i = 0; i < 4; i++) pack_all(c, &r, all[i]);
+    pack_all(c, &r, (const pack *[]){&r.pack_q, &r.pack_dy, &r.pack_k, &r.pack_v}, 4);
     int64_t copies = r.n * r.heads;
     lgv_parallel(c, copies * blocks_of(&r.q), delta_task, &r);
     if (r.dq.data)

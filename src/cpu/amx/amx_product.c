@@ -65,7 +65,8 @@ LGV_FOLD void finish_full(const amx_finishing *f, int64_t rows, const int parts)
         LGV_UNROLL
         for (int i = 0; i < VECTORS; i++) {
             if (parts & GATE) v[i] = v_mul(v[i], gate[i]);
-            if (parts & RESIDUAL) v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, wide_residual));
+            if (parts & RESIDUAL)
+                v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, wide_residual));
             if (wide) v_store((float *)(void *)y + i * VL, v[i]);
         }
         if (!wide) store_row((uint16_t *)(void *)y, v);
@@ -102,8 +103,9 @@ static void place(amx_finishing *f)
     const lgv_nhwc *s = &e->residual_shape;
     f->y = (char *)r->y + (f->n * r->sn + f->i * r->sh + f->j * r->sw + f->k0) * (r->wide ? 4 : 2);
     if (e->residual)
-        f->residual = (const char *)e->residual +
-                      (f->n * s->sn + f->i * s->sh + f->j * s->sw + f->k0) * (r->wide_residual ? 4 : 2);
+        f->residual =
+            (const char *)e->residual +
+            (f->n * s->sn + f->i * s->sh + f->j * s->sw + f->k0) * (r->wide_residual ? 4 : 2);
     if (e->row) f->row = e->row + f->n * e->row_stride + f->k0;
     if (e->gate) f->gate = e->gate + f->n * e->gate_stride + f->k0;
     f->run = lgv_min_i64(f->left, r->w - f->j);
@@ -211,14 +213,7 @@ void amx_product(tiles *s, const amx_inner *inner, const uint16_t *a0, const uin
                 __builtin_prefetch(ahead.p, 0, 2);
             for (int line = 0; line < ahead.q_lines; line++, ahead.q += 64)
                 __builtin_prefetch(ahead.q, 0, 2);
-            tile_load(s, 4, a0 + offset, stride);
-            tile_load(s, 6, b, TILE_BYTES);
-            tile_dot(s, 0, 4, 6);
-            tile_load(s, 7, b + right.half, TILE_BYTES);
-            tile_dot(s, 1, 4, 7);
-            tile_load(s, 5, a1 + offset, stride);
-            tile_dot(s, 2, 5, 6);
-            tile_dot(s, 3, 5, 7);
+            sums_add(s, a0 + offset, a1 + offset, stride, b, right.half);
             b += right.step;
         }
         if (rows && i >= delay) finish_rows(f, rows);

@@ -213,4 +213,18 @@ static inline void sums_end(tiles *s, float *y, int64_t ld)
     tile_store(s, 3, low + TILE_F32, bytes);
 }
 
+/* Tiles 0 to 3 += left rows a0 and a1 (16 each, `stride` bytes apart) times the two right tiles b and b + half. */
+static inline void sums_add(tiles *s, const uint16_t *a0, const uint16_t *a1, int64_t stride,
+                            const uint16_t *b, int64_t half)
+{
+    tile_load(s, 4, a0, stride);
+    tile_load(s, 6, b, TILE_BYTES);
+    tile_dot(s, 0, 4, 6);
+    tile_load(s, 7, b + half, TILE_BYTES);
+    tile_dot(s, 1, 4, 7);
+    tile_load(s, 5, a1, stride);
+    tile_dot(s, 2, 5, 6);
+    tile_dot(s, 3, 5, 7);
+}
+
 #endif
