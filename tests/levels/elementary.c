@@ -12,6 +12,7 @@
     }
 SWEEP(run_exp, v_exp(v))
 SWEEP(run_exp2, v_exp2_normal(v))
+SWEEP(run_exp2_rough, v_exp2_rough(v))
 SWEEP(run_tanh, v_tanh(v))
 SWEEP(run_erf, v_erf(v))
 SWEEP(run_sigmoid, v_sigmoid(v))
@@ -20,5 +21,5 @@ SWEEP(run_gelu, v_gelu(v))
 
 #define TABLE2(level) sweep_functions_##level
 #define TABLE(level)  TABLE2(level)
-const sweep_function TABLE(LGV_LEVEL)[SWEEP_FUNCTIONS] = {run_exp,     run_exp2, run_tanh, run_erf,
-                                                          run_sigmoid, run_silu, run_gelu};
+const sweep_function TABLE(LGV_LEVEL)[SWEEP_FUNCTIONS] = {
+    run_exp, run_exp2, run_exp2_rough, run_tanh, run_erf, run_sigmoid, run_silu, run_gelu};

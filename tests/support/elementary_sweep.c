@@ -50,6 +50,10 @@ static double exp2_of(double x)
 {
     return x < -87 ? 0 : exp2(x);
 }
+static double exp2_rough_of(double x)
+{
+    return x <= -126.5 ? 0 : exp2(x);
+}
 static double sigmoid_of(double x)
 {
     return 1 / (1 + exp(-clamp(x, -87, 87)));
@@ -74,6 +78,7 @@ static const struct function {
 } functions[SWEEP_FUNCTIONS] = {
     {"exp", exp_of, 1, 1.25, false, INFINITY},
     {"exp2_normal", exp2_of, 2.1, 2.5, false, 127},
+    {"exp2_rough", exp2_rough_of, 40, 40, false, 127},
     {"tanh", tanh, 1.5, 1.5, false, INFINITY},
     {"erf", erf, 2.8, 2.8, false, INFINITY},
     {"sigmoid", sigmoid_of, 2.7, 2.7, false, INFINITY},
