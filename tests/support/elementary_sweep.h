@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* exp, exp2_normal, tanh, erf, sigmoid, silu, gelu; n is a multiple of 16. */
+/* exp, exp2_normal, exp2_rough, tanh, erf, sigmoid, silu, gelu; n is a multiple of 16. */
 enum { SWEEP_FUNCTIONS = 8 };
 typedef void (*sweep_function)(const float *x, float *y, int64_t n);
 

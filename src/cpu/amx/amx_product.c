@@ -16,6 +16,23 @@ static int parts_of(const amx_result *r)
            (r->wide || (e->residual && r->wide_residual) ? 0 : NARROW);
 }
 
+/* The epilogue of `count` vectors; rough: they are rounded to bf16 next. What `parts` lacks is not read. */
+LGV_FOLD void epilogue(vreal *v, int count, const int parts, int act, bool rough, const vreal *bias,
+                       const vreal *row, const vreal *gate, const vreal *residual)
+{
+    LGV_UNROLL
+    for (int i = 0; i < count; i++) {
+        if (parts & BIAS) v[i] = v_add(v[i], bias[i]);
+        if (parts & ROW) v[i] = v_add(v[i], row[i]);
+    }
+    if (parts & ACT) v_act_many(v, count, act, rough);
+    LGV_UNROLL
+    for (int i = 0; i < count; i++) {
+        if (parts & GATE) v[i] = v_mul(v[i], gate[i]);
+        if (parts & RESIDUAL) v[i] = v_add(v[i], residual[i]);
+    }
+}
+
 /* A row of the last block, which has fewer columns. */
 static void finish_columns(const amx_finishing *f)
 {
@@ -23,12 +40,12 @@ static void finish_columns(const amx_finishing *f)
     const int64_t columns = r->k - f->k0;
     for (int64_t k = 0; k < columns; k += VL) {
         const int64_t n = columns - k;
+        const vreal none = v_zero(), bias = f->bias ? v_load_n(f->bias + k, n) : none,
+                    row = f->row ? v_load_n(f->row + k, n) : none,
+                    gate = f->gate ? v_load_n(f->gate + k, n) : none,
+                    residual = f->residual ? amx_load_n(f->residual, k, n, r->wide_residual) : none;
         vreal v = v_load(f->sum + k);
-        if (f->bias) v = v_add(v, v_load_n(f->bias + k, n));
-        if (f->row) v = v_add(v, v_load_n(f->row + k, n));
-        if (r->e.act) v_act_many(&v, 1, r->e.act, !r->wide);
-        if (f->gate) v = v_mul(v, v_load_n(f->gate + k, n));
-        if (f->residual) v = v_add(v, amx_load_n(f->residual, k, n, r->wide_residual));
+        epilogue(&v, 1, f->parts, r->e.act, !r->wide, &bias, &row, &gate, &residual);
         amx_store_n(f->y, k, n, r->wide, v);
     }
 }
@@ -54,21 +71,16 @@ LGV_FOLD void finish_full(const amx_finishing *f, int64_t rows, const int parts)
     }
     for (; rows > 0; rows--) {
         __builtin_prefetch(y + f->y_ahead, 1);
-        vreal v[VECTORS];
+        vreal v[VECTORS], added[VECTORS];
         LGV_UNROLL
         for (int i = 0; i < VECTORS; i++) {
             v[i] = v_load(sum + i * VL);
-            if (parts & BIAS) v[i] = v_add(v[i], bias[i]);
-            if (parts & ROW) v[i] = v_add(v[i], row[i]);
+            added[i] =
+                parts & RESIDUAL ? amx_load_n(residual, i * VL, VL, wide_residual) : v_zero();
         }
-        if (parts & ACT) v_act_many(v, VECTORS, act, !wide);
+        epilogue(v, VECTORS, parts, act, !wide, bias, row, gate, added);
         LGV_UNROLL
-        for (int i = 0; i < VECTORS; i++) {
-            if (parts & GATE) v[i] = v_mul(v[i], gate[i]);
-            if (parts & RESIDUAL)
-                v[i] = v_add(v[i], amx_load_n(residual, i * VL, VL, wide_residual));
-            if (wide) v_store((float *)(void *)y + i * VL, v[i]);
-        }
+        for (int i = 0; wide && i < VECTORS; i++) v_store((float *)(void *)y + i * VL, v[i]);
         if (!wide) store_row((uint16_t *)(void *)y, v);
         if (parts & RESIDUAL) {
             __builtin_prefetch(residual + f->residual_ahead);
