@@ -195,7 +195,7 @@ typedef struct scratch {
     uint16_t *left, *left2; /* [TASK_BLOCKS][32][width] */
     float *s[2], *s2[2];    /* [KEY_BLOCKS][32][32] */
     uint16_t *p[2], *p2[2]; /* [32][KEYS] */
-    float *shrink[2];       /* [32] what earlier sums are multiplied with */
+    float *shrink;          /* [32] what earlier sums are multiplied with: forward */
     float *sum, *sum2;      /* [TASK_BLOCKS][width / 32][32][32] */
     float *max, *total;     /* [TASK_BLOCKS][32] */
 } scratch;
@@ -220,7 +220,7 @@ static size_t left_bytes(const run *r)
 
 static size_t scratch_bytes(const run *r)
 {
-    return 2 * (3 * left_bytes(r) + 2 * SCORE_BYTES + 2 * WEIGHT_BYTES + 2 * ROW_BYTES);
+    return 2 * (3 * left_bytes(r) + 2 * SCORE_BYTES + 2 * WEIGHT_BYTES) + 3 * ROW_BYTES;
 }
 
 static scratch scratch_of(const run *r, int thread)
@@ -237,8 +237,8 @@ static scratch scratch_of(const run *r, int thread)
         s.s2[i] = take(&p, SCORE_BYTES);
         s.p[i] = take(&p, WEIGHT_BYTES);
         s.p2[i] = take(&p, WEIGHT_BYTES);
-        s.shrink[i] = take(&p, ROW_BYTES);
     }
+    s.shrink = take(&p, ROW_BYTES);
     s.max = take(&p, ROW_BYTES);
     s.total = take(&p, ROW_BYTES);
     return s;
@@ -255,6 +255,7 @@ typedef struct sum_product {
     uint16_t *const *weights;
     const pack *p;
     float *sum;
+    const float *shrink; /* of each row of what earlier chunks added up to; NULL: nothing shrinks */
 } sum_product;
 
 /* A task's blocks of rows against all tokens of the other side, chunk by chunk: KEYS tokens against one block after the
@@ -316,13 +317,12 @@ static void sum_unit(pass *p, int64_t chunk, int64_t unit)
     const int64_t columns = r->width / BLOCK, c = unit % columns;
     const sum_product *q = &p->sum[unit / columns];
     float *sum = q->sum + (chunk_row_block(p, chunk) * columns + c) * BLOCK_ELEMENTS;
-    const float *shrink = p->s.shrink[chunk % 2];
     const bool add = chunk >= p->blocks;
-    for (int64_t i = 0; add && i < BLOCK; i++) {
-        if (shrink[i] == 1) continue;
+    for (int64_t i = 0; add && q->shrink && i < BLOCK; i++) {
+        if (q->shrink[i] == 1) continue;
         for (int64_t k = 0; k < BLOCK_COLUMNS; k += VL) {
             float *x = sum + i * BLOCK_COLUMNS + k;
-            v_store(x, v_mul(v_set1(shrink[i]), v_load(x)));
+            v_store(x, v_mul(v_set1(q->shrink[i]), v_load(x)));
         }
     }
     block_product(&p->tiles, q->weights[chunk % 2], KEYS,
@@ -350,8 +350,6 @@ static void run_side_by_side(pass *p)
     enum { GROUPS = BLOCK / GROUP_ROWS };
     const int64_t chunks = p->blocks * lgv_ceil_div(p->others, KEY_BLOCKS);
     const int64_t sums = p->sums * (p->r->width / BLOCK);
-    for (int i = 0; i < 2; i++)
-        for (int row = 0; row < BLOCK; row++) p->s.shrink[i][row] = 1;
     tile_begin(&p->tiles);
     for (int64_t k = -1; k <= chunks; k++) {
         const int64_t scores = k + 1 < chunks ? p->scores * chunk_token_blocks(p, k + 1) : 0;
@@ -367,22 +365,14 @@ static void run_side_by_side(pass *p)
 }
 
 /* --- Forward ---------------------------------------------------------------------------------------------- */
-/* The largest, or the sum, of each of VL vectors, as one vector. */
-static inline vreal max_of_each(vreal a[VL])
+/* The sum, or the largest, of each of VL vectors, as one vector. */
+LGV_FOLD vreal total_of_each(vreal a[VL], const bool largest)
 {
     v_transpose(a);
     LGV_UNROLL
     for (int half = VL / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) a[i] = v_max(a[i], a[i + half]);
-    return a[0];
-}
-
-static inline vreal sum_of_each(vreal a[VL])
-{
-    v_transpose(a);
-    LGV_UNROLL
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) a[i] = v_add(a[i], a[i + half]);
+        for (int i = 0; i < half; i++)
+            a[i] = largest ? v_max(a[i], a[i + half]) : v_add(a[i], a[i + half]);
     return a[0];
 }
 
@@ -401,7 +391,7 @@ LGV_FOLD void softmax_group(float scale2, const float *s, int64_t blocks, uint16
             largest = v_max(largest, v_load(s + b * BLOCK_ELEMENTS + row * BLOCK_COLUMNS + i * VL));
         each[row] = largest;
     }
-    const vreal top = v_max(old, v_mul(scale, max_of_each(each))),
+    const vreal top = v_max(old, v_mul(scale, total_of_each(each, true))),
                 smaller = v_exp2_rough(v_sub(old, top));
     v_store(max, top);
     v_store(shrink, smaller);
@@ -424,7 +414,7 @@ LGV_FOLD void softmax_group(float scale2, const float *s, int64_t blocks, uint16
         LGV_UNROLL
         for (int64_t i = 1; i < VECTORS; i++) each[row] = v_add(each[row], sum[i]);
     }
-    v_store(total, v_fma(v_load(total), smaller, sum_of_each(each)));
+    v_store(total, v_fma(v_load(total), smaller, total_of_each(each, false)));
 }
 
 static void softmax_rows(const pass *p, int64_t chunk, int64_t row)
@@ -437,10 +427,10 @@ static void softmax_rows(const pass *p, int64_t chunk, int64_t row)
     if (row == 0) mask_scores(s, count, r->k.length - chunk_token_block(p, chunk) * BLOCK);
     if (count == KEY_BLOCKS)
         softmax_group(scale2, s + row * BLOCK_COLUMNS, KEY_BLOCKS, p->s.p[k] + row * KEYS,
-                      p->s.max + at, p->s.total + at, p->s.shrink[k] + row);
+                      p->s.max + at, p->s.total + at, p->s.shrink + row);
     else
         softmax_group(scale2, s + row * BLOCK_COLUMNS, count, p->s.p[k] + row * KEYS, p->s.max + at,
-                      p->s.total + at, p->s.shrink[k] + row);
+                      p->s.total + at, p->s.shrink + row);
 }
 
 /* The blocks of rows of a task, out of all of t. */
@@ -476,7 +466,7 @@ static void forward_task(void *arg, int64_t task, int thread)
     p.s.s[1] = p.s.s[0]; /* one buffer for all chunks stays in L1 */
     p.s.p[1] = p.s.p[0];
     p.score[0] = (score_product){p.s.left, &r->pack_k, p.s.s};
-    p.sum[0] = (sum_product){p.s.p, &r->pack_v, p.s.sum};
+    p.sum[0] = (sum_product){p.s.p, &r->pack_v, p.s.sum, p.s.shrink};
     p.scores = p.sums = 1;
     p.weights = softmax_rows;
     load_blocks(&p, &r->q, p.s.left);
@@ -609,7 +599,7 @@ static void grad_q_task(void *arg, int64_t task, int thread)
     pass p = start_pass(r, &r->q, &r->k, task, thread);
     p.score[0] = (score_product){p.s.left, &r->pack_k, p.s.s};
     p.score[1] = (score_product){p.s.left2, &r->pack_v, p.s.s2};
-    p.sum[0] = (sum_product){p.s.p2, &r->pack_k, p.s.sum};
+    p.sum[0] = (sum_product){p.s.p2, &r->pack_k, p.s.sum, NULL};
     p.scores = 2;
     p.sums = 1;
     p.weights = grad_q_rows;
@@ -637,8 +627,8 @@ static void grad_kv_task(void *arg, int64_t task, int thread)
     pass p = start_pass(r, &r->k, &r->q, task, thread);
     p.score[0] = (score_product){p.s.left, &r->pack_q, p.s.s};
     p.score[1] = (score_product){p.s.left2, &r->pack_dy, p.s.s2};
-    p.sum[0] = (sum_product){p.s.p2, &r->pack_q, p.s.sum};
-    p.sum[1] = (sum_product){p.s.p, &r->pack_dy, p.s.sum2};
+    p.sum[0] = (sum_product){p.s.p2, &r->pack_q, p.s.sum, NULL};
+    p.sum[1] = (sum_product){p.s.p, &r->pack_dy, p.s.sum2, NULL};
     p.scores = p.sums = 2;
     p.weights = grad_kv_rows;
     load_blocks(&p, &r->k, p.s.left);
