@@ -151,12 +151,14 @@ static void init_weights(lgv_store *store)
     OK(lgv_store_copy(store, "weight", "ema", &err));
 }
 
+static const char *device_name; /* where trainer_make computes; NULL: the best here */
+
 static void trainer_make(trainer *t, int threads, int rows, const lgv_plan_options *options)
 {
     lgv_graph *g = training_graph(rows), *update = lgv_graph_new();
     lgv_graph_output(update, lgv_adamw(update, 1), "norm");
     lgv_program programs[] = {{"forward_backward", g}, {"update", update}};
-    OK(lgv_device_new(NULL, threads, &t->device, &err));
+    OK(lgv_device_new(device_name, threads, &t->device, &err));
     OK(lgv_store_new(t->device, &t->store, &err));
     OK(lgv_store_declare(t->store, g, &err));
     const char *sets[] = {"weight", "grad", "exp_avg", "exp_avg_sq", "ema"};
@@ -482,11 +484,13 @@ static size_t activations(int recompute)
     return info.arena_bytes + info.io_bytes;
 }
 
-/* A budget between all cheap nodes and all blocks: some blocks as a whole, the cheap nodes of the others. */
+/* A budget between all cheap nodes and all blocks: some blocks as a whole, the cheap nodes of the others. On the scalar
+   kernels: in a network as small as this the workspaces of other levels outweigh what blocks save. */
 static void test_recompute_of_some_blocks(void **state)
 {
     (void)state;
     int64_t n, m;
+    device_name = "cpu:scalar";
     float *want = reference(&n);
     const size_t cheap = activations(1), blocks = activations(2);
     assert_true(blocks < cheap && cheap < activations(0));
@@ -497,6 +501,7 @@ static void test_recompute_of_some_blocks(void **state)
         free(got);
     }
     free(want);
+    device_name = NULL;
 }
 
 static int recompute_units(int level, double block_share)
