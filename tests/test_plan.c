@@ -13,6 +13,7 @@
 #include "graph/node.h"
 #include "langevin/ops.h"
 #include "langevin/plan.h"
+#include "langevin/rng.h"
 #include "ok.h"
 #include "types.h"
 
@@ -97,6 +98,53 @@ static void test_write_makes_packs_stale(void **state)
     bench_drop(&b);
     lgv_graph_free(reader);
     lgv_graph_free(writer);
+}
+
+/* A 3x3 convolution of random numbers, planned in a store of its own, which trains or not. */
+static lgv_plan_info run_conv(bool trains, size_t budget, float *y)
+{
+    enum { H = 8, C = 16, N = H * H * C, W = C * C * 9 };
+    static const char *const sets[] = {"weight", "grad"};
+    float x[N], w[W];
+    lgv_rng_normal(&(lgv_rng_key){.seed = 4}, 0, N, x);
+    lgv_rng_normal(&(lgv_rng_key){.seed = 5}, 0, W, w);
+    lgv_graph *g = lgv_graph_new();
+    const lgv_id in = lgv_input(g, "x", LGV_F32, 4, (int64_t[]){1, H, H, C}),
+                 filters = lgv_param(g, "w", 4, (int64_t[]){C, C, 3, 3});
+    const lgv_conv_attr attr = {.stride = 1, .pad = {1, 1, 1, 1}};
+    lgv_graph_output(g, lgv_conv2d(g, in, filters, LGV_NONE, attr), "y");
+    bench b;
+    OK(lgv_device_new("cpu:f64", 1, &b.device, &err)); /* has Winograd kernels on every machine */
+    OK(lgv_store_new(b.device, &b.store, &err));
+    OK(lgv_store_declare(b.store, g, &err));
+    for (int i = 0; i <= trains; i++) OK(lgv_store_add_set(b.store, sets[i], &err));
+    OK(lgv_store_write(b.store, "weight", 0, w, W, &err));
+    lgv_plan *plan = plan_make(&b, g, &(lgv_plan_options){.memory_budget = budget});
+    OK(lgv_plan_write(plan, "x", x, N, &err));
+    OK(lgv_plan_run(plan, NULL, &err));
+    OK(lgv_plan_read(plan, "y", y, N, &err));
+    lgv_plan_info info;
+    lgv_plan_describe(plan, &info);
+    lgv_plan_free(plan);
+    bench_drop(&b);
+    lgv_graph_free(g);
+    return info;
+}
+
+/* Transformed weights of a convolution are kept where the store does not train and the budget has room; the same bits. */
+static void test_optional_packs(void **state)
+{
+    (void)state;
+    float y[8 * 8 * 16], other[8 * 8 * 16];
+    const lgv_plan_info kept = run_conv(false, 0, y);
+    assert_true(kept.packed_bytes > 0);
+    const size_t all = kept.packed_bytes + kept.arena_bytes + kept.io_bytes;
+    assert_int_equal(run_conv(false, all, other).packed_bytes, kept.packed_bytes);
+    assert_memory_equal(other, y, sizeof y);
+    assert_int_equal(run_conv(false, all - 1, other).packed_bytes, 0);
+    assert_memory_equal(other, y, sizeof y);
+    assert_int_equal(run_conv(true, 0, other).packed_bytes, 0);
+    assert_memory_equal(other, y, sizeof y);
 }
 
 static void count_release(void *owner)
@@ -742,6 +790,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_makes_packs_stale),
+        cmocka_unit_test(test_optional_packs),
         cmocka_unit_test(test_writes_in_order),
         cmocka_unit_test(test_mapped_set),
         cmocka_unit_test(test_value_outlives_update),

@@ -93,7 +93,8 @@ typedef struct lgv_plan_options {
        all. 1: all cheap ops; 2: whole blocks too. */
     int recompute;
     /* Bytes that the arena and the packed weights this plan adds should stay below; 0: none. First packed copies
-       are made anew for each node instead of kept, then as little as possible is recomputed. */
+       that only save time are left out, then the others are made anew for each node instead of kept, then as
+       little as possible is recomputed. */
     size_t memory_budget;
     int check; /* no reuse of memory, poisoned buffers; a run reports the first node that made a NaN or infinity */
     int instrument; /* every module's value becomes an output named by its path (lgv_graph_module) */

@@ -53,7 +53,7 @@ typedef struct lgv_call {
     bool accumulate; /* add to output 0 (weight gradients into the store) */
     int threads;
     void *workspace;    /* what workspace() asked for, 64-byte aligned */
-    const void *packed; /* what pack() described */
+    const void *packed; /* what pack() described; workspace() may ask whether there will be one */
     void *state;        /* what prepare() made */
     const lgv_step *step;
     lgv_pool *pool;
@@ -74,7 +74,8 @@ typedef struct lgv_kernel {
     bool bf16;
     lgv_pack (*pack)(const lgv_call *c);               /* NULL: none */
     void (*run_pack)(const lgv_call *c, void *packed); /* in[LGV_IN_W] holds the weights */
-    size_t (*workspace)(const lgv_call *c);            /* NULL: 0. May use c->threads */
+    bool pack_optional; /* run() does without (call.packed NULL): the copy is kept or not made */
+    size_t (*workspace)(const lgv_call *c); /* NULL: 0. May use c->threads */
     lgv_status (*prepare)(const lgv_call *c, void **state, lgv_error *err);
     void (*run)(const lgv_call *c);
     void (*destroy)(void *state);

@@ -251,15 +251,18 @@ static lgv_status final_kernels(lgv_plan *plan, lgv_prog *p, lgv_error *err)
             lgv_pack pack = a->kernel->pack(c);
             const lgv_place *w = &p->place[n->in[LGV_IN_W]];
             const lgv_root *r = &p->root[w->root];
-            if (pack.bytes && !plan->fleeting_packs && r->kind == LGV_ROOT_STORE &&
+            const bool optional = a->kernel->pack_optional;
+            if (pack.bytes && plan->kept <= (optional ? LGV_KEPT_ALL : LGV_KEPT_NEEDED) &&
+                r->kind == LGV_ROOT_STORE &&
                 lgv_node_of(p->g, n->in[LGV_IN_W])->op == LGV_OP_param) {
                 a->pack = lgv_store_get_pack(plan->store, r->set, r->buffer, pack.kind, pack.bytes);
                 if (!a->pack)
                     return lgv_fail(err, LGV_ERR_MEMORY,
                                     "out of memory while packing weights of '%s'", n->name);
-            } else {
+            } else if (!optional) {
                 a->pack_bytes = lgv_round_up(pack.bytes);
             }
+            if (a->pack || a->pack_bytes) c->packed = &present_marker;
         }
         a->workspace_bytes = a->kernel->workspace ? lgv_round_up(a->kernel->workspace(c)) : 0;
         size_t scratch = a->workspace_bytes + a->pack_bytes + (a->wide ? a->wide->bytes : 0);
@@ -351,20 +354,26 @@ static lgv_status build_all(lgv_plan *plan, const lgv_program *programs,
     return LGV_OK;
 }
 
-/* What the plan takes besides the sets of the store and what other plans have packed already. */
-static size_t plan_bytes(const lgv_plan *plan)
+/* Packed weights that this plan adds to those of other plans: all, or the optional ones. */
+static size_t added_packs(const lgv_plan *plan, bool optional)
 {
-    size_t bytes = plan->arena_bytes + plan->io_bytes;
     const lgv_store *s = plan->store;
+    size_t bytes = 0;
     for (size_t i = 0; i < s->n_packs; i++) s->pack[i]->counted = s->pack[i]->reserved;
     for (int i = 0; i < plan->n_progs; i++)
         for (size_t k = 0; k < plan->prog[i].g->n_nodes; k++) {
-            lgv_store_pack *pack = plan->prog[i].action[k].pack;
-            if (!pack || pack->counted) continue;
-            pack->counted = true;
-            bytes += pack->bytes;
+            const lgv_action *a = &plan->prog[i].action[k];
+            if (!a->pack || a->pack->counted || (optional && !a->kernel->pack_optional)) continue;
+            a->pack->counted = true;
+            bytes += a->pack->bytes;
         }
     return bytes;
+}
+
+/* What the plan takes besides the sets of the store and what other plans have packed already. */
+static size_t plan_bytes(const lgv_plan *plan)
+{
+    return plan->arena_bytes + plan->io_bytes + added_packs(plan, false);
 }
 
 /* An arena beyond this is worth a few percent of the time: without a budget, cheap nodes are then recomputed, and the blocks
@@ -386,6 +395,17 @@ static bool weights_change(int n_programs, const lgv_program *programs)
     return false;
 }
 
+/* Optional copies are kept up to this size; beyond it what they save no longer outweighs reading them. */
+static const size_t AMPLE_COPIES = (size_t)512 << 20;
+
+/* The packed weights worth keeping, without a budget. In a store that trains, optional ones would be made for a few
+   runs each time (a preview, a validation). */
+static lgv_kept kept_at_first(const lgv_plan *plan, const lgv_program *programs)
+{
+    if (weights_change(plan->n_progs, programs)) return LGV_KEPT_NONE;
+    return lgv_store_find_set(plan->store, "grad") < 0 ? LGV_KEPT_ALL : LGV_KEPT_NEEDED;
+}
+
 /* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, packed weights
    are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
@@ -394,12 +414,17 @@ static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_er
     lgv_recompute what = {plan->options.recompute, 1, -1};
     size_t least = SIZE_MAX;
     int n = 0;
-    const int first = weights_change(plan->n_progs, programs), last = budget ? 1 : first;
-    for (int fleeting = first; fleeting <= last; fleeting++) {
-        plan->fleeting_packs = fleeting;
+    plan->kept = kept_at_first(plan, programs);
+    LGV_TRY(build_all(plan, programs, &what, &n, err));
+    if (plan->kept == LGV_KEPT_ALL && added_packs(plan, true) > AMPLE_COPIES) {
+        plan->kept = LGV_KEPT_NEEDED;
         LGV_TRY(build_all(plan, programs, &what, &n, err));
-        if (budget ? plan_bytes(plan) <= budget : plan->arena_bytes <= AMPLE_ARENA) return LGV_OK;
     }
+    while (budget && plan_bytes(plan) > budget && plan->kept != LGV_KEPT_NONE) {
+        plan->kept++;
+        LGV_TRY(build_all(plan, programs, &what, &n, err));
+    }
+    if (budget ? plan_bytes(plan) <= budget : plan->arena_bytes <= AMPLE_ARENA) return LGV_OK;
     if (!budget) {
         if (plan->options.recompute) return LGV_OK;
         return build_all(plan, programs, &(lgv_recompute){2, AMPLE_SHARE, -1}, &n, err);

@@ -66,6 +66,10 @@ typedef struct lgv_prog {
     size_t arena_bytes;
 } lgv_prog;
 
+/* Which packed weights are kept: all, those that their kernels need, none. Needed ones that are not kept lie in the
+   arena and are made before each use. */
+typedef enum lgv_kept { LGV_KEPT_ALL, LGV_KEPT_NEEDED, LGV_KEPT_NONE } lgv_kept;
+
 struct lgv_plan {
     lgv_store *store;
     lgv_device *device;
@@ -76,8 +80,8 @@ struct lgv_plan {
     int weights_set;
     lgv_prog *prog;
     int n_progs, recomputed;
-    bool fleeting_packs; /* packed weights lie in the arena and are made before each use */
-    void *io;            /* inputs and outputs */
+    lgv_kept kept; /* of packed weights */
+    void *io;      /* inputs and outputs */
     size_t io_bytes, arena_bytes;
     uint64_t arena_generation;
     lgv_step step;

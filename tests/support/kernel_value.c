@@ -112,13 +112,23 @@ const lgv_kernel *kernel_find(lgv_device *d, const lgv_call *c, const char *name
     return NULL;
 }
 
-void kernel_run(lgv_device *d, const lgv_kernel *k, lgv_call *c)
+static void run(lgv_device *d, const lgv_kernel *k, lgv_call *c, bool pack)
 {
-    void *packed = k->pack ? d->alloc(d, k->pack(c).bytes) : NULL;
+    void *packed = pack ? d->alloc(d, k->pack(c).bytes) : NULL;
+    c->packed = packed;
     c->workspace = k->workspace ? d->alloc(d, k->workspace(c)) : NULL;
     if (packed) k->run_pack(c, packed);
-    c->packed = packed;
     k->run(c);
     d->free(d, packed);
     d->free(d, c->workspace);
+}
+
+void kernel_run(lgv_device *d, const lgv_kernel *k, lgv_call *c)
+{
+    run(d, k, c, k->pack != NULL);
+}
+
+void kernel_run_unpacked(lgv_device *d, const lgv_kernel *k, lgv_call *c)
+{
+    run(d, k, c, k->pack && !k->pack_optional);
 }

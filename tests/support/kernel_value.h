@@ -26,5 +26,7 @@ float *kernel_value_read(const kernel_value *v);
 const lgv_kernel *kernel_find(lgv_device *d, const lgv_call *c, const char *name);
 /* Packs, gives a workspace, runs. */
 void kernel_run(lgv_device *d, const lgv_kernel *k, lgv_call *c);
+/* The same without the packed weights that the kernel can do without. */
+void kernel_run_unpacked(lgv_device *d, const lgv_kernel *k, lgv_call *c);
 
 #endif

@@ -4,8 +4,8 @@
    three steps in memory of its own. Few tiles: they are transformed by all threads into shared memory; then each
    task takes a group of outputs, transforms its weights, multiplies and transforms back, so that the
    transformed weights (four times their size) never go through main memory. In both, the products of some tiles with
-   a group of outputs stay in L2 until they are transformed back. No transformed weights are kept between runs:
-   making them costs less than reading four times the weights would. */
+   a group of outputs stay in L2 until they are transformed back. Transformed weights are four times the weights; where
+   the plan keeps them (call.packed), both schedules read them instead of making them. */
 #include "conv_winograd.h"
 
 enum {
@@ -29,7 +29,8 @@ typedef struct run {
     int64_t ranges, range;       /* few: tasks are groups x ranges of the block's tiles */
     real *v;                     /* few: [36][block][channels], transformed tiles */
     int64_t v_row, v_plane;
-    real *u; /* many: [group][36][PANELS][c][WINO_NR], transformed weights */
+    real *u;          /* many: [group][36][PANELS][c][WINO_NR], transformed weights */
+    const real *kept; /* the same, made before; NULL: not */
     int64_t u_plane, m_plane;
     char *threads; /* each thread's part, after shared_bytes */
     size_t shared_bytes, thread_bytes;
@@ -37,20 +38,21 @@ typedef struct run {
 
 /* What a task works on: the shared parts and those of its thread. */
 typedef struct scratch {
-    real *v; /* many: [36][ROWS][channels] */
-    real *u; /* few: [36][PANELS][c][WINO_NR] */
-    real *m; /* [36][ROWS][GROUP]: products */
+    real *v;       /* many: [36][ROWS][channels] */
+    real *made;    /* few, not kept: [36][PANELS][c][WINO_NR] */
+    const real *u; /* transformed weights of the group at hand */
+    real *m;       /* [36][ROWS][GROUP]: products */
 } scratch;
 
 static scratch scratch_of(const run *r, int thread)
 {
     real *own = (real *)(void *)(r->threads + (size_t)thread * r->thread_bytes);
-    scratch s = {.v = r->v, .u = r->u, .m = own};
+    scratch s = {.v = r->v, .m = own};
     own += WINO_PLANES * r->m_plane;
     if (r->many)
         s.v = own;
     else
-        s.u = own;
+        s.made = own;
     return s;
 }
 
@@ -377,7 +379,7 @@ static void tiles_task(void *arg, int64_t task, int thread)
     int64_t first = task * ROWS, rows = lgv_min_i64(ROWS, r->tiles - first);
     source_tiles(r, first, rows, 0, wino_round(rows, WINO_MR), s.v);
     for (int64_t group = 0; group < r->groups; group++) {
-        s.u = r->u + group * WINO_PLANES * r->u_plane;
+        s.u = (r->kept ? r->kept : r->u) + group * WINO_PLANES * r->u_plane;
         multiply_group(r, &s, group, 0, rows, first);
     }
 }
@@ -389,8 +391,9 @@ static void group_task(void *arg, int64_t task, int thread)
     scratch s = scratch_of(r, thread);
     int64_t group = task / r->ranges, start = task % r->ranges * r->range,
             stop = lgv_min_i64(start + r->range, r->count);
-    for (int64_t panel = group * PANELS; panel < (group + 1) * PANELS; panel++)
-        if (panel * WINO_NR < r->k) panel_weights(r, panel, s.u);
+    s.u = r->kept ? r->kept + group * WINO_PLANES * r->u_plane : s.made;
+    for (int64_t panel = group * PANELS; !r->kept && panel < (group + 1) * PANELS; panel++)
+        if (panel * WINO_NR < r->k) panel_weights(r, panel, s.made);
     for (int64_t t = start; t < stop; t += ROWS)
         multiply_group(r, &s, group, t, lgv_min_i64(ROWS, stop - t), r->first + t);
 }
@@ -399,7 +402,7 @@ static void group_task(void *arg, int64_t task, int thread)
 static run describe(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
-    run r = {.turned = c->op == LGV_OP_conv2d_grad_x, .w = p.wd};
+    run r = {.turned = c->op == LGV_OP_conv2d_grad_x, .w = p.wd, .kept = c->packed};
     if (r.turned) {
         r.from = wino_picture_of(p.yd, p.y, 2 - p.top, 2 - p.left, &p.x);
         r.to = wino_picture_of(p.xd, p.x, 0, 0, &p.x);
@@ -429,6 +432,7 @@ static run describe(const lgv_call *c)
     }
     r.v_plane = wino_odd_lines(lgv_min_i64(r.block, wino_round(r.tiles, WINO_MR)) * r.v_row);
     int64_t v = WINO_PLANES * r.v_plane, u = WINO_PLANES * r.u_plane;
+    if (r.kept) u = 0;
     int64_t shared = r.many ? r.groups * u : v, own = WINO_PLANES * r.m_plane + (r.many ? v : u);
     r.shared_bytes = (size_t)shared * sizeof(real);
     r.thread_bytes = (size_t)own * sizeof(real);
@@ -456,6 +460,20 @@ size_t wino_workspace(const lgv_call *c)
     return r.shared_bytes + (size_t)c->threads * r.thread_bytes;
 }
 
+lgv_pack wino_pack(const lgv_call *c)
+{
+    run r = describe(c);
+    return (lgv_pack){r.turned ? "winograd-dx" : "winograd",
+                      (size_t)(r.groups * WINO_PLANES * r.u_plane) * sizeof(real)};
+}
+
+void wino_run_pack(const lgv_call *c, void *packed)
+{
+    run r = describe(c);
+    r.u = packed;
+    lgv_parallel(c, lgv_ceil_div(r.k, WINO_NR), weights_task, &r);
+}
+
 void wino_run(const lgv_call *c)
 {
     run r = describe(c);
@@ -467,7 +485,7 @@ void wino_run(const lgv_call *c)
         r.e = &e;
     }
     if (r.many) {
-        lgv_parallel(c, lgv_ceil_div(r.k, WINO_NR), weights_task, &r);
+        if (!r.kept) lgv_parallel(c, lgv_ceil_div(r.k, WINO_NR), weights_task, &r);
         lgv_parallel(c, lgv_ceil_div(r.tiles, ROWS), tiles_task, &r);
         return;
     }

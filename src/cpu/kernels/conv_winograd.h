@@ -57,6 +57,8 @@ static inline int64_t wino_round(int64_t n, int64_t to)
 #define wino_accepts     LGV_AT(lgv_wino_accepts)
 #define wino_source_tile LGV_AT(lgv_wino_source_tile)
 #define wino_product     LGV_AT(lgv_wino_product)
+#define wino_pack        LGV_AT(lgv_wino_pack)
+#define wino_run_pack    LGV_AT(lgv_wino_run_pack)
 #define wino_workspace   LGV_AT(lgv_wino_workspace)
 #define wino_run         LGV_AT(lgv_wino_run)
 #define wino_w_accepts   LGV_AT(lgv_wino_w_accepts)
@@ -86,6 +88,8 @@ void wino_product(const wino_factors *f, int rows, bool dense_rows);
 
 /* The kernels "winograd" of the convolution and its gradients. */
 bool wino_accepts(const lgv_call *c);
+lgv_pack wino_pack(const lgv_call *c);
+void wino_run_pack(const lgv_call *c, void *packed);
 size_t wino_workspace(const lgv_call *c);
 void wino_run(const lgv_call *c); /* forward and gradient for data */
 bool wino_w_accepts(const lgv_call *c);
