@@ -14,6 +14,7 @@ enum {
     MIN_OUTPUTS = 96,
     ENOUGH = 8, /* such blocks: several threads share them without cutting the positions */
     LINE = 64 / sizeof(real),
+    COPIED = GEMM_MR == 6 ? 8 : GEMM_MR, /* of dy at once; the next row overwrites the rest */
     AHEAD = 24
 };
 /* Elements of a packed tile of dy; the extra line keeps tiles off each other's cache sets. */
@@ -148,7 +149,10 @@ static void pack_dy(const scratch *s, int64_t k0, int64_t k1, int64_t count)
         for (int64_t q = q1; q < q2; q++)
             for (int64_t k = k0; k < k1; k += LINE) __builtin_prefetch(s->dy[q] + k);
         for (int64_t k = k0; k < k1; k += GEMM_MR, tile += A_TILE) {
-            if (k + GEMM_MR <= k1) {
+            if (k + COPIED <= k1) {
+                for (int64_t q = q0; q < q1; q++)
+                    memcpy(tile + q * GEMM_MR, s->dy[q] + k, COPIED * sizeof(real));
+            } else if (k + GEMM_MR <= k1) {
                 for (int64_t q = q0; q < q1; q++)
                     memcpy(tile + q * GEMM_MR, s->dy[q] + k, GEMM_MR * sizeof(real));
             } else {
