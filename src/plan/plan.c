@@ -395,10 +395,10 @@ static bool weights_change(int n_programs, const lgv_program *programs)
     return false;
 }
 
-/* Copies that only save time (5 to 13 % of a U-Net's sampling step) are kept up to this size. */
+/* Copies that only save time (5 to 20 % of a U-Net's sampling step) are kept up to this size. */
 static const size_t AMPLE_COPIES = (size_t)1 << 30;
 
-/* The packed weights worth keeping, without a budget. In a store that trains, optional ones would be made for a few
+/* The packed weights worth keeping where memory is ample. In a store that trains, optional ones would be made for a few
    runs each time (a preview, a validation). */
 static lgv_kept kept_at_first(const lgv_plan *plan, const lgv_program *programs)
 {
@@ -406,8 +406,9 @@ static lgv_kept kept_at_first(const lgv_plan *plan, const lgv_program *programs)
     return lgv_store_find_set(plan->store, "grad") < 0 ? LGV_KEPT_ALL : LGV_KEPT_NEEDED;
 }
 
-/* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, packed weights
-   are not kept: what that costs is a copy of the weights each run, and none where they change each run anyway. */
+/* The fewest recomputed units that fit the budget: cheap nodes first, then whole blocks. Before that, optional
+   packed weights are left out, then none are kept: that costs a copy of the weights each run, and nothing where they
+   change each run anyway. */
 static lgv_status fit_budget(lgv_plan *plan, const lgv_program *programs, lgv_error *err)
 {
     const size_t budget = plan->options.memory_budget;
