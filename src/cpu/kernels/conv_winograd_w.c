@@ -1,14 +1,19 @@
 /* conv_winograd_w.c - Winograd convolution: gradient for weights.
-   A block of tiles of x and of dy is transformed at a time, by all threads; then each task multiplies
-   them for a rectangle of the weights (inputs x outputs) in all 36 planes, and after the last block transforms
-   its rectangle back into dw. Sums run over at most SUM tiles in registers, then over these sums in order:
-   one long running sum would lose digits. With one block of tiles the products stay in a thread's own memory. */
+   A block of tiles of x and of dy is transformed at a time; then a task multiplies them for a rectangle of the
+   weights (inputs x outputs) in all 36 planes, and after the last block transforms its rectangle back into dw. Sums
+   run over r.sum tiles in registers, then over these sums in order: one long running sum would lose digits.
+   Two schedules; the channels decide. Many: all threads transform a block, as much as L3 holds, which all rectangles
+   read; with one block of tiles the products stay in a thread's own memory. Few, where products take little longer than
+   that reading: each task transforms what its rectangle needs, a block so small that it stays in L2 with its sums. */
 #include "conv_winograd.h"
 
 enum {
-    PANELS = 2,                                  /* of outputs of a task, at most */
-    INPUTS = 128,                                /* channels of x of a task, at most */
-    SUM = 96,                                    /* tiles summed in registers */
+    PANELS = 2,   /* of outputs of a task, at most */
+    INPUTS = 128, /* channels of x of a task, at most */
+    SUM = 96,     /* tiles summed in registers */
+    FEW = 128,    /* channels at most of one of x and dy, for the schedule of few */
+    FEW_TILES = VL == 16 ? 32 : 24,              /* of a block, summed in registers, there */
+    FEW_CHANNELS = 64,                           /* inputs and outputs of a task there, at most */
     BLOCK_BYTES = VL == 16 ? 16 << 20 : 8 << 20, /* of transformed tiles */
     TILES = 4                                    /* of a transform task */
 };
@@ -20,6 +25,7 @@ typedef struct run {
     int64_t wk; /* dw[k,c,3,3] by its stride of k; the rest is dense */
     bool accumulate;
     int64_t tiles, block, first, count; /* all; of a block; those of the current block */
+    int64_t sum;                        /* tiles summed in registers */
     int64_t inputs, panels;             /* of a task */
     int64_t c_tasks, k_tasks;           /* tasks along c and k */
     real *v;                            /* [36][block][c]: transformed x */
@@ -28,7 +34,8 @@ typedef struct run {
     int64_t d_panel, d_plane;
     real *u; /* [task or thread][36][panel][inputs][WINO_NR]: sums of products */
     int64_t u_plane;
-    bool own; /* u is the thread's own: one block */
+    bool own; /* u is the thread's own: one block, or few channels */
+    bool few; /* so are v and d, for the task's channels alone */
 } run;
 
 /* --- dy --------------------------------------------------------------------------------------------- */
@@ -71,14 +78,19 @@ static void dy_tile(const run *r, int64_t tile, real *d)
     }
 }
 
-static void tile_task(void *arg, int64_t task, int thread)
+/* Tiles [t, stop) of the block. */
+static void transform_tiles(const run *r, int64_t t, int64_t stop)
 {
-    const run *r = arg;
-    int64_t stop = lgv_min_i64((task + 1) * TILES, r->count);
-    for (int64_t t = task * TILES; t < stop; t++) {
+    for (; t < stop; t++) {
         wino_source_tile(&r->x, r->first + t, r->v + t * r->v_row, r->v_plane);
         dy_tile(r, r->first + t, r->d + t * WINO_NR);
     }
+}
+
+static void tile_task(void *arg, int64_t task, int thread)
+{
+    const run *r = arg;
+    transform_tiles(r, task * TILES, lgv_min_i64((task + 1) * TILES, r->count));
 }
 
 /* --- Products --------------------------------------------------------------------------------------- */
@@ -151,22 +163,90 @@ static void write_weights(const run *r, const real *u, int64_t k0, int64_t c0, i
     }
 }
 
+/* The products of a block for the rectangle of inputs [c0, c1) and outputs from k0 on. */
+static void multiply(const run *r, real *u, int64_t k0, int64_t c0, int64_t c1)
+{
+    int64_t panels = lgv_min_i64(r->panels, lgv_ceil_div(r->k - k0, WINO_NR));
+    for (int plane = 0; plane < WINO_PLANES; plane++)
+        for (int64_t t = 0; t < r->count; t += r->sum)
+            for (int64_t panel = 0; panel < panels; panel++)
+                multiply_panel(r, u + plane * r->u_plane + panel * r->inputs * WINO_NR, plane,
+                               k0 / WINO_NR + panel, c0, c1, t, lgv_min_i64(r->sum, r->count - t));
+}
+
 static void weights_task(void *arg, int64_t task, int thread)
 {
     const run *r = arg;
     int64_t k0 = task / r->c_tasks * r->panels * WINO_NR, c0 = task % r->c_tasks * r->inputs,
             c1 = lgv_min_i64(c0 + r->inputs, r->c);
-    int64_t panels = lgv_min_i64(r->panels, lgv_ceil_div(r->k - k0, WINO_NR));
     real *u = r->u + (r->own ? thread : task) * WINO_PLANES * r->u_plane;
-    for (int plane = 0; plane < WINO_PLANES; plane++)
-        for (int64_t t = 0; t < r->count; t += SUM)
-            for (int64_t panel = 0; panel < panels; panel++)
-                multiply_panel(r, u + plane * r->u_plane + panel * r->inputs * WINO_NR, plane,
-                               k0 / WINO_NR + panel, c0, c1, t, lgv_min_i64(SUM, r->count - t));
+    multiply(r, u, k0, c0, c1);
     if (r->first + r->count == r->tiles) write_weights(r, u, k0, c0, c1);
 }
 
+/* A rectangle by itself: a run over its channels alone, in the thread's part of v. */
+static void few_task(void *arg, int64_t task, int thread)
+{
+    run r = *(const run *)arg;
+    int64_t k0 = task / r.c_tasks * r.panels * WINO_NR, c0 = task % r.c_tasks * r.inputs;
+    r.x.data += c0;
+    r.dy.data += k0;
+    r.dw += k0 * r.wk + c0 * 9;
+    r.c = r.x.s.c = lgv_min_i64(r.inputs, r.c - c0);
+    r.k = r.dy.s.c = lgv_min_i64(r.panels * WINO_NR, r.k - k0);
+    r.v += thread * WINO_PLANES * (r.v_plane + r.d_plane + r.u_plane);
+    r.d = r.v + WINO_PLANES * r.v_plane;
+    real *u = r.d + WINO_PLANES * r.d_plane;
+    for (; r.first < r.tiles; r.first += r.block) {
+        r.count = lgv_min_i64(r.block, r.tiles - r.first);
+        transform_tiles(&r, 0, r.count);
+        multiply(&r, u, 0, 0, r.c);
+    }
+    write_weights(&r, u, 0, 0, r.c);
+}
+
 /* --- The kernel ------------------------------------------------------------------------------------- */
+/* Rectangles of few channels, so many that every thread has one where halves of 32 suffice. */
+static void describe_few(run *r, int threads)
+{
+    r->own = true;
+    r->sum = FEW_TILES;
+    r->block = lgv_min_i64(r->tiles, FEW_TILES);
+    r->inputs = lgv_min_i64(FEW_CHANNELS, wino_round(r->c, VL));
+    r->panels = lgv_min_i64(FEW_CHANNELS / WINO_NR, lgv_ceil_div(r->k, WINO_NR));
+    for (;;) {
+        r->c_tasks = lgv_ceil_div(r->c, r->inputs);
+        r->k_tasks = lgv_ceil_div(r->k, r->panels * WINO_NR);
+        if (r->c_tasks * r->k_tasks >= threads) return;
+        if (r->panels * WINO_NR > 32 && r->panels * WINO_NR >= r->inputs)
+            r->panels = lgv_ceil_div(r->panels, 2);
+        else if (r->inputs > 32)
+            r->inputs = wino_round(r->inputs / 2, VL);
+        else
+            return;
+    }
+}
+
+/* Rectangles of many channels. Every thread wants two tasks: first by fewer outputs, since halves of x's rows are read
+   less well. */
+static void describe_many(run *r, int threads)
+{
+    int64_t columns = wino_round(r->k, WINO_NR), row = wino_round(r->c, VL) + WINO_MR;
+    int64_t most = BLOCK_BYTES / ((int64_t)sizeof(real) * WINO_PLANES * SUM * (row + columns));
+    int64_t parts = lgv_ceil_div(r->tiles, SUM);
+    int64_t blocks = lgv_ceil_div(parts, lgv_max_i64(1, most));
+    r->sum = SUM;
+    r->block = lgv_min_i64(r->tiles, lgv_ceil_div(parts, blocks) * SUM);
+    r->own = r->block == r->tiles;
+    r->inputs = lgv_min_i64(INPUTS, wino_round(r->c, VL));
+    r->c_tasks = lgv_ceil_div(r->c, r->inputs);
+    r->panels = lgv_ceil_div(r->k, PANELS * WINO_NR) * r->c_tasks < 2 * threads ? 1 : PANELS;
+    r->k_tasks = lgv_ceil_div(r->k, r->panels * WINO_NR);
+    while (r->inputs > 2 * VL && r->k_tasks * lgv_ceil_div(r->c, r->inputs) < 2 * threads)
+        r->inputs = wino_round(r->inputs / 2, VL);
+    r->c_tasks = lgv_ceil_div(r->c, r->inputs);
+}
+
 static run describe(const lgv_call *c)
 {
     conv_problem p = conv_describe(c);
@@ -176,26 +256,19 @@ static run describe(const lgv_call *c)
              .k = p.y.c,
              .dw = p.wd,
              .wk = p.ws[0],
-             .accumulate = c->accumulate};
+             .accumulate = c->accumulate,
+             .few = lgv_min_i64(p.x.c, p.y.c) <= FEW && lgv_max_i64(p.x.c, p.y.c) <= 2 * FEW};
     r.tiles = wino_tiles(&r.dy);
-    r.v_row = wino_odd_lines(wino_round(r.c, VL) + WINO_MR);
-    int64_t columns = wino_round(r.k, WINO_NR);
-    int64_t most = BLOCK_BYTES / ((int64_t)sizeof(real) * WINO_PLANES * SUM * (r.v_row + columns));
-    int64_t parts = lgv_ceil_div(r.tiles, SUM);
-    int64_t blocks = lgv_ceil_div(parts, lgv_max_i64(1, most));
-    r.block = lgv_min_i64(r.tiles, lgv_ceil_div(parts, blocks) * SUM);
-    r.own = r.block == r.tiles;
+    if (r.few)
+        describe_few(&r, c->threads);
+    else
+        describe_many(&r, c->threads);
+    int64_t inputs = r.few ? r.inputs : r.c,
+            panels = r.few ? r.panels : lgv_ceil_div(r.k, WINO_NR); /* of v and d */
+    r.v_row = wino_odd_lines(wino_round(inputs, VL) + WINO_MR);
     r.v_plane = wino_odd_lines(r.block * r.v_row);
     r.d_panel = wino_odd_lines(r.block * WINO_NR);
-    r.d_plane = wino_odd_lines(columns / WINO_NR * r.d_panel);
-    /* Every thread wants two tasks: first by fewer outputs, since halves of x's rows are read less well. */
-    r.inputs = lgv_min_i64(INPUTS, wino_round(r.c, VL));
-    r.c_tasks = lgv_ceil_div(r.c, r.inputs);
-    r.panels = lgv_ceil_div(r.k, PANELS * WINO_NR) * r.c_tasks < 2 * c->threads ? 1 : PANELS;
-    r.k_tasks = lgv_ceil_div(r.k, r.panels * WINO_NR);
-    while (r.inputs > 2 * VL && r.k_tasks * lgv_ceil_div(r.c, r.inputs) < 2 * c->threads)
-        r.inputs = wino_round(r.inputs / 2, VL);
-    r.c_tasks = lgv_ceil_div(r.c, r.inputs);
+    r.d_plane = wino_odd_lines(panels * r.d_panel);
     r.u_plane = wino_odd_lines(r.panels * wino_round(r.inputs, WINO_MR) * WINO_NR);
     return r;
 }
@@ -209,14 +282,18 @@ bool wino_w_accepts(const lgv_call *c)
 size_t wino_w_workspace(const lgv_call *c)
 {
     run r = describe(c);
-    int64_t u = r.own ? c->threads : r.c_tasks * r.k_tasks;
-    return (size_t)(WINO_PLANES * (r.v_plane + r.d_plane + u * r.u_plane)) * sizeof(real);
+    int64_t u = r.own ? c->threads : r.c_tasks * r.k_tasks, v = r.few ? c->threads : 1;
+    return (size_t)(WINO_PLANES * (v * (r.v_plane + r.d_plane) + u * r.u_plane)) * sizeof(real);
 }
 
 void wino_w_run(const lgv_call *c)
 {
     run r = describe(c);
     r.v = c->workspace;
+    if (r.few) {
+        lgv_parallel(c, r.c_tasks * r.k_tasks, few_task, &r);
+        return;
+    }
     r.d = r.v + WINO_PLANES * r.v_plane;
     r.u = r.d + WINO_PLANES * r.d_plane;
     for (r.first = 0; r.first < r.tiles; r.first += r.block) {
