@@ -7,8 +7,9 @@
 
 enum {
     BLOCK = GEMM_KC,
-    K_TILES = 264 / GEMM_MR,
+    K_TILES = (GEMM_KC == 128 ? 384 : 264) / GEMM_MR, /* of a block, at most: L2 holds its dy */
     J_COLUMNS = 576,
+    PACKING = 40,
     MAX_PIECES = 8,
     MIN_COLUMNS = 128, /* of a block: fewer would spend their time on packing */
     MIN_OUTPUTS = 96,
@@ -48,21 +49,31 @@ typedef struct scratch {
     int32_t *h, *w; /* of x0 */
 } scratch;
 
-/* Smaller blocks, so that every thread has work and finishes with the others: which block computes an output does not
-   change its sum. */
+/* Cuts outputs and columns into blocks for the threads; which block computes an output does not change its sum. A
+   thread takes as long as its blocks, and a quarter of one that it waits for at the end. A block's time is its products
+   of one position, and PACKING of them for each of its elements of dy and x, which come from L3. */
 static void share_out(cut *c, int64_t tiles, int64_t panels, int threads)
 {
-    const int64_t wanted = threads == 1 ? 1 : 4 * (int64_t)threads;
-    while (c->pieces * c->k_blocks * c->j_blocks < wanted) {
-        if (c->j_panels * GEMM_NR >= 2 * MIN_COLUMNS)
-            c->j_panels = lgv_ceil_div(c->j_panels, 2);
-        else if (c->k_tiles * GEMM_MR >= 2 * MIN_OUTPUTS)
-            c->k_tiles = lgv_ceil_div(c->k_tiles, 2);
-        else
-            return;
-        c->k_blocks = lgv_ceil_div(tiles, c->k_tiles);
-        c->j_blocks = lgv_ceil_div(panels, c->j_panels);
-    }
+    const int64_t k_most = lgv_max_i64(c->k_blocks, tiles * GEMM_MR / MIN_OUTPUTS),
+                  j_least = c->j_blocks,
+                  j_most = lgv_max_i64(j_least, panels * GEMM_NR / MIN_COLUMNS);
+    int64_t best = INT64_MAX;
+    for (int64_t k = c->k_blocks; k <= k_most; k++)
+        for (int64_t j = j_least; j <= j_most; j++) {
+            int64_t k_tiles = lgv_ceil_div(tiles, k), j_panels = lgv_ceil_div(panels, j),
+                    k_blocks = lgv_ceil_div(tiles, k_tiles),
+                    j_blocks = lgv_ceil_div(panels, j_panels),
+                    rounds = lgv_ceil_div(k_blocks * j_blocks * c->pieces, threads),
+                    outputs = k_tiles * GEMM_MR, columns = j_panels * GEMM_NR,
+                    time = (4 * rounds + (threads > 1)) *
+                           (outputs * columns + PACKING * (outputs + columns));
+            if (time >= best) continue;
+            best = time;
+            c->k_tiles = k_tiles;
+            c->k_blocks = k_blocks;
+            c->j_panels = j_panels;
+            c->j_blocks = j_blocks;
+        }
 }
 
 static cut make_cut(const conv_problem *p, int threads)
@@ -225,7 +236,8 @@ static void add_product(const run_w *r, const scratch *s, real *partial, int64_t
     const real *a = s->a + (k - k0) / GEMM_MR * A_TILE;
     int64_t ld = r->ld;
     real *to = partial + k * ld + j;
-    for (int i = 0; i < GEMM_MR; i++) __builtin_prefetch(to + i * ld, 1);
+    for (int i = 0; i < GEMM_MR; i++)
+        for (int64_t v = 0; v < GEMM_NR; v += LINE) __builtin_prefetch(to + i * ld + v, 1);
     if (k + GEMM_MR <= k1 && j + GEMM_NR <= j1) {
         gemm_outer_tile_to(a, s->b, count, to, ld, !first);
     } else {
