@@ -164,6 +164,8 @@ static void pack_dense(const conv_problem *p, const real *w, int64_t columns, re
             LGV_UNROLL
             for (int r = 0; r < VL; r++) {
                 const real *from = w + (k + r) * p->ws[0] + e;
+                __builtin_prefetch(
+                    (const void *)((uintptr_t)from + (size_t)(VL * p->ws[0]) * sizeof(real)));
                 a[r] = k + r >= columns ? v_zero()
                        : size - e >= VL ? v_load(from)
                                         : v_load_n(from, size - e);
