@@ -11,7 +11,7 @@ enum {
     PANELS = 2,   /* of outputs of a task, at most */
     INPUTS = 128, /* channels of x of a task, at most */
     SUM = 96,     /* tiles summed in registers */
-    FEW = 128,    /* channels at most of one of x and dy, for the schedule of few */
+    FEW = 128,    /* channels of x and of dy, at most, for the schedule of few */
     FEW_TILES = VL == 16 ? 32 : 24,              /* of a block, summed in registers, there */
     FEW_CHANNELS = 64,                           /* inputs and outputs of a task there, at most */
     BLOCK_BYTES = VL == 16 ? 16 << 20 : 8 << 20, /* of transformed tiles */
@@ -257,7 +257,7 @@ static run describe(const lgv_call *c)
              .dw = p.wd,
              .wk = p.ws[0],
              .accumulate = c->accumulate,
-             .few = lgv_min_i64(p.x.c, p.y.c) <= FEW && lgv_max_i64(p.x.c, p.y.c) <= 2 * FEW};
+             .few = p.x.c <= FEW && p.y.c <= FEW};
     r.tiles = wino_tiles(&r.dy);
     if (r.few)
         describe_few(&r, c->threads);
