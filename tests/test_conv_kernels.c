@@ -82,6 +82,7 @@ static float *run_case(const char *spec, int threads, const char *kernel, const 
         if (k->pack_optional) {
             kernel_run_unpacked(d, k, &c);
             unpacked = kernel_value_read(result);
+            kernel_value_fill(result, 0);
         }
         kernel_run(d, k, &c);
         out = kernel_value_read(result);
@@ -342,10 +343,9 @@ static void test_winograd_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_epilogues),
-        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_threads),        cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_winograd_error),
+        cmocka_unit_test(test_shapes),  cmocka_unit_test(test_epilogues),
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_batches), cmocka_unit_test(test_winograd_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,6 +99,15 @@ float *kernel_value_read(const kernel_value *b)
     return out;
 }
 
+void kernel_value_fill(const kernel_value *b, float x)
+{
+    const lgv_tensor *t = &b->t;
+    lgv_device *d = b->device;
+    for (int64_t i = 0; i < lgv_tensor_elements(t); i++)
+        d->write(d, t->dtype,
+                 (char *)t->data + (size_t)offset_of(t, i) * d->element_size(d, t->dtype), &x, 1);
+}
+
 void kernel_value_free(kernel_value *v)
 {
     v->device->free(v->device, v->memory);

@@ -22,6 +22,8 @@ kernel_value kernel_value_of(lgv_device *d, lgv_dtype dtype, bool rounded, int r
 void kernel_value_free(kernel_value *v);
 /* The elements in logical order (free with free()); fails the test when the guard has changed. */
 float *kernel_value_read(const kernel_value *v);
+/* Every element becomes x. */
+void kernel_value_fill(const kernel_value *v, float x);
 /* The kernel of this name that takes the call, NULL when there is none. */
 const lgv_kernel *kernel_find(lgv_device *d, const lgv_call *c, const char *name);
 /* Packs, gives a workspace, runs. */
