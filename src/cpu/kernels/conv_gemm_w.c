@@ -7,9 +7,9 @@
 
 enum {
     BLOCK = GEMM_KC,
-    K_TILES = (GEMM_KC == 128 ? 384 : 264) / GEMM_MR, /* of a block, at most: L2 holds its dy */
+    K_TILES = (VL == 16 ? 384 : 264) / GEMM_MR, /* of a block, at most: L2 holds its dy */
     J_COLUMNS = 576,
-    PACKING = 40,
+    PACKING = 40, /* products that take as long as packing one element */
     MAX_PIECES = 8,
     MIN_COLUMNS = 128, /* of a block: fewer would spend their time on packing */
     MIN_OUTPUTS = 96,

@@ -1,19 +1,20 @@
 /* conv_winograd_w.c - Winograd convolution: gradient for weights.
    A block of tiles of x and of dy is transformed at a time; then a task multiplies them for a rectangle of the
    weights (inputs x outputs) in all 36 planes, and after the last block transforms its rectangle back into dw. Sums
-   run over r.sum tiles in registers, then over these sums in order: one long running sum would lose digits.
+   run over at most SUM tiles in registers, then over these sums in order: one long running sum would lose digits.
    Two schedules; the channels decide. Many: all threads transform a block, as much as L3 holds, which all rectangles
    read; with one block of tiles the products stay in a thread's own memory. Few, where products take little longer than
    that reading: each task transforms what its rectangle needs, a block so small that it stays in L2 with its sums. */
 #include "conv_winograd.h"
 
 enum {
-    PANELS = 2,   /* of outputs of a task, at most */
-    INPUTS = 128, /* channels of x of a task, at most */
-    SUM = 96,     /* tiles summed in registers */
-    FEW = 128,    /* channels of x and of dy, at most, for the schedule of few */
-    FEW_TILES = VL == 16 ? 32 : 24,              /* of a block, summed in registers, there */
-    FEW_CHANNELS = 64,                           /* inputs and outputs of a task there, at most */
+    PANELS = 2,                     /* of outputs of a task, at most */
+    INPUTS = 128,                   /* channels of x of a task, at most */
+    SUM = 96,                       /* tiles summed in registers */
+    FEW = 128,                      /* channels of x and of dy, at most, for the schedule of few */
+    FEW_TILES = VL == 16 ? 32 : 24, /* of a block, there */
+    FEW_CHANNELS = 64,              /* inputs and outputs of a task there, at most */
+    FEW_LEAST = 32,                 /* and as few as this for more threads */
     BLOCK_BYTES = VL == 16 ? 16 << 20 : 8 << 20, /* of transformed tiles */
     TILES = 4                                    /* of a transform task */
 };
@@ -25,7 +26,6 @@ typedef struct run {
     int64_t wk; /* dw[k,c,3,3] by its stride of k; the rest is dense */
     bool accumulate;
     int64_t tiles, block, first, count; /* all; of a block; those of the current block */
-    int64_t sum;                        /* tiles summed in registers */
     int64_t inputs, panels;             /* of a task */
     int64_t c_tasks, k_tasks;           /* tasks along c and k */
     real *v;                            /* [36][block][c]: transformed x */
@@ -168,10 +168,10 @@ static void multiply(const run *r, real *u, int64_t k0, int64_t c0, int64_t c1)
 {
     int64_t panels = lgv_min_i64(r->panels, lgv_ceil_div(r->k - k0, WINO_NR));
     for (int plane = 0; plane < WINO_PLANES; plane++)
-        for (int64_t t = 0; t < r->count; t += r->sum)
+        for (int64_t t = 0; t < r->count; t += SUM)
             for (int64_t panel = 0; panel < panels; panel++)
                 multiply_panel(r, u + plane * r->u_plane + panel * r->inputs * WINO_NR, plane,
-                               k0 / WINO_NR + panel, c0, c1, t, lgv_min_i64(r->sum, r->count - t));
+                               k0 / WINO_NR + panel, c0, c1, t, lgv_min_i64(SUM, r->count - t));
 }
 
 static void weights_task(void *arg, int64_t task, int thread)
@@ -206,11 +206,10 @@ static void few_task(void *arg, int64_t task, int thread)
 }
 
 /* --- The kernel ------------------------------------------------------------------------------------- */
-/* Rectangles of few channels, so many that every thread has one where halves of 32 suffice. */
+/* Rectangles of few channels, so many that every thread has one where FEW_LEAST allows it. */
 static void describe_few(run *r, int threads)
 {
     r->own = true;
-    r->sum = FEW_TILES;
     r->block = lgv_min_i64(r->tiles, FEW_TILES);
     r->inputs = lgv_min_i64(FEW_CHANNELS, wino_round(r->c, VL));
     r->panels = lgv_min_i64(FEW_CHANNELS / WINO_NR, lgv_ceil_div(r->k, WINO_NR));
@@ -218,9 +217,9 @@ static void describe_few(run *r, int threads)
         r->c_tasks = lgv_ceil_div(r->c, r->inputs);
         r->k_tasks = lgv_ceil_div(r->k, r->panels * WINO_NR);
         if (r->c_tasks * r->k_tasks >= threads) return;
-        if (r->panels * WINO_NR > 32 && r->panels * WINO_NR >= r->inputs)
+        if (r->panels * WINO_NR > FEW_LEAST && r->panels * WINO_NR >= r->inputs)
             r->panels = lgv_ceil_div(r->panels, 2);
-        else if (r->inputs > 32)
+        else if (r->inputs > FEW_LEAST)
             r->inputs = wino_round(r->inputs / 2, VL);
         else
             return;
@@ -235,7 +234,6 @@ static void describe_many(run *r, int threads)
     int64_t most = BLOCK_BYTES / ((int64_t)sizeof(real) * WINO_PLANES * SUM * (row + columns));
     int64_t parts = lgv_ceil_div(r->tiles, SUM);
     int64_t blocks = lgv_ceil_div(parts, lgv_max_i64(1, most));
-    r->sum = SUM;
     r->block = lgv_min_i64(r->tiles, lgv_ceil_div(parts, blocks) * SUM);
     r->own = r->block == r->tiles;
     r->inputs = lgv_min_i64(INPUTS, wino_round(r->c, VL));
